@@ -1,0 +1,50 @@
+"""The nodes, in the order of the data flow: prompt → prior → embeds → decoder → latents."""
+
+import folder_paths
+from comfy_api.latest import ComfyExtension, io
+
+from .decoder import ControlNet, ControlNetImg2Img, Decoder, Img2Img, Inpaint
+from .embeds import (
+    EmbedsFromClipVision,
+    EncodeImage,
+    Interpolate,
+    InterpolateSequence,
+    LoadEmbeds,
+    SaveEmbeds,
+    ZeroEmbeds,
+)
+from .hint import DepthHint
+from .loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
+from .prior import PriorEmb2Emb, SamplePrior
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadPrior,
+    LoadDecoder,
+    LoadDepthEstimator,
+    SamplePrior,
+    PriorEmb2Emb,
+    EncodeImage,
+    ZeroEmbeds,
+    EmbedsFromClipVision,
+    Interpolate,
+    InterpolateSequence,
+    SaveEmbeds,
+    LoadEmbeds,
+    DepthHint,
+    Decoder,
+    Img2Img,
+    Inpaint,
+    ControlNet,
+    ControlNetImg2Img,
+]
+
+
+class Kandinsky22Extension(ComfyExtension):
+    async def on_load(self) -> None:
+        # ComfyUI has no folder for depth estimators; extra_model_paths.yaml may name more.
+        folder_paths.add_model_folder_path(
+            "depth_estimators", f"{folder_paths.models_dir}/depth_estimators"
+        )
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

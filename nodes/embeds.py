@@ -1,0 +1,229 @@
+"""Image embeddings from pictures and files, and mixes of them."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..utils import embeds as verbs
+from ..utils.values import ImageEmbeds
+from . import types
+
+MOST_INPUTS = 8
+
+
+def embeds_output() -> io.Output:
+    return types.Embeds.Output(id="image_embeds", display_name="image_embeds")
+
+
+class EncodeImage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22EncodeImage",
+            display_name="Encode Image (Kandinsky 2.2)",
+            category="Kandinsky 2.2/embeds",
+            description="Turns pictures into image embeddings: their contents, not their layout.",
+            search_aliases=["CLIP vision", "image to embeds", "image variation", "unCLIP"],
+            inputs=[types.Prior.Input("prior"), io.Image.Input("image")],
+            outputs=[embeds_output()],
+        )
+
+    @classmethod
+    def execute(cls, prior, image) -> io.NodeOutput:
+        return io.NodeOutput(prior.encode_image(image))
+
+
+class ZeroEmbeds(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22ZeroEmbeds",
+            display_name="Zero Embeds (Kandinsky 2.2)",
+            category="Kandinsky 2.2/embeds",
+            description="The negative to use where there is none: CLIP's view of an empty picture.",
+            search_aliases=["empty", "negative", "unconditional", "zero image"],
+            inputs=[types.Prior.Input("prior")],
+            outputs=[embeds_output()],
+        )
+
+    @classmethod
+    def execute(cls, prior) -> io.NodeOutput:
+        return io.NodeOutput(prior.zero_embeds())
+
+
+class EmbedsFromClipVision(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22EmbedsFromClipVision",
+            display_name="Embeds From CLIP Vision (Kandinsky 2.2)",
+            category="Kandinsky 2.2/embeds",
+            description="Image embeddings from ComfyUI's own CLIP Vision Encode. Its model must be "
+            "CLIP ViT-bigG/14, the one Kandinsky 2.2 was trained on.",
+            search_aliases=["CLIP vision", "bigG", "unCLIP conditioning", "convert"],
+            inputs=[io.ClipVisionOutput.Input("clip_vision_output")],
+            outputs=[embeds_output()],
+        )
+
+    @classmethod
+    def execute(cls, clip_vision_output) -> io.NodeOutput:
+        return io.NodeOutput(ImageEmbeds(clip_vision_output["image_embeds"]))
+
+
+def method_input(default: str) -> io.Input:
+    return io.Combo.Input(
+        "method",
+        options=list(verbs.METHODS),
+        default=default,
+        tooltip="linear: the plain weighted sum, as diffusers does it. slerp: along the sphere, so "
+        "that a mix is as strong as what it is made of.",
+    )
+
+
+def weighted_inputs(count: int) -> list[io.Input]:
+    pairs = []
+    for i in range(1, count + 1):
+        pairs.append(types.Embeds.Input(f"image_embeds_{i}"))
+        pairs.append(
+            io.Float.Input(
+                f"weight_{i}",
+                default=round(1 / count, 2),
+                min=-10.0,
+                max=10.0,
+                step=0.05,
+                round=0.001,
+                tooltip="How much of this one. With linear, weights usually add up to 1.",
+            )
+        )
+    return pairs
+
+
+class Interpolate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        options = [
+            io.DynamicCombo.Option(str(count), weighted_inputs(count))
+            for count in range(2, MOST_INPUTS + 1)
+        ]
+        return io.Schema(
+            node_id="Kandinsky22Interpolate",
+            display_name="Interpolate (Kandinsky 2.2)",
+            category="Kandinsky 2.2/embeds",
+            description="Mixes pictures and prompts: a weighted blend of 2 to 8 embeddings.",
+            search_aliases=["mix", "blend", "merge", "average", "slerp", "lerp", "combine"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "count", options=options, tooltip="How many embeddings to mix."
+                ),
+                method_input("linear"),
+            ],
+            outputs=[embeds_output()],
+        )
+
+    @classmethod
+    def execute(cls, count, method) -> io.NodeOutput:
+        numbers = range(1, int(count["count"]) + 1)
+        embeds = [count[f"image_embeds_{i}"] for i in numbers]
+        weights = [count[f"weight_{i}"] for i in numbers]
+        return io.NodeOutput(verbs.mix(embeds, weights, method))
+
+
+class InterpolateSequence(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22InterpolateSequence",
+            display_name="Interpolate Sequence (Kandinsky 2.2)",
+            category="Kandinsky 2.2/embeds",
+            description="A morph: a batch of embeddings that goes from one to another. Decode it "
+            "on a canvas of batch 1, and every frame has the same noise.",
+            search_aliases=["morph", "animation", "travel", "transition", "slerp", "video"],
+            inputs=[
+                types.Embeds.Input("start_embeds"),
+                types.Embeds.Input("end_embeds"),
+                io.Int.Input(
+                    "frames", default=8, min=2, max=4096, tooltip="Both ends are among them."
+                ),
+                method_input("slerp"),
+            ],
+            outputs=[embeds_output()],
+        )
+
+    @classmethod
+    def execute(cls, start_embeds, end_embeds, frames, method) -> io.NodeOutput:
+        return io.NodeOutput(verbs.interpolate_sequence(start_embeds, end_embeds, frames, method))
+
+
+class SaveEmbeds(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22SaveEmbeds",
+            display_name="Save Embeds (Kandinsky 2.2)",
+            category="Kandinsky 2.2/embeds",
+            description="Keeps image embeddings in a safetensors file in the output folder.",
+            search_aliases=["export", "store", "file"],
+            is_output_node=True,
+            inputs=[
+                types.Embeds.Input("image_embeds"),
+                io.String.Input(
+                    "filename_prefix",
+                    default="embeds/kandinsky22",
+                    tooltip="A name, with folders before it if you like, under the output folder.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image_embeds, filename_prefix) -> io.NodeOutput:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        file = f"{name}_{counter:05}_.safetensors"
+        verbs.save_embeds(image_embeds, Path(folder) / file)
+        return io.NodeOutput(
+            ui={"embeds": [{"filename": file, "subfolder": subfolder, "type": "output"}]}
+        )
+
+
+class LoadEmbeds(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        folder = Path(folder_paths.get_input_directory())
+        files = sorted(
+            file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors")
+        )
+        return io.Schema(
+            node_id="Kandinsky22LoadEmbeds",
+            display_name="Load Embeds (Kandinsky 2.2)",
+            category="Kandinsky 2.2/embeds",
+            description="Image embeddings from a file of Save Embeds, in the input folder.",
+            search_aliases=["import", "open", "file"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=files,
+                    tooltip="A file in the input folder; through the API also one in the output "
+                    "folder, with ' [output]' behind its name.",
+                )
+            ],
+            outputs=[embeds_output()],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file) -> bool | str:
+        if file is None or folder_paths.exists_annotated_filepath(file):
+            return True
+        return (
+            f"There is no file {file!r} in the input folder. Move what Save Embeds wrote there, "
+            "then press R in the page."
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file):
+        return Path(folder_paths.get_annotated_filepath(file)).stat().st_mtime_ns
+
+    @classmethod
+    def execute(cls, file) -> io.NodeOutput:
+        return io.NodeOutput(verbs.load_embeds(Path(folder_paths.get_annotated_filepath(file))))

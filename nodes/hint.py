@@ -1,0 +1,24 @@
+"""The depth hint: picture → depth map, which the ControlNet stages follow."""
+
+from comfy_api.latest import io
+
+from . import types
+
+
+class DepthHint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22DepthHint",
+            display_name="Depth Hint (Kandinsky 2.2)",
+            category="Kandinsky 2.2/hint",
+            description="Estimates the depth of pictures: white is near, black is far. A hint is "
+            "an IMAGE: a depth map from any other node does as well.",
+            search_aliases=["depth map", "controlnet preprocessor", "depth anything", "MiDaS"],
+            inputs=[types.DepthEstimator.Input("depth_estimator"), io.Image.Input("image")],
+            outputs=[io.Image.Output(id="hint", display_name="hint")],
+        )
+
+    @classmethod
+    def execute(cls, depth_estimator, image) -> io.NodeOutput:
+        return io.NodeOutput(depth_estimator.estimate(image))

@@ -1,0 +1,120 @@
+"""The prior's nodes: prompt (and embeddings) → image embeddings."""
+
+from comfy_api.latest import io
+
+from . import types
+
+
+def prompt_inputs() -> list[io.Input]:
+    return [
+        io.String.Input("prompt", multiline=True, dynamic_prompts=True),
+        io.String.Input(
+            "negative_prompt",
+            multiline=True,
+            dynamic_prompts=True,
+            default="",
+            tooltip="What the picture should not be. Steers the prior away from it, and becomes "
+            "negative_image_embeds. Empty: the zero-image embedding.",
+        ),
+    ]
+
+
+def sampling_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**64 - 1,
+            control_after_generate=True,
+            tooltip="Item i of the batch draws its noise from seed + i, on the CPU, so it can be "
+            "made again alone. KSampler counts differently.",
+        ),
+        io.Int.Input("steps", default=25, min=2, max=1000, tooltip="Denoising steps."),
+        io.Float.Input(
+            "cfg",
+            default=4.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="How closely to follow the prompt. The diffusers guide uses 1.0 (no guidance, "
+            "half the time), the pipeline's default is 4.0.",
+        ),
+    ]
+
+
+def outputs() -> list[io.Output]:
+    names = ("image_embeds", "negative_image_embeds")
+    return [types.Embeds.Output(id=name, display_name=name) for name in names]
+
+
+class SamplePrior(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22Prior",
+            display_name="Prior (Kandinsky 2.2)",
+            category="Kandinsky 2.2/prior",
+            description="Turns a prompt into the image embeddings of a picture that fits it.",
+            search_aliases=["prompt", "text encode", "unCLIP", "text to image", "embeddings"],
+            inputs=[
+                types.Prior.Input("prior"),
+                *prompt_inputs(),
+                *sampling_inputs(),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=4096,
+                    tooltip="How many different embeddings to make for the prompt.",
+                ),
+            ],
+            outputs=outputs(),
+        )
+
+    @classmethod
+    def execute(cls, prior, prompt, negative_prompt, seed, steps, cfg, batch_size) -> io.NodeOutput:
+        return io.NodeOutput(
+            *prior.sample(prompt, negative_prompt, seed, steps, cfg, batch_size=batch_size)
+        )
+
+
+class PriorEmb2Emb(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22PriorEmb2Emb",
+            display_name="Prior Emb2Emb (Kandinsky 2.2)",
+            category="Kandinsky 2.2/prior",
+            description="Changes image embeddings towards a prompt: a picture's contents, edited "
+            "with words.",
+            search_aliases=["image and prompt", "edit", "strength", "unCLIP", "variation"],
+            inputs=[
+                types.Prior.Input("prior"),
+                types.Embeds.Input("image_embeds"),
+                *prompt_inputs(),
+                io.Float.Input(
+                    "strength",
+                    default=0.3,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="How far to go towards the prompt: the last steps × strength of the "
+                    "steps are run. The guide's robot cat uses 0.85.",
+                ),
+                *sampling_inputs(),
+            ],
+            outputs=outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls, prior, image_embeds, prompt, negative_prompt, strength, seed, steps, cfg
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            *prior.sample(
+                *(prompt, negative_prompt, seed, steps, cfg), start=image_embeds, strength=strength
+            )
+        )

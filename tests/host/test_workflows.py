@@ -1,0 +1,110 @@
+"""Every shipped workflow: runs on the real server, says the same in both forms, fits the nodes."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from checkout import WORKFLOWS
+from PIL import Image
+
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+SIZES = {"outpaint": (256, 128)}
+BYPASSED = 4
+
+each_workflow = pytest.mark.parametrize("name", NAMES)
+
+
+def read(name: str) -> tuple[dict, dict]:
+    """UI form, API form."""
+    ui = json.loads((WORKFLOWS / f"{name}.json").read_text())
+    return ui, json.loads((WORKFLOWS / "api" / f"{name}.json").read_text())
+
+
+def test_there_are_workflows():
+    assert "text_to_image" in NAMES
+    assert NAMES == sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
+
+
+@each_workflow
+def test_runs_to_a_picture(server, tiny_workflow, name):
+    result = server.run(tiny_workflow(name))
+    assert result.images
+    for image in result.images:
+        picture = Image.open(io.BytesIO(server.fetch(image)))
+        if image["type"] == "output":
+            assert picture.size == SIZES.get(name, (128, 128))
+        assert np.asarray(picture).std() > 0
+
+
+@each_workflow
+def test_both_forms_say_the_same(object_info, name):
+    ui, api = read(name)
+    links = {link[0]: (str(link[1]), link[2]) for link in ui["links"]}
+    nodes = {str(node["id"]): node for node in ui["nodes"] if node["type"] in object_info}
+    running = {number: node for number, node in nodes.items() if node["mode"] != BYPASSED}
+    assert set(api) == set(running)
+
+    def source_of(link: int) -> list:
+        """What a wire comes from, looking through bypassed nodes as the page does."""
+        number, slot = links[link]
+        while nodes[number]["mode"] == BYPASSED:
+            kind = nodes[number]["outputs"][slot]["type"]
+            through = next(i["link"] for i in nodes[number]["inputs"] if i["type"] == kind)
+            number, slot = links[through]
+        return [number, slot]
+
+    for number, node in running.items():
+        assert api[number]["class_type"] == node["type"]
+        wired = {i["name"]: source_of(i["link"]) for i in node["inputs"] if i["link"] is not None}
+        values = list(node.get("widgets_values", []))
+        for name, value in api[number]["inputs"].items():
+            if isinstance(value, list):
+                assert wired.pop(name) == value
+            else:
+                assert value in values, f"{node['type']}.{name}"
+        assert not wired
+
+
+@each_workflow
+def test_fits_the_nodes(object_info, name):
+    """Every node, input and literal of the API form is one that the server knows."""
+    _, api = read(name)
+    for node in api.values():
+        spec = object_info[node["class_type"]]["input"]
+        known = spec.get("required", {}) | spec.get("optional", {})
+        for input_name, value in node["inputs"].items():
+            top = input_name.split(".")[0]
+            assert top in known, f"{node['class_type']} has no input {input_name}"
+            kind, options = (known[top] + [{}])[:2]
+            if top == input_name and not isinstance(value, list) and kind in ("INT", "FLOAT"):
+                assert options["min"] <= value <= options["max"]
+        missing = set(spec.get("required", {})) - set(node["inputs"])
+        assert not missing, f"{node['class_type']} lacks {missing}"
+
+
+@pytest.mark.parametrize("path", sorted(WORKFLOWS.rglob("*.json")), ids=lambda path: path.stem)
+def test_no_absolute_path(path):
+    text = path.read_text()
+    assert not any(mark in text for mark in ('"/', ":\\\\", "/home/", "/root/", "/tmp/"))
+
+
+def test_what_inpaint_leaves_alone_is_the_same_to_the_bit(server, tiny_workflow):
+    prompt = tiny_workflow("inpaint")
+    picture = next(n for n, node in prompt.items() if node["_meta"]["title"] == "Picture")
+    prompt["before"] = {
+        "class_type": "SaveImage",
+        "inputs": {"images": [picture, 0], "filename_prefix": "before"},
+    }
+    result = server.run(prompt)
+    pictures = {
+        image["filename"].startswith("before"): np.asarray(
+            Image.open(io.BytesIO(server.fetch(image))).convert("RGB")
+        )
+        for image in result.images
+    }
+    before, after = pictures[True], pictures[False]
+    inside = np.zeros((128, 128), bool)
+    inside[24:104, 24:104] = True
+    assert (before[~inside] == after[~inside]).all()
+    assert (before[inside] != after[inside]).any()

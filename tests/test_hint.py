@@ -1,0 +1,63 @@
+"""Depth hints against transformers' depth-estimation pipeline."""
+
+import numpy as np
+import pytest
+import torch
+from kandinsky22.nodes.hint import DepthHint
+from kandinsky22.nodes.loaders import LoadDepthEstimator
+from PIL import Image
+from transformers import pipeline
+
+
+@pytest.mark.parametrize("name", ["tiny-glpn", "tiny-dpt", "tiny-depth-anything"])
+@pytest.mark.parametrize("size", [(64, 64), (96, 70)])
+def test_equals_the_pipeline(models, name, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
+    image = torch.from_numpy(pixels.astype(np.float32) / 255)
+    before = image.clone()
+    estimator = LoadDepthEstimator.execute(name).args[0]
+
+    reference = pipeline("depth-estimation", model=str(models / name), device="cpu")
+    for i in range(2):
+        ours = DepthHint.execute(estimator, image[i : i + 1]).args[0]
+        theirs = torch.from_numpy(np.array(reference(Image.fromarray(pixels[i]))["depth"])) / 255
+        assert ours.shape == (1, *size, 3)
+        assert all(torch.equal(ours[0, ..., c], theirs) for c in range(3))
+    assert DepthHint.execute(estimator, image).args[0].shape == (2, *size, 3)
+    assert torch.equal(image, before)
+
+
+def test_flat_depth_gives_zeros(models):
+    from kandinsky22.utils.hint import estimate_depth
+
+    class Flat:
+        """The two calls of an image processor, around a model that sees no depth."""
+
+        def __call__(self, images, return_tensors):
+            return type("Values", (), {"pixel_values": torch.zeros(len(images), 3, 8, 8)})
+
+        def post_process_depth_estimation(self, outputs, sizes):
+            return [{"predicted_depth": torch.full(size, 3.0)} for size in sizes]
+
+    images = torch.rand(2, 3, 8, 8)
+    maps = estimate_depth(Flat(), lambda x: x, images, torch.device("cpu"), torch.float32)
+    assert torch.equal(maps, torch.zeros(2, 8, 8))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_grey_and_transparent_pictures(models, channels):
+    estimator = LoadDepthEstimator.execute("tiny-glpn").args[0]
+    assert DepthHint.execute(estimator, torch.rand(1, 64, 64, channels)).args[0].shape[-1] == 3
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("nothing", "No model named 'nothing' for Load Depth Estimator.*tiny-glpn.*Looked in"),
+        ("kandinsky-2-2-tiny-prior/text_encoder", "model of another kind.*tiny-glpn"),
+    ],
+)
+def test_bad_names(models, name, message):
+    import re
+
+    assert re.search(message, LoadDepthEstimator.validate_inputs(name))

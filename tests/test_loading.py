@@ -1,0 +1,190 @@
+"""Finding and loading checkpoints, and what is said of bad ones."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
+from kandinsky22.utils import checkpoints
+from safetensors.torch import load_file, save_file
+
+PRIOR, DECODER = "kandinsky-2-2-tiny-prior", "kandinsky-2-2-tiny-decoder"
+
+
+@pytest.fixture
+def broken(models, tmp_path):
+    """A copy of a checkpoint to damage: name → its folder; the copy is named `broken`."""
+
+    def copy(name):
+        folder = models / "broken"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(models / name, folder)
+        return folder
+
+    yield copy
+    shutil.rmtree(models / "broken", ignore_errors=True)
+
+
+def test_lists_only_what_fits(models):
+    priors, decoders = checkpoints.list_models("prior"), checkpoints.list_models("decoder")
+    assert PRIOR in priors and DECODER not in priors
+    assert DECODER in decoders and PRIOR not in decoders
+    assert "tiny-glpn" in checkpoints.list_models("depth")
+    assert not [name for name in priors + decoders if name.startswith(("/", "."))]
+
+
+def test_finds_owner_and_name(models):
+    shutil.copytree(models / PRIOR, models / "somebody" / "a-prior")
+    try:
+        assert "somebody/a-prior" in checkpoints.list_models("prior")
+        assert LoadPrior.validate_inputs("somebody/a-prior") is True
+    finally:
+        shutil.rmtree(models / "somebody")
+
+
+@pytest.mark.parametrize(
+    "node, name, message",
+    [
+        (
+            LoadPrior,
+            "nothing",
+            "No model named 'nothing' for Load Prior. Found: .*tiny-prior.*"
+            "Looked in: .*Put the folder of kandinsky-community/",
+        ),
+        (LoadPrior, DECODER, "is a Kandinsky 2.2 decoder: use Load Decoder for it"),
+        (LoadDecoder, PRIOR, "is a Kandinsky 2.2 prior: use Load Prior for it"),
+        (LoadDecoder, "../../etc", "No model named '../../etc'"),
+    ],
+)
+def test_wrong_names(models, node, name, message):
+    assert re.search(message, node.validate_inputs(name))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        node.execute(name, "default")
+
+
+def drop_config(folder):
+    (folder / "unet" / "config.json").unlink()
+
+
+def spoil_config(folder):
+    (folder / "unet" / "config.json").write_text("{")
+
+
+def drop_weights(folder):
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def only_pickle(folder):
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+
+
+def truncate(folder):
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def not_safetensors(folder):
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"\x80\x02}q\x00." * 9)
+
+
+def change_tensors(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["conv_in.weight"] = tensors["conv_in.weight"][:3]
+    tensors["conv_on.bias"] = tensors.pop("conv_in.bias")
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (drop_config, r"unet.config.json is missing.*Download it again"),
+        (spoil_config, r"unet.config.json is not valid JSON.*Download it again"),
+        (drop_weights, r"unet has no .safetensors weights"),
+        (only_pickle, r"only as .bin \(a Python pickle.*safe_serialization=True"),
+        (truncate, r"model.safetensors is damaged or not a safetensors file"),
+        (not_safetensors, r"model.safetensors is damaged or not a safetensors file"),
+        (
+            change_tensors,
+            r"do not fit its config.json. 1 missing: conv_in.bias; 1 unexpected: conv_on.bias; "
+            r"1 of another shape: conv_in.weight \[3, 4, 3, 3\] instead of \[32, 4, 3, 3\]",
+        ),
+    ],
+)
+def test_damaged_folders(broken, damage, message):
+    damage(broken(DECODER))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        LoadDecoder.execute("broken", "default")
+
+
+def test_another_models_folder_is_named(broken):
+    folder = broken(DECODER)
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    config["encoder_hid_dim_type"] = None
+    (folder / "unet" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="is a KandinskyV22Pipeline, not a Kandinsky 2.2 decoder"):
+        LoadDecoder.execute("broken", "default")
+
+
+def test_sharded_and_half_precision_files(models, broken, load_decoder):
+    folder = broken(DECODER) / "unet"
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    weights.unlink()
+    names = sorted(tensors)
+    for i, part in enumerate((names[::2], names[1::2]), 1):
+        shard = {name: tensors[name] for name in part}
+        save_file(shard, folder / f"diffusion_pytorch_model-0000{i}-of-00002.safetensors")
+    model, _ = LoadDecoder.execute("broken", "default").args
+    expected = load_decoder()[0].model.diffusion_model.state_dict()
+    for name, tensor in model.model.diffusion_model.state_dict().items():
+        assert torch.equal(tensor, expected[name])
+
+
+def test_old_attention_names_are_read(broken):
+    path = broken(DECODER) / "movq" / "diffusion_pytorch_model.safetensors"
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for name, tensor in load_file(path).items():
+        for new, before in old.items():
+            name = name.replace(f".{new}.", f".{before}.")
+        tensors[name] = tensor
+    assert any(".query." in name for name in tensors)
+    save_file(tensors, path)
+    LoadDecoder.execute("broken", "default")
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_weight_dtype(models, embeds, dtype):
+    from test_decoder import decode
+
+    model, _ = LoadDecoder.execute(DECODER, dtype).args
+    unet = model.model.diffusion_model
+    wanted = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    assert {parameter.dtype for parameter in unet.parameters()} == {wanted}
+    samples = decode(model, embeds(1, 1), embeds(1, 2))
+    assert samples.dtype == torch.float32 and torch.isfinite(samples).all()
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_prior_in_half_precision(models, prior, dtype):
+    half = LoadPrior.execute(PRIOR, dtype).args[0]
+    ours = half.sample("a red cat", "", 7, 5, 4.0)[0].tensor
+    assert (ours - prior.sample("a red cat", "", 7, 5, 4.0)[0].tensor).abs().max() < 0.1
+
+
+def test_a_changed_file_loads_again(broken):
+    folder = broken(DECODER)
+    before = LoadDecoder.fingerprint_inputs("broken", "default")
+    assert LoadDecoder.fingerprint_inputs("broken", "default") == before
+    change_tensors(folder)
+    assert LoadDecoder.fingerprint_inputs("broken", "default") != before
+
+
+def test_weights_are_not_copied(models):
+    """An fp32 file used as fp32: the module holds the tensors as they were read."""
+    model, _ = LoadDecoder.execute(DECODER, "fp32").args
+    assert not [p for p in model.model.diffusion_model.parameters() if p.is_meta]

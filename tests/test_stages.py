@@ -1,0 +1,368 @@
+"""Img2Img, Inpaint and the ControlNet stages against diffusers' pipelines."""
+
+import logging
+import re
+
+import diffusers
+import oracle
+import pytest
+import torch
+from kandinsky22.nodes import decoder as nodes
+from kandinsky22.utils.values import ImageEmbeds
+
+TEXT_TO_IMAGE = "kandinsky-2-2-tiny-decoder"
+INPAINT = "kandinsky-2-2-tiny-decoder-inpaint"
+DEPTH = "kandinsky-2-2-tiny-controlnet-depth"
+CONDITIONS = (pytest.param(1.0, 1, id="cfg 1"), pytest.param(4.0, 1), pytest.param(4.0, 2))
+
+
+def picture(batch=1, height=64, width=64, seed=0) -> torch.Tensor:
+    """IMAGE (B, H, W, 3)."""
+    return torch.rand(batch, height, width, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def box_mask(batch=1, height=64, width=64) -> torch.Tensor:
+    mask = torch.zeros(batch, height, width)
+    mask[:, 10:34, 20:50] = 1
+    return mask
+
+
+def run(node, model, positive, negative, latent, **widgets) -> torch.Tensor:
+    settings = dict(seed=7, steps=6, cfg=4.0, sampler_name="ddpm", scheduler="checkpoint")
+    result = node.execute(
+        model, positive, latent=latent, negative_image_embeds=negative, **settings | widgets
+    )
+    return result.args[0]["samples"]
+
+
+def reference(name, folder, positive, negative, scheduler=None, seed=7, cfg=4.0, **arguments):
+    """Latents of a pipeline; the controlnet ones give pixels, which decode from latents."""
+    pipeline = oracle.pipeline(name, folder)
+    published = pipeline.scheduler
+    pipeline.scheduler = scheduler or published
+    try:
+        return pipeline(
+            image_embeds=positive.tensor,
+            negative_image_embeds=negative.tensor,
+            num_inference_steps=6,
+            guidance_scale=cfg,
+            generator=oracle.generators(seed, positive.batch),
+            **arguments,
+        ).images
+    finally:
+        pipeline.scheduler = published
+
+
+def as_pixels(samples: torch.Tensor, folder) -> torch.Tensor:
+    movq = oracle.pipeline("KandinskyV22ControlnetPipeline", folder).movq
+    return movq.decode(samples, force_not_quantize=True).sample
+
+
+def tensor_of(image: torch.Tensor) -> torch.Tensor:
+    """IMAGE → what pipelines take, (B, 3, H, W) in [-1, 1]."""
+    return image.movedim(-1, 1).contiguous() * 2 - 1
+
+
+@pytest.mark.parametrize("cfg, batch", CONDITIONS)
+@pytest.mark.parametrize("denoise", [0.3, 0.5, 1.0])
+def test_img2img_equals_the_pipeline(models, load_decoder, embeds, cfg, batch, denoise):
+    model, vae = load_decoder(TEXT_TO_IMAGE)
+    image = picture(batch)
+    positive, negative = embeds(batch, 1), embeds(batch, 2)
+    latent = {"samples": vae.encode(image)}
+    ours = run(nodes.Img2Img, model, positive, negative, latent, cfg=cfg, denoise=denoise)
+    theirs = reference(
+        *("KandinskyV22Img2ImgPipeline", models / TEXT_TO_IMAGE, positive, negative),
+        cfg=cfg,
+        image=tensor_of(image),
+        strength=denoise,
+        height=64,
+        width=64,
+        output_type="latent",
+    )
+    assert oracle.max_diff(ours, theirs) == 0.0
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+@pytest.mark.parametrize("size", [(64, 64), (128, 64)])
+def test_inpaint_equals_the_pipeline(models, load_decoder, embeds, cfg, size):
+    model, vae = load_decoder(INPAINT)
+    image, mask = picture(1, *size), box_mask(1, *size)
+    latent = {"samples": vae.encode(image)}
+    ours = run(nodes.Inpaint, model, embeds(1, 1), embeds(1, 2), latent, cfg=cfg, mask=mask)
+    theirs = reference(
+        *("KandinskyV22InpaintPipeline", models / INPAINT, embeds(1, 1), embeds(1, 2)),
+        cfg=cfg,
+        image=tensor_of(image),
+        mask_image=mask.clone(),
+        height=size[0],
+        width=size[1],
+        output_type="latent",
+    )
+    assert oracle.max_diff(ours, theirs) == 0.0
+
+
+@pytest.mark.parametrize("cfg, batch", CONDITIONS)
+def test_controlnet_equals_the_pipeline(models, load_decoder, embeds, cfg, batch):
+    model, _ = load_decoder(DEPTH)
+    hint = picture(batch, seed=5)
+    positive, negative = embeds(batch, 1), embeds(batch, 2)
+    latent = {"samples": torch.zeros(batch, 4, 8, 8)}
+    ours = run(nodes.ControlNet, model, positive, negative, latent, cfg=cfg, hint=hint)
+    theirs = reference(
+        *("KandinskyV22ControlnetPipeline", models / DEPTH, positive, negative),
+        cfg=cfg,
+        hint=hint.movedim(-1, 1).contiguous(),
+        height=64,
+        width=64,
+        output_type="pt",
+    )
+    assert oracle.max_diff(as_pixels(ours, models / DEPTH), theirs) == 0.0
+
+
+@pytest.mark.parametrize("cfg, batch", CONDITIONS)
+@pytest.mark.parametrize("denoise", [0.34, 0.5])
+def test_controlnet_img2img_equals_the_pipeline(models, load_decoder, embeds, cfg, batch, denoise):
+    model, vae = load_decoder(DEPTH)
+    image, hint = picture(batch), picture(batch, seed=5)
+    positive, negative = embeds(batch, 1), embeds(batch, 2)
+    latent = {"samples": vae.encode(image)}
+    ours = run(
+        *(nodes.ControlNetImg2Img, model, positive, negative, latent),
+        cfg=cfg,
+        hint=hint,
+        denoise=denoise,
+    )
+    theirs = reference(
+        *("KandinskyV22ControlnetImg2ImgPipeline", models / DEPTH, positive, negative),
+        cfg=cfg,
+        image=tensor_of(image),
+        hint=hint.movedim(-1, 1).contiguous(),
+        strength=denoise,
+        height=64,
+        width=64,
+        output_type="pt",
+    )
+    pixels = (as_pixels(ours, models / DEPTH) * 0.5 + 0.5).clamp(0, 1)
+    assert oracle.max_diff(pixels, theirs) == 0.0
+
+
+def test_ddim_equals_the_pipeline(models, load_decoder, embeds):
+    model, vae = load_decoder(TEXT_TO_IMAGE)
+    latent = {"samples": vae.encode(picture())}
+    ours = run(
+        *(nodes.Img2Img, model, embeds(1, 1), embeds(1, 2), latent),
+        denoise=0.5,
+        sampler_name="ddim",
+    )
+    pipeline = oracle.pipeline("KandinskyV22Img2ImgPipeline", models / TEXT_TO_IMAGE)
+    theirs = reference(
+        *("KandinskyV22Img2ImgPipeline", models / TEXT_TO_IMAGE, embeds(1, 1), embeds(1, 2)),
+        scheduler=diffusers.DDIMScheduler.from_config(pipeline.scheduler.config),
+        image=tensor_of(picture()),
+        strength=0.5,
+        height=64,
+        width=64,
+        output_type="latent",
+    )
+    assert oracle.max_diff(ours, theirs) == 0.0
+
+
+STAGES = {
+    nodes.Decoder: (TEXT_TO_IMAGE, {}),
+    nodes.Img2Img: (TEXT_TO_IMAGE, dict(denoise=0.5)),
+    nodes.Inpaint: (INPAINT, dict(mask=box_mask())),
+    nodes.ControlNet: (DEPTH, dict(hint=picture(seed=5))),
+    nodes.ControlNetImg2Img: (DEPTH, dict(hint=picture(seed=5), denoise=0.5)),
+}
+each_stage = pytest.mark.parametrize("node", STAGES, ids=lambda node: node.__name__)
+
+
+@each_stage
+def test_batch_item_alone(load_decoder, embeds, node):
+    name, widgets = STAGES[node]
+    model, _ = load_decoder(name)
+    samples = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    positive, negative = embeds(3, 1), embeds(1, 2)
+    hints_and_masks = {
+        key: torch.cat([value, value.flip(1), value.flip(2)])
+        for key, value in widgets.items()
+        if key != "denoise"
+    }
+    batch = widgets | hints_and_masks
+    together = run(node, model, positive, negative, {"samples": samples}, seed=100, **batch)
+    for i in range(3):
+        item = widgets | {key: value[i : i + 1] for key, value in hints_and_masks.items()}
+        one = ImageEmbeds(positive.tensor[i : i + 1])
+        latent = {"samples": samples[i : i + 1]}
+        alone = run(node, model, one, negative, latent, seed=100 + i, **item)
+        assert oracle.max_diff(together[i : i + 1], alone) < 1e-4
+
+
+@each_stage
+@pytest.mark.parametrize("size", [(9, 9), (7, 12)])
+def test_sizes_off_the_grid(load_decoder, embeds, node, size):
+    name, widgets = STAGES[node]
+    samples = run(
+        *(node, load_decoder(name)[0], embeds(1, 1), embeds(1, 2)),
+        {"samples": torch.randn(1, 4, *size)},
+        **widgets,
+    )
+    assert samples.shape == (1, 4, *size)
+    assert torch.isfinite(samples).all()
+
+
+@each_stage
+@pytest.mark.parametrize("wrong", [TEXT_TO_IMAGE, INPAINT, DEPTH])
+def test_every_mix_up_of_decoders_is_named(load_decoder, embeds, node, wrong):
+    right, widgets = STAGES[node]
+    arguments = (node, load_decoder(wrong)[0], embeds(1, 1), embeds(1, 2))
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    if wrong == right:
+        assert run(*arguments, latent, **widgets).shape == (1, 4, 8, 8)
+        return
+    published = re.escape(right.replace("tiny-", "") + " (or")
+    with pytest.raises(ValueError, match=f"Choose {published}"):
+        run(*arguments, latent, **widgets)
+
+
+@each_stage
+def test_inputs_are_left_as_they_were(load_decoder, embeds, node):
+    name, widgets = STAGES[node]
+    latent = {"samples": torch.randn(1, 4, 8, 8)}
+    tensors = [latent["samples"], *(v for v in widgets.values() if torch.is_tensor(v))]
+    before = [tensor.clone() for tensor in tensors]
+    run(node, load_decoder(name)[0], embeds(1, 1), embeds(1, 2), latent, **widgets)
+    assert all(torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
+
+
+@each_stage
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "euler",
+        "euler_ancestral",
+        "heun",
+        "dpm_2",
+        "dpm_2_ancestral",
+        "lms",
+        "dpmpp_2m",
+        "dpmpp_2m_sde",
+        "uni_pc",
+        "deis",
+        "ddim",
+    ],
+)
+def test_every_sampler_runs_every_stage(load_decoder, embeds, node, sampler):
+    name, widgets = STAGES[node]
+    latent = {"samples": torch.randn(1, 4, 8, 8)}
+    samples = run(
+        *(node, load_decoder(name)[0], embeds(1, 1), embeds(1, 2), latent),
+        sampler_name=sampler,
+        **widgets,
+    )
+    assert torch.isfinite(samples).all() and samples.std() > 0
+
+
+# --- masks -----------------------------------------------------------------------------------
+
+
+def inpaint(load_decoder, embeds, mask, samples=None, **latent):
+    model, _ = load_decoder(INPAINT)
+    samples = (
+        torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+        if samples is None
+        else samples
+    )
+    result = run(
+        *(nodes.Inpaint, model, embeds(1, 1), embeds(1, 2), {"samples": samples} | latent),
+        mask=mask,
+    )
+    return samples, result
+
+
+def test_one_is_repainted_and_zero_stays(load_decoder, embeds):
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, 40:] = 1
+    before, after = inpaint(load_decoder, embeds, mask)
+    assert torch.equal(before[..., :4], after[..., :4])  # 4: the border of one is repainted too
+    assert (before[..., 5:] - after[..., 5:]).abs().min() > 0
+
+
+def test_empty_mask_changes_nothing_and_full_mask_everything(load_decoder, embeds):
+    before, after = inpaint(load_decoder, embeds, torch.zeros(1, 64, 64))
+    assert torch.equal(before, after)
+    before, after = inpaint(load_decoder, embeds, torch.ones(1, 64, 64))
+    assert (before - after).abs().min() > 0
+
+
+def test_mask_of_another_size_is_resized(load_decoder, embeds):
+    _, same = inpaint(load_decoder, embeds, box_mask())
+    large = torch.nn.functional.interpolate(box_mask()[None], (256, 256), mode="nearest")[0]
+    _, resized = inpaint(load_decoder, embeds, large)
+    assert torch.equal(same, resized)
+    _, without_batch = inpaint(load_decoder, embeds, box_mask()[0])
+    assert torch.equal(same, without_batch)
+
+
+def test_thin_mask_warns(load_decoder, embeds, caplog):
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 3, :] = 1  # between the rows that nearest resizing reads
+    with caplog.at_level(logging.WARNING, "kandinsky22"):
+        before, after = inpaint(load_decoder, embeds, mask)
+    assert "so thin that nothing of it is left at 8×8" in caplog.text
+    assert torch.equal(before, after)
+
+
+def test_prepared_mask_equals_the_pipelines(load_decoder):
+    from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_inpainting import prepare_mask
+    from kandinsky22.utils.tensors import keep_from_mask
+
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        mask = (torch.rand(2, 13, 17, generator=generator) > 0.9).float()
+        assert torch.equal(keep_from_mask(mask, 13, 17), prepare_mask(1 - mask[:, None]))
+
+
+@pytest.mark.parametrize("node", [nodes.Decoder, nodes.Img2Img], ids=lambda node: node.__name__)
+def test_noise_mask_keeps_the_rest(load_decoder, embeds, node):
+    name, widgets = STAGES[node]
+    samples = torch.randn(1, 4, 8, 8)
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 32:] = 1
+    latent = {"samples": samples, "noise_mask": mask}
+    result = run(node, load_decoder(name)[0], embeds(1, 1), embeds(1, 2), latent, **widgets)
+    assert torch.equal(result[..., :4], samples[..., :4])
+    assert (result[..., 4:] - samples[..., 4:]).abs().min() > 0
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("denoise", [0.1, 0.16])
+def test_too_little_denoise_is_refused(load_decoder, embeds, denoise):
+    model, _ = load_decoder(TEXT_TO_IMAGE)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    with pytest.raises(ValueError, match=f"6 steps .* of {denoise:g} leave no step"):
+        run(nodes.Img2Img, model, embeds(1, 1), embeds(1, 2), latent, denoise=denoise)
+
+
+def test_batches_that_do_not_pair_are_refused(load_decoder, embeds):
+    latent = {"samples": torch.zeros(2, 4, 8, 8)}
+    arguments = (nodes.Inpaint, load_decoder(INPAINT)[0], embeds(2, 1), embeds(1, 2), latent)
+    with pytest.raises(ValueError, match="image_embeds has 2, latent has 2, mask has 3"):
+        run(*arguments, mask=box_mask(3))
+    arguments = (nodes.ControlNet, load_decoder(DEPTH)[0], embeds(2, 1), embeds(1, 2), latent)
+    with pytest.raises(ValueError, match="image_embeds has 2, latent has 2, hint has 3"):
+        run(*arguments, hint=picture(3))
+
+
+def test_hint_of_another_size_is_resized(load_decoder, embeds):
+    model, _ = load_decoder(DEPTH)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    flat = torch.full((1, 200, 120, 3), 0.5)
+    large = run(nodes.ControlNet, model, embeds(1, 1), embeds(1, 2), latent, hint=flat)
+    same = run(
+        *(nodes.ControlNet, model, embeds(1, 1), embeds(1, 2), latent), hint=flat[:, :64, :64]
+    )
+    assert oracle.max_diff(large, same) < 1e-4

@@ -1,0 +1,102 @@
+"""The decoder: image embeddings → latents. One denoising loop for all five decoding stages.
+
+Computes what diffusers' `KandinskyV22Pipeline`, `…Img2ImgPipeline`, `…InpaintPipeline`,
+`…ControlnetPipeline` and `…ControlnetImg2ImgPipeline` compute; the stages differ only in the
+arguments. Classifier-free guidance: Ho & Salimans, https://arxiv.org/abs/2207.12598.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# (x (N, C, h, w), t (), embeds (N, D)) → (N, 8, h, w): epsilon, then variance
+Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+# (step index, number of steps, latents, estimate of the finished latents)
+OnStep = Callable[[int, int, torch.Tensor, torch.Tensor], None]
+
+LATENT_CHANNELS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Preserve:
+    """A picture of which some parts stay: after each step they are put back, noised to that step.
+
+    `latents` and `noise` are (B, 4, h, w), `keep` is (B, 1, h, w): 1 stays, 0 is repainted.
+    """
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    keep: torch.Tensor
+
+    def put_back(self, scheduler, latents: torch.Tensor, next_t: torch.Tensor | None):
+        original = self.latents
+        if next_t is not None:
+            original = scheduler.add_noise(original, self.noise, next_t[None])
+        return self.keep * original + (1 - self.keep) * latents
+
+
+def predict_noise(
+    predict: Predict,
+    x: torch.Tensor,
+    t: torch.Tensor,
+    embeds: torch.Tensor,
+    cfg: float,
+    with_variance: bool,
+    concat: torch.Tensor | None,
+) -> torch.Tensor:
+    """One guided prediction for (B, 4, h, w): epsilon, followed by the variance if asked for.
+
+    `embeds` is (B, D), or (2B, D) with the negative ones first, which turns guidance on; both
+    halves then go through the UNet in one call.
+    """
+    guided = embeds.shape[0] == 2 * x.shape[0]
+    x = torch.cat([x, x]) if guided else x
+    output = predict(x if concat is None else torch.cat([x, concat], dim=1), t, embeds)
+    epsilon, variance = output.split(LATENT_CHANNELS, dim=1)
+    if guided:
+        negative, positive = epsilon.chunk(2)
+        epsilon = negative + cfg * (positive - negative)
+        variance = variance.chunk(2)[1]
+    return torch.cat([epsilon, variance], dim=1) if with_variance else epsilon
+
+
+def denoise(
+    predict: Predict,
+    scheduler: Any,
+    timesteps: torch.Tensor,
+    latents: torch.Tensor,
+    embeds: torch.Tensor,
+    cfg: float,
+    generators: list[torch.Generator],
+    *,
+    concat: torch.Tensor | None = None,
+    preserve: Preserve | None = None,
+    on_step: OnStep | None = None,
+) -> torch.Tensor:
+    """Denoise (B, 4, h, w) over `timesteps`; everything but the guidance is the scheduler's.
+
+    Args:
+        timesteps: on the CPU, so that no step waits for the device.
+        embeds: (B, D), or (2B, D) with the negative ones first for guidance.
+        concat: a batch like `embeds`, (…, 5, h, w), that is appended to the UNet's input: what
+            Inpaint shows it of the picture.
+        preserve: parts of a picture that stay as they are.
+    """
+    with_variance = getattr(scheduler.config, "variance_type", None) in ("learned", "learned_range")
+    draws_noise = "generator" in inspect.signature(scheduler.step).parameters
+    draws = {"generator": generators} if draws_noise else {}
+    for i, t in enumerate(timesteps):
+        x = scheduler.scale_model_input(latents, t)
+        noise = predict_noise(predict, x, t, embeds, cfg, with_variance, concat)
+        step = scheduler.step(noise, t, latents, **draws)
+        latents = step.prev_sample
+        if preserve is not None:
+            next_t = timesteps[i + 1] if i + 1 < len(timesteps) else None
+            latents = preserve.put_back(scheduler, latents, next_t)
+        if on_step is not None:
+            finished = getattr(step, "pred_original_sample", None)
+            on_step(i, len(timesteps), latents, latents if finished is None else finished)
+    return latents

@@ -1,0 +1,102 @@
+"""Mixing image embeddings, and keeping them in files."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .tensors import broadcast, common_batch
+from .values import ImageEmbeds
+
+METHODS = ("linear", "slerp")
+FILE_FORMAT = "kandinsky22 image_embeds 1"
+
+
+def mix(embeds: list[ImageEmbeds], weights: list[float], method: str) -> ImageEmbeds:
+    """Blend embeddings; batches pair up, and a batch of 1 is used for every item.
+
+    linear: the plain weighted sum, as `KandinskyV22PriorPipeline.interpolate`; the weights are
+    used as they are. slerp: see `spherical_mean`; only the ratios of the weights count.
+
+    Raises:
+        ValueError: different widths or batches, or (slerp) weights or directions without a mean.
+    """
+    for value in embeds[1:]:
+        value.check_width(embeds[0].width, "the first input of this mix")
+    batch = common_batch(**{f"image_embeds_{i + 1}": e.batch for i, e in enumerate(embeds)})
+    stacked = torch.stack([broadcast(value.tensor, batch) for value in embeds])  # (N, B, D)
+    if method == "slerp":
+        return ImageEmbeds(spherical_mean(stacked, weights))
+    scale = torch.tensor(weights, dtype=stacked.dtype)[:, None, None]
+    return ImageEmbeds((stacked * scale).sum(dim=0))
+
+
+def spherical_mean(vectors: torch.Tensor, weights: list[float]) -> torch.Tensor:
+    """Weighted mean of (N, …, D) on the sphere, (…, D): direction and norm each on their own.
+
+    The direction is the point whose weighted geodesic distances balance; for two vectors it lies
+    on their great circle (Shoemake's slerp). The norm is the weighted mean of the norms.
+    Buss & Fillmore, Spherical Averages, ACM Transactions on Graphics 20(2), 2001, algorithm A1.
+    """
+    total = sum(weights)
+    if min(weights) < 0 or total <= 0:
+        raise ValueError(
+            f"slerp needs weights that are not negative and not all 0, not {weights}. "
+            "Use method linear for others."
+        )
+    share = torch.tensor(weights, dtype=torch.float64).view(-1, *[1] * (vectors.ndim - 1)) / total
+    vectors = vectors.double()
+    norms = vectors.norm(dim=-1, keepdim=True)
+    directions = vectors / norms.clamp_min(1e-12)
+    mean = (share * directions).sum(0)
+    if mean.norm(dim=-1).min() < 1e-6:
+        raise ValueError(
+            "slerp has no way between these embeddings: they point in opposite directions, or "
+            "are zero. Change the weights, or use method linear."
+        )
+    for _ in range(64):
+        mean = mean / mean.norm(dim=-1, keepdim=True)
+        cosine = (directions * mean).sum(-1, keepdim=True).clamp(-1, 1)
+        tangent = directions - cosine * mean  # towards each vector, of length sin(angle)
+        angle = torch.atan2(tangent.norm(dim=-1, keepdim=True), cosine)
+        step = (share * tangent / torch.sinc(angle / torch.pi)).sum(0)
+        length = step.norm(dim=-1, keepdim=True)
+        mean = length.cos() * mean + torch.sinc(length / torch.pi) * step
+        if length.max() < 1e-12:
+            break
+    return (mean * (share * norms).sum(0)).float()
+
+
+def interpolate_sequence(
+    start: ImageEmbeds, end: ImageEmbeds, frames: int, method: str
+) -> ImageEmbeds:
+    """`frames` embeddings from one to another, both ends included: a batch to decode as a morph."""
+    if start.batch != 1 or end.batch != 1:
+        raise ValueError(
+            f"A sequence goes from one embedding to one other; start_embeds has {start.batch} and "
+            f"end_embeds has {end.batch}."
+        )
+    shares = torch.linspace(0, 1, frames).tolist()
+    mixed = [mix([start, end], [1 - share, share], method) for share in shares]
+    return ImageEmbeds(torch.cat([value.tensor for value in mixed]))
+
+
+def save_embeds(embeds: ImageEmbeds, path: Path) -> None:
+    save_file({"image_embeds": embeds.tensor.contiguous()}, path, metadata={"format": FILE_FORMAT})
+
+
+def load_embeds(path: Path) -> ImageEmbeds:
+    """Raises ValueError if the file is damaged or was not written by `save_embeds`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("format") != FILE_FORMAT:
+                raise ValueError(
+                    f"{path.name} does not hold image embeddings: it was not written by Save "
+                    "Embeds (Kandinsky 2.2). Choose another file."
+                )
+            return ImageEmbeds(file.get_tensor("image_embeds"))
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path.name} is damaged or not a safetensors file ({error}). Save it again."
+        ) from error

@@ -1,0 +1,32 @@
+"""Depth hints: pictures → depth maps, as transformers' depth-estimation pipeline makes them."""
+
+from typing import Any
+
+import torch
+from PIL import Image
+
+
+def estimate_depth(
+    image_processor: Any,
+    model: Any,
+    images: torch.Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """(B, 3, H, W) in [0, 1] → depth maps (B, H, W), each from 0 (far) to 1 (near).
+
+    Each map is stretched to the full range on its own and cut to 8 bits, as the reference does.
+    A picture with one depth everywhere gives zeros.
+    """
+    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
+    pictures = [Image.fromarray(picture) for picture in pixels]
+    values = image_processor(images=pictures, return_tensors="pt").pixel_values
+    outputs = model(values.to(device, dtype))
+    sizes = [tuple(images.shape[-2:])] * len(pictures)
+    maps = []
+    for result in image_processor.post_process_depth_estimation(outputs, sizes):
+        depth = result["predicted_depth"].float().cpu()
+        span = depth.max() - depth.min()
+        depth = (depth - depth.min()) / (span if span > 0 else 1)
+        maps.append((depth * 255).to(torch.uint8).float() / 255)
+    return torch.stack(maps)

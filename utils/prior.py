@@ -1,0 +1,127 @@
+"""The prior: text (and pictures) → CLIP image embeddings.
+
+Computes what diffusers' `KandinskyV22PriorPipeline` computes: the unCLIP prior of Ramesh et al.,
+https://arxiv.org/abs/2204.06125, a transformer that denoises an image embedding.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+log = logging.getLogger("kandinsky22")
+
+# (step index, number of steps)
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class TextFeatures:
+    """What the prior reads of N prompts: `embeds` (N, D), `states` (N, T, W), `mask` (N, T)."""
+
+    embeds: torch.Tensor
+    states: torch.Tensor
+    mask: torch.Tensor
+
+    def rows(self, *indices: int) -> "TextFeatures":
+        index = list(indices)
+        return TextFeatures(self.embeds[index], self.states[index], self.mask[index])
+
+    @staticmethod
+    def stack(parts: list["TextFeatures"]) -> "TextFeatures":
+        return TextFeatures(
+            torch.cat([part.embeds for part in parts]),
+            torch.cat([part.states for part in parts]),
+            torch.cat([part.mask for part in parts]),
+        )
+
+
+def encode_text(
+    tokenizer: Any, text_encoder: Any, prompts: list[str], device: torch.device
+) -> TextFeatures:
+    """Encode prompts, padded to the encoder's length; logs a warning with any text cut off."""
+    length = tokenizer.model_max_length
+    tokens = tokenizer(
+        prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    )
+    for prompt in prompts:
+        ids = tokenizer(prompt).input_ids
+        if len(ids) > length:
+            lost = tokenizer.decode(ids[length - 1 : -1])
+            log.warning("The prompt is over %d tokens; this part is not used: %r", length, lost)
+    output = text_encoder(tokens.input_ids.to(device))
+    mask = tokens.attention_mask.bool().to(device)
+    return TextFeatures(output.text_embeds, output.last_hidden_state, mask)
+
+
+def encode_images(
+    image_processor: Any,
+    image_encoder: Any,
+    images: torch.Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """(B, 3, H, W) in [0, 1] → image embeddings (B, D).
+
+    Goes through 8-bit pictures, as the reference does: its resize and crop are defined on them.
+    """
+    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
+    pictures = [Image.fromarray(picture) for picture in pixels]
+    values = image_processor(pictures, return_tensors="pt").pixel_values
+    return image_encoder(values.to(device, dtype)).image_embeds
+
+
+def encode_zero_image(image_encoder: Any, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """The published "no negative prompt": CLIP's view of an all-zero picture, (1, D)."""
+    size = image_encoder.config.image_size
+    zeros = torch.zeros(1, 3, size, size, device=device, dtype=dtype)
+    return image_encoder(zeros).image_embeds
+
+
+def denoise(
+    transformer: Any,
+    scheduler: Any,
+    timesteps: torch.Tensor,
+    latents: torch.Tensor,
+    text: TextFeatures,
+    cfg: float,
+    generators: list[torch.Generator],
+    *,
+    on_step: OnStep | None = None,
+) -> torch.Tensor:
+    """Denoise the embeddings of B items, each a (R, D) block: (B, R, D) → (B, R, D).
+
+    A block has one row for the prompt and, with a negative prompt, a second row for that. The
+    noise of an item is one (R, D) draw from its generator, which is what the reference draws.
+
+    Args:
+        timesteps: on the CPU, from the highest down.
+        text: B·R rows, or 2·B·R with the unconditional ones first, which turns guidance on.
+    """
+    rows = latents.shape[0] * latents.shape[1]
+    guided = text.embeds.shape[0] == 2 * rows
+    for i, t in enumerate(timesteps):
+        x = latents.flatten(0, 1).to(text.embeds.dtype)  # (B·R, D)
+        predicted = transformer(
+            torch.cat([x, x]) if guided else x,
+            timestep=t,
+            proj_embedding=text.embeds,
+            encoder_hidden_states=text.states,
+            attention_mask=text.mask,
+        ).predicted_image_embedding
+        if guided:
+            unconditional, conditional = predicted.chunk(2)
+            predicted = unconditional + cfg * (conditional - unconditional)
+        latents = scheduler.step(
+            predicted.view(latents.shape).to(latents.dtype),
+            timestep=t,
+            sample=latents,
+            generator=generators,
+            prev_timestep=timesteps[i + 1] if i + 1 < len(timesteps) else None,
+        ).prev_sample
+        if on_step is not None:
+            on_step(i, len(timesteps))
+    return transformer.post_process_latents(latents)

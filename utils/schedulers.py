@@ -1,0 +1,89 @@
+"""The host's words for sampler and spacing → a diffusers scheduler on the checkpoint's config."""
+
+from typing import Any
+
+import diffusers
+import torch
+
+# sampler_name → scheduler class, and what tells that algorithm apart within its class
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddpm": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm_2": ("KDPM2DiscreteScheduler", {}),
+    "dpm_2_ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "uni_pc": ("UniPCMultistepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+}
+
+# scheduler → timestep spacing, and the sigma spacing that replaces it
+SPACINGS: dict[str, dict[str, Any]] = {
+    "checkpoint": {},
+    "leading": {"timestep_spacing": "leading"},
+    "trailing": {"timestep_spacing": "trailing"},
+    "linspace": {"timestep_spacing": "linspace"},
+    "karras": {"timestep_spacing": "linspace", "use_karras_sigmas": True},
+    "exponential": {"timestep_spacing": "linspace", "use_exponential_sigmas": True},
+    "beta": {"timestep_spacing": "linspace", "use_beta_sigmas": True},
+}
+
+
+def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str):
+    """A scheduler with the checkpoint's betas, prediction type and clipping.
+
+    `ddpm` with `checkpoint` is the published scheduler, step for step. The spacing is always
+    passed on: `from_config` drops values that equal the other class's default, so Euler would
+    turn to `linspace` unasked.
+
+    Raises:
+        ValueError: an unknown name, or a pair that diffusers does not have.
+    """
+    if sampler_name not in SAMPLERS:
+        raise ValueError(f"Unknown sampler_name {sampler_name!r}. Known: {', '.join(SAMPLERS)}.")
+    if scheduler not in SPACINGS:
+        raise ValueError(f"Unknown scheduler {scheduler!r}. Known: {', '.join(SPACINGS)}.")
+
+    class_name, algorithm = SAMPLERS[sampler_name]
+    scheduler_class = getattr(diffusers, class_name)
+    known = scheduler_class._get_init_keys(scheduler_class)
+    options = {"timestep_spacing": config.get("timestep_spacing", "leading")}
+    options |= SPACINGS[scheduler] | algorithm
+    missing = [name for name in options if name not in known]
+    if missing:
+        raise ValueError(
+            f"The sampler {sampler_name} has no {scheduler} spacing in diffusers "
+            f"({class_name} lacks {', '.join(missing)}). Choose another pair."
+        )
+    settings = {name: value for name, value in config.items() if name in known}
+    if sampler_name != "ddpm":
+        # Only DDPM reads the UNet's variance channels; others would mistake them for noise.
+        settings.pop("variance_type", None)
+    return scheduler_class.from_config(settings | options)
+
+
+def last_steps(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
+    """The timesteps of the last `int(steps × strength)` of the steps that are set.
+
+    The reference's meaning of strength. A scheduler of a higher order has several timesteps for
+    a step, and they are counted.
+
+    Raises:
+        ValueError: strength is not in (0, 1], or leaves no step.
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"The strength (denoise) is above 0 and at most 1, not {strength:g}.")
+    count = int(steps * strength)
+    if count < 1:
+        raise ValueError(
+            f"{steps} steps with a strength (denoise) of {strength:g} leave no step to run. "
+            f"Use {int(1 / strength) + 1} steps or more, or a greater strength."
+        )
+    begin = (steps - count) * getattr(scheduler, "order", 1)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    return scheduler.timesteps[begin:]

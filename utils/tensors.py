@@ -1,0 +1,92 @@
+"""Between the host's conventions and the model's: layout, value range, batches, masks, noise."""
+
+import logging
+
+import torch
+import torch.nn.functional as F
+
+log = logging.getLogger("kandinsky22")
+
+
+def images_to_model(images: torch.Tensor) -> torch.Tensor:
+    """The host's IMAGE (B, H, W, C) in [0, 1] → contiguous (B, 3, H, W), same range.
+
+    Grey pictures are repeated to three channels and an alpha channel is dropped. Contiguous,
+    because a channels-last view gives other bits than the pipelines' tensors.
+    """
+    channels = images.shape[-1]
+    if channels == 1:
+        images = images.expand(*images.shape[:-1], 3)
+    elif channels not in (3, 4):
+        raise ValueError(f"An IMAGE has 1, 3 or 4 channels, not {channels}.")
+    return images[..., :3].movedim(-1, 1).contiguous()
+
+
+def resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Bilinear, (B, C, H, W) → (B, C, height, width); the same tensor where nothing changes."""
+    if images.shape[-2:] == (height, width):
+        return images
+    return F.interpolate(images, (height, width), mode="bilinear", antialias=True)
+
+
+def keep_from_mask(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The host's MASK (B, H, W), 1 = repaint → what Inpaint keeps, (B, 1, height, width), 1 = keep.
+
+    As the reference does it: cut at 0.5, nearest resize to the latent, then every latent pixel
+    beside a repainted one is repainted too (except at the upper right and the lower left).
+    """
+    keep = 1 - (mask.reshape(-1, 1, *mask.shape[-2:]) >= 0.5).float()
+    small = F.interpolate(keep, (height, width), mode="nearest")
+    for i in range(len(keep)):
+        if small[i].min() == 1 and keep[i].min() == 0:
+            log.warning(
+                "The mask of item %d is so thin that nothing of it is left at %d×%d latent pixels, "
+                "so nothing is repainted. Grow it to 8 pixels or more (Grow Mask).",
+                *(i, width, height),
+            )
+    padded = F.pad(small, (1, 1, 1, 1), value=1.0)
+    shifts = [(0, 0), (-1, 0), (0, -1), (-1, -1), (1, 0), (0, 1), (1, 1)]
+    neighbours = [padded[..., 1 + y : 1 + y + height, 1 + x : 1 + x + width] for y, x in shifts]
+    return torch.stack(neighbours).amin(0)
+
+
+def keep_from_noise_mask(noise_mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The host's `noise_mask`, 1 = denoise, soft edges → (B, 1, height, width), 1 = keep."""
+    mask = noise_mask.reshape(-1, 1, *noise_mask.shape[-2:]).float()
+    return 1 - F.interpolate(mask, (height, width), mode="bilinear")
+
+
+def common_batch(**batches: int) -> int:
+    """The batch size that all named values share, a batch of 1 fitting any.
+
+    Raises:
+        ValueError: two batches differ and neither is 1; names both and their sizes.
+    """
+    real = {name: size for name, size in batches.items() if size != 1}
+    if len(set(real.values())) > 1:
+        sizes = ", ".join(f"{name} has {size}" for name, size in real.items())
+        raise ValueError(
+            f"Batches do not pair up: {sizes}. Give them equal batches, or a batch of 1, "
+            "which is used for every item."
+        )
+    return next(iter(real.values()), 1)
+
+
+def broadcast(tensor: torch.Tensor, batch: int) -> torch.Tensor:
+    """Repeat a batch of 1 to `batch`; a tensor that has that batch is returned as it is."""
+    if tensor.shape[0] == batch:
+        return tensor
+    return tensor.expand(batch, *tensor.shape[1:]).contiguous()
+
+
+def item_generators(seed: int, indices: list[int]) -> list[torch.Generator]:
+    """One CPU generator an item, seeded (seed + index) modulo 2**64.
+
+    So an item of a batch can be made again alone, and its noise is the same on every device.
+    """
+    return [torch.Generator("cpu").manual_seed((seed + index) % 2**64) for index in indices]
+
+
+def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> torch.Tensor:
+    """Float32 noise of `shape` on the CPU; item i is one draw from generator i."""
+    return torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in generators])

@@ -1,0 +1,46 @@
+"""Values that travel on wires between nodes. Immutable: the host caches them and shares them."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEmbeds:
+    """CLIP image embeddings, what every decoding stage is conditioned on.
+
+    `tensor` is float32 on the CPU, (B, D); D is 1280 for the published checkpoints.
+    """
+
+    tensor: torch.Tensor
+
+    def __post_init__(self):
+        tensor = self.tensor
+        if tensor.ndim != 2:
+            raise ValueError(
+                f"Image embeddings are a (batch, width) tensor, not one of shape "
+                f"{tuple(tensor.shape)}. They come from Prior, Encode Image or Zero Embeds."
+            )
+        if not torch.isfinite(tensor).all():
+            raise ValueError(
+                "The image embeddings contain NaN or infinity. If a stage has just made them, load "
+                "its model with weight_dtype fp32 or bf16; if they were loaded, make them again."
+            )
+        object.__setattr__(self, "tensor", tensor.detach().to("cpu", torch.float32))
+
+    @property
+    def batch(self) -> int:
+        return self.tensor.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.tensor.shape[1]
+
+    def check_width(self, width: int, taker: str) -> None:
+        """Raises ValueError if these embeddings are not `width` wide, as `taker` needs them."""
+        if self.width != width:
+            raise ValueError(
+                f"These image embeddings are {self.width} wide, and {taker} takes {width}: they "
+                "come from another family of models. Load prior and decoder of one family, both "
+                "published or both miniature."
+            )
