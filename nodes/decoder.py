@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..utils.schedulers import SAMPLERS, SPACINGS
 from ..utils.stages import Sampling, run_stage
 from . import types
+from .widgets import cfg_input, seed_input
 
 CANVAS = (
     "The canvas: its size and batch count, its content does not (unless it has a noise mask). "
@@ -33,25 +34,11 @@ def condition_inputs(latent_tooltip: str, *more: io.Input) -> list[io.Input]:
 
 def sampling_inputs(*more: io.Input) -> list[io.Input]:
     return [
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=True,
-            tooltip="Item i of the batch draws its noise from seed + i, on the CPU, so it can be "
-            "made again alone and is the same on every device. KSampler counts differently.",
-        ),
-        io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Denoising steps."),
-        io.Float.Input(
-            "cfg",
-            default=4.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip="How closely to follow the embeddings. 1 or less: no guidance, the negative "
-            "is not used, half the time.",
+        seed_input(),
+        io.Int.Input("steps", default=50, min=1, max=500, tooltip="Denoising steps."),
+        cfg_input(
+            "How closely to follow the embeddings. 1 or less: no guidance, the negative is not "
+            "used, half the time."
         ),
         io.Combo.Input(
             "sampler_name",

@@ -1,5 +1,6 @@
 """Image embeddings from pictures and files, and mixes of them."""
 
+import os
 from pathlib import Path
 
 import folder_paths
@@ -122,7 +123,9 @@ class Interpolate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, count, method) -> io.NodeOutput:
+    def execute(cls, count, method, **_) -> io.NodeOutput:
+        if not isinstance(count, dict):
+            raise ValueError(f"count is one of the words '2' to '{MOST_INPUTS}', not {count!r}.")
         numbers = range(1, int(count["count"]) + 1)
         embeds = [count[f"image_embeds_{i}"] for i in numbers]
         weights = [count[f"weight_{i}"] for i in numbers]
@@ -187,6 +190,15 @@ class SaveEmbeds(io.ComfyNode):
         )
 
 
+def input_file(name: str) -> Path | None:
+    """A file of the input folder (or, with " [output]" behind its name, of another of the host's),
+    or None. The oldest hosts do not look whether a name leaves its folder."""
+    name, folder = folder_paths.annotated_filepath(str(name))
+    root = os.path.abspath(folder or folder_paths.get_input_directory())
+    path = Path(os.path.abspath(os.path.join(root, name)))
+    return path if path.is_relative_to(root) and path.is_file() else None
+
+
 class LoadEmbeds(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -213,7 +225,7 @@ class LoadEmbeds(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file) -> bool | str:
-        if file is None or folder_paths.exists_annotated_filepath(file):
+        if file is None or input_file(file):
             return True
         return (
             f"There is no file {file!r} in the input folder. Move what Save Embeds wrote there, "
@@ -222,8 +234,12 @@ class LoadEmbeds(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        return Path(folder_paths.get_annotated_filepath(file)).stat().st_mtime_ns
+        path = input_file(file)
+        return path and path.stat().st_mtime_ns
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        return io.NodeOutput(verbs.load_embeds(Path(folder_paths.get_annotated_filepath(file))))
+        path = input_file(file)
+        if path is None:
+            raise FileNotFoundError(cls.validate_inputs(file))
+        return io.NodeOutput(verbs.load_embeds(path))

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from . import types
+from .widgets import cfg_input, seed_input
 
 
 def prompt_inputs() -> list[io.Input]:
@@ -21,25 +22,11 @@ def prompt_inputs() -> list[io.Input]:
 
 def sampling_inputs() -> list[io.Input]:
     return [
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=True,
-            tooltip="Item i of the batch draws its noise from seed + i, on the CPU, so it can be "
-            "made again alone. KSampler counts differently.",
-        ),
+        seed_input(),
         io.Int.Input("steps", default=25, min=2, max=1000, tooltip="Denoising steps."),
-        io.Float.Input(
-            "cfg",
-            default=4.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip="How closely to follow the prompt. The diffusers guide uses 1.0 (no guidance, "
-            "half the time), the pipeline's default is 4.0.",
+        cfg_input(
+            "How closely to follow the prompt. The diffusers guide uses 1.0 (no guidance, half the "
+            "time), the pipeline's default is 4.0."
         ),
     ]
 

@@ -6,8 +6,7 @@
 
 The demo, the tests and the benchmarks drive ComfyUI through this. It talks to the server as the
 page does, over HTTP and the websocket, so it needs aiohttp, which ComfyUI itself needs: every
-Python that runs a ComfyUI can run this. Import it as a part of a package (`scripts.comfy`, or
-`kandinsky22.scripts.comfy` in the tests): ComfyUI has a top-level `comfy` of its own.
+Python that runs a ComfyUI can run this.
 """
 
 from __future__ import annotations
@@ -300,7 +299,8 @@ class Server:
         for line in plain(self.log.read_text("utf-8", errors="replace")).splitlines():
             excerpt = [] if "Traceback" in line else excerpt
             excerpt.append(f"    {line}")
-            if "Cannot import" in line and str(link) in line:
+            failed = ("Cannot import", "calling comfy_entrypoint", "IMPORT FAILED")
+            if any(words in line for words in failed) and str(link) in line:
                 reason = "\n".join(excerpt[-15:])
                 raise ServerError(f"ComfyUI cannot import the pack. From {self.log}:\n\n{reason}")
 

@@ -140,29 +140,6 @@ def host_of_ones_own(folder: Path) -> Host:
     return Host(Path(sys.executable), folder, version)
 
 
-def tiny_models(host: Host, base: Path) -> list[str]:
-    """Random stand-ins for the trained miniature; returns the server arguments that name them.
-
-    To be deleted, with its one call, when the miniature is in models/.
-    """
-    if (ROOT / "models" / "kandinsky-2-2-mini-decoder").exists():
-        return []
-    print("The trained miniature is not in models/ yet: tiny random models stand in for it,")
-    print("and the picture will be noise.", flush=True)
-    writer = ROOT / "tests" / "tiny_models.py"
-    folder = base / f"tiny-models-{hashlib.sha256(writer.read_bytes()).hexdigest()[:10]}"
-    if not folder.exists():
-        unfinished = folder.with_suffix(f".{os.getpid()}")
-        command = [host.python, writer, unfinished, "kandinsky-2-2-mini"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode:
-            raise DemoError(f"tests/tiny_models.py failed:\n\n{done.stdout[-2000:]}")
-        unfinished.rename(folder)
-    paths = base / "tiny_models.yaml"
-    paths.write_text(json.dumps({"kandinsky22": {"base_path": str(folder), "diffusers": "."}}))
-    return ["--extra-model-paths-config", str(paths)]
-
-
 # --- the picture ----------------------------------------------------------------------------------
 
 
@@ -173,15 +150,12 @@ def make_picture(options: argparse.Namespace, host: Host, set_up: float) -> int:
     checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:10]
     base = cache_folder() / f"demo-{checkout}"
     base.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
-    arguments = tiny_models(host, base)
-    set_up += time.monotonic() - start
     if options.comfyui:
         base = host.comfyui  # its own models and custom_nodes
     print(f"Starting ComfyUI {host.version} (about 15 seconds) ...", flush=True)
     start = time.monotonic()
     try:
-        with Server(host, base, arguments, output=ROOT / "output") as server:
+        with Server(host, base, output=ROOT / "output") as server:
             server_start = time.monotonic() - start
             with Progress(workflow) as progress:
                 result = server.run(workflow, progress, timeout=None)

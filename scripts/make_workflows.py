@@ -1,7 +1,8 @@
-"""Write workflows/*.json and workflows/api/*.json from scripts/workflow_graphs.py.
+"""Write workflows/*.json, workflows/api/*.json and workflows/*.jpg from workflow_graphs.py.
 
-The page itself writes both: the graph is built in it as a user would, laid out in columns, and
-saved and exported. Needs Chromium; run it after a node's inputs or a graph have changed.
+The page itself writes the files: the graph is built in it as a user would, laid out in columns,
+saved, exported, and run for its picture. Needs Chromium; run it after a node's inputs or a graph
+have changed.
 
     python scripts/make_workflows.py [NAME …] [--screenshots DIR]
 """
@@ -9,6 +10,7 @@ saved and exported. Needs Chromium; run it after a node's inputs or a graph have
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
@@ -142,11 +144,26 @@ def write(names: list[str], screenshots: Path | None) -> None:
                 ):
                     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
                     print(path.relative_to(PACK))
+                page.evaluate(FIT)
+                page.evaluate("() => app.queuePrompt(0, 1)")
+                page.wait_for_timeout(1000)
+                while any(server.get("/queue").values()):
+                    page.wait_for_timeout(500)
                 if screenshots:
-                    page.evaluate(FIT)
-                    page.wait_for_timeout(1000)
+                    page.wait_for_timeout(1500)
                     screenshots.mkdir(parents=True, exist_ok=True)
                     page.screenshot(path=screenshots / f"{graph.name}.png")
+            image = server.run(made["api"]).images[-1]  # what the page's run has just made
+            save_thumbnail(server.fetch(image), WORKFLOWS / f"{graph.name}.jpg")
+
+
+def save_thumbnail(png: bytes, path: Path, height: int = 384) -> None:
+    """What the template browser shows."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    width = round(picture.width * height / picture.height)
+    picture.resize((width, height), Image.Resampling.LANCZOS).save(path, quality=85)
 
 
 def main() -> int:

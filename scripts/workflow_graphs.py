@@ -451,7 +451,7 @@ def inpaint_hat() -> Graph:
         1, "Kandinsky22Prior", prior=prior[0], prompt="a white triangle on a green background"
     )
     whole = g.add(1, "VAEEncode", pixels=picture[0], vae=model[1])
-    mask = g.box_mask(1, 40, 0, 48, 44)
+    mask = g.box_mask(1, 40, 0, 56, 40)
     invert = g.add(1, "InvertMask", "Invert Mask (old polarity only)", off=True, mask=mask[0])
     latent = g.add(
         2,

@@ -144,11 +144,14 @@ def test_inputs_are_left_as_they_were(load_decoder, embeds):
         (dict(positive=(2, 24), batch=3), "image_embeds has 2, latent has 3"),
         (dict(channels=16), r"not \(1, 16, 8, 8\).*Empty Latent Image"),
         (dict(steps=0), "steps is 0; at least 1"),
+        (dict(batch=0), "latent is an empty batch"),
+        (dict(steps=1000), "1000 steps are too many for ddpm with checkpoint"),
         (dict(sampler_name="magic"), "Unknown sampler_name 'magic'. Known: ddpm, ddim"),
         (dict(sampler_name="ddpm", scheduler="karras"), "ddpm has no karras spacing"),
     ],
 )
 def test_bad_input(load_decoder, embeds, change, message):
+    change = dict(change)
     (count, width), channels = change.pop("positive", (1, 24)), change.pop("channels", 4)
     negative = change.pop("negative", (1, 24))
     latent = {"samples": torch.zeros(change.pop("batch", 1), channels, 8, 8)}

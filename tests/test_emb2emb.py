@@ -60,6 +60,7 @@ def test_input_is_left_as_it_was(prior, embeds):
     ],
 )
 def test_bad_input(prior, embeds, change, message):
+    change = dict(change)
     start = embeds(width=change.pop("width", 24))
     with pytest.raises(ValueError, match=message):
         edit(prior, start, **change)

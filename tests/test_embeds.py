@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kandinsky22.nodes import embeds as nodes
-from kandinsky22.utils.embeds import interpolate_sequence, mix
+from kandinsky22.utils.embeds import interpolate_sequence, mix, save_embeds
 from kandinsky22.utils.values import ImageEmbeds
 from PIL import Image
 from safetensors.torch import save_file
@@ -119,6 +119,10 @@ def test_sequence_goes_from_one_to_the_other(embeds, method):
         (lambda e: mix([e(), e(1, 1)], [1, -1], "slerp"), r"not negative.*not \[1, -1\]"),
         (lambda e: mix([e(), e(1, 1)], [0, 0], "slerp"), "not all 0"),
         (lambda e: mix([e(), ImageEmbeds(-e().tensor)], [1, 1], "slerp"), "opposite directions"),
+        (lambda e: mix([e(), ImageEmbeds(-e().tensor)], [1, 2], "slerp"), "opposite directions"),
+        (lambda e: nodes.Interpolate.execute("9", "linear", other=1), "count is one of .* not '9'"),
+        (lambda e: ImageEmbeds(torch.zeros(0, 24)), "empty batch"),
+        (lambda e: ImageEmbeds(torch.full((1, 24), 1e300, dtype=torch.float64)), "infinity"),
         (lambda e: interpolate_sequence(e(2), e(), 3, "slerp"), "start_embeds has 2"),
         (lambda e: interpolate([e(), e(1, 1)], [math.nan, 1]), "NaN or infinity"),
         (lambda e: ImageEmbeds(torch.zeros(24)), r"not one of shape \(24,\)"),
@@ -164,10 +168,20 @@ def test_nothing_is_saved_outside(folders, embeds, prefix):
     assert set(folders.parent.iterdir()) == inside
 
 
-@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "missing.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    ["../secret.safetensors", "/etc/passwd", "missing.safetensors", "", ".", "folder.safetensors"],
+)
 def test_nothing_is_loaded_from_outside(folders, embeds, name):
-    nodes.SaveEmbeds.execute(embeds(), "secret")
-    assert "no file" in nodes.LoadEmbeds.validate_inputs(name)
+    outside = folders.parent / "secret.safetensors"
+    save_embeds(embeds(), outside)
+    (folders / "folder.safetensors").mkdir()
+    try:
+        assert "no file" in nodes.LoadEmbeds.validate_inputs(name)
+        with pytest.raises(FileNotFoundError, match="no file"):
+            nodes.LoadEmbeds.execute(name)
+    finally:
+        outside.unlink()
 
 
 def damaged(folder):

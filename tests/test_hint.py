@@ -39,9 +39,15 @@ def test_flat_depth_gives_zeros(models):
         def post_process_depth_estimation(self, outputs, sizes):
             return [{"predicted_depth": torch.full(size, 3.0)} for size in sizes]
 
-    images = torch.rand(2, 3, 8, 8)
+    images = torch.rand(2, 3, 32, 32)
     maps = estimate_depth(Flat(), lambda x: x, images, torch.device("cpu"), torch.float32)
-    assert torch.equal(maps, torch.zeros(2, 8, 8))
+    assert torch.equal(maps, torch.zeros(2, 32, 32))
+
+
+def test_a_picture_too_small_to_see_depth_in(models):
+    estimator = LoadDepthEstimator.execute("tiny-glpn").args[0]
+    with pytest.raises(ValueError, match="500×1 pixels is too small.*32"):
+        DepthHint.execute(estimator, torch.rand(1, 1, 500, 3))
 
 
 @pytest.mark.parametrize("channels", [1, 4])

@@ -16,6 +16,7 @@ STDLIB = {
     "pathlib",
     "typing",
     "importlib",
+    "os",
 }
 HOST = {"comfy", "folder_paths", "latent_preview"}
 LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "PIL", "numpy"}
@@ -55,7 +56,9 @@ def test_nodes(path):
     packages, siblings = imports_of(path)
     assert packages <= STDLIB | {"comfy_api", "folder_paths"}
     if path.stem != "__init__":
-        assert siblings <= {".types"} | {name for name in siblings if name.startswith("..utils")}
+        assert siblings <= {".types", ".widgets"} | {
+            name for name in siblings if name.startswith("..utils")
+        }
 
 
 def test_importing_the_pack_imports_nothing_heavy():

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
+from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.utils import checkpoints
 from safetensors.torch import load_file, save_file
 
@@ -184,7 +184,94 @@ def test_a_changed_file_loads_again(broken):
     assert LoadDecoder.fingerprint_inputs("broken", "default") != before
 
 
-def test_weights_are_not_copied(models):
-    """An fp32 file used as fp32: the module holds the tensors as they were read."""
-    model, _ = LoadDecoder.execute(DECODER, "fp32").args
-    assert not [p for p in model.model.diffusion_model.parameters() if p.is_meta]
+@pytest.mark.parametrize("content", ["null", "5", "[[1]]", '"x"', '{"unet": 1, "movq": 1}'])
+def test_an_odd_folder_hides_nothing(models, broken, content):
+    """Whatever lies in the user's folders, the loaders' lists, and with them the pack, come up."""
+    folder = broken(DECODER)
+    (folder / "model_index.json").write_text(content)
+    (folder / "unet" / "config.json").write_text("[1]")
+    assert DECODER in LoadDecoder.define_schema().inputs[0].options
+    with pytest.raises(ValueError):
+        LoadDecoder.execute("broken", "default")
+
+
+@pytest.mark.parametrize("content", ['{"architectures": 5}', '{"architectures": {"a": 1}}', "7"])
+def test_an_odd_depth_folder_hides_nothing(models, broken, content):
+    (broken("tiny-glpn") / "config.json").write_text(content)
+    assert "tiny-glpn" in checkpoints.list_models("depth")
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (
+            lambda f: (f / "tokenizer" / "tokenizer_config.json").unlink(),
+            "tokenizer_config.json is",
+        ),
+        (lambda f: shutil.rmtree(f / "image_processor"), "preprocessor_config.json is missing"),
+    ],
+)
+def test_a_prior_without_its_small_files(broken, damage, message):
+    damage(broken(PRIOR))
+    with pytest.raises(FileNotFoundError, match=message):
+        LoadPrior.execute("broken", "default")
+
+
+def test_an_empty_scheduler_config(broken):
+    (broken(DECODER) / "scheduler" / "scheduler_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="has no beta_start"):
+        LoadDecoder.execute("broken", "default")
+
+
+def cut_head(folder):
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("head")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def cut_file(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (cut_head, "lacks [0-9]+ weights, head"),
+        (cut_file, "cannot be loaded"),
+        (
+            lambda f: (f / "preprocessor_config.json").unlink(),
+            "preprocessor_config.json is missing",
+        ),
+    ],
+)
+def test_damaged_depth_estimators(broken, damage, message):
+    damage(broken("tiny-depth-anything"))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        LoadDepthEstimator.execute("broken")
+
+
+def test_a_depth_estimator_does_not_reach_for_the_network(broken, monkeypatch):
+    import socket
+
+    path = broken("tiny-dpt") / "config.json"
+    config = json.loads(path.read_text()) | {"use_pretrained_backbone": True}
+    path.write_text(json.dumps(config))
+    reached = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **_: reached.append(a) or [])
+    LoadDepthEstimator.execute("broken")
+    assert not reached
+
+
+def test_stray_tensors_follow_to_the_load_device(models, prior, load_decoder):
+    """To the meta device, which needs no hardware: nothing that has no cast hook stays behind."""
+    from kandinsky22.utils.residency import move_stray_tensors
+
+    model, vae = LoadDecoder.execute(DECODER, "default").args
+    fresh = LoadPrior.execute(PRIOR, "default").args[0]
+    for patcher in [model, vae.patcher, *fresh.get_models()]:
+        move_stray_tensors(patcher, torch.device("meta"))
+        for module in patcher.model.modules():
+            if not hasattr(module, "comfy_cast_weights"):
+                own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+                assert all(tensor.is_meta for tensor in own)

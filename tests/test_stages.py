@@ -336,6 +336,115 @@ def test_noise_mask_keeps_the_rest(load_decoder, embeds, node):
     assert (result[..., 4:] - samples[..., 4:]).abs().min() > 0
 
 
+def test_a_noise_mask_is_repeated_or_cut_to_the_batch(load_decoder, embeds):
+    model, _ = load_decoder(TEXT_TO_IMAGE)
+    masks = torch.stack([torch.zeros(64, 64), torch.ones(64, 64)])
+    latent = {"samples": torch.randn(3, 4, 8, 8), "noise_mask": masks}
+    result = run(nodes.Img2Img, model, embeds(1, 1), embeds(1, 2), latent, denoise=0.5)
+    kept = [torch.equal(result[i], latent["samples"][i]) for i in range(3)]
+    assert kept == [True, False, True]
+
+
+# --- batch_index ------------------------------------------------------------------------------
+
+
+def test_the_output_says_which_noise_it_had(load_decoder, embeds):
+    model, _ = load_decoder(TEXT_TO_IMAGE)
+    settings = dict(seed=7, steps=4, cfg=1.0, sampler_name="ddpm", scheduler="checkpoint")
+
+    def indices(latent, batch):
+        result = nodes.Decoder.execute(model, embeds(batch), latent, **settings).args[0]
+        return result.get("batch_index")
+
+    canvas = torch.zeros(1, 4, 8, 8)
+    assert indices({"samples": canvas}, 1) is None
+    assert indices({"samples": canvas}, 3) == [0, 0, 0]
+    assert indices({"samples": canvas, "batch_index": [4]}, 3) == [4, 4, 4]
+    assert indices({"samples": canvas.repeat(2, 1, 1, 1), "batch_index": [4, 9]}, 2) == [4, 9]
+    with pytest.raises(ValueError, match="2 items and a batch_index of 1"):
+        indices({"samples": canvas.repeat(2, 1, 1, 1), "batch_index": [4]}, 2)
+
+
+# --- what the MODEL carries -------------------------------------------------------------------
+
+
+def cfg_function(model):
+    model.set_model_sampler_cfg_function(lambda arguments: arguments["cond"])
+
+
+def post_cfg_function(model):
+    model.set_model_sampler_post_cfg_function(lambda arguments: arguments["denoised"])
+
+
+def function_wrapper(model):
+    model.set_model_unet_function_wrapper(lambda apply, arguments: None)
+
+
+def attention_patch(model):
+    model.set_model_attn1_patch(lambda q, k, v, options: (q, k, v))
+
+
+def sampling_patch(model):
+    model.add_object_patch("model_sampling", model.model.model_sampling)
+
+
+def easy_cache(model):
+    from comfy.patcher_extension import WrappersMP
+
+    model.add_wrapper(WrappersMP.OUTER_SAMPLE, lambda executor, *args: executor(*args))
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (cfg_function, "sampler_cfg_function"),
+        (post_cfg_function, "sampler_post_cfg_function"),
+        (function_wrapper, "model_function_wrapper"),
+        (attention_patch, "patches"),
+        (sampling_patch, "another model_sampling"),
+        (easy_cache, "outer_sample wrapper"),
+    ],
+)
+def test_what_only_samplers_honour_is_refused(load_decoder, embeds, change, named):
+    model = load_decoder(TEXT_TO_IMAGE)[0].clone()
+    change(model)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    with pytest.raises(ValueError, match=f"cannot honour: .*{named}.*Use KSampler"):
+        run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), latent)
+
+
+@pytest.mark.parametrize("kind", ["APPLY_MODEL", "DIFFUSION_MODEL"])
+def test_model_wrappers_are_honoured(load_decoder, embeds, kind):
+    from comfy.patcher_extension import WrappersMP
+
+    model = load_decoder(TEXT_TO_IMAGE)[0].clone()
+    calls = []
+
+    def wrapper(executor, *args, **kwargs):
+        calls.append(1)
+        return executor(*args, **kwargs)
+
+    model.add_wrapper(getattr(WrappersMP, kind), wrapper)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    ours = run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), latent)
+    assert len(calls) == 6
+    plain = load_decoder(TEXT_TO_IMAGE)[0]
+    assert torch.equal(ours, run(nodes.Decoder, plain, embeds(1, 1), embeds(1, 2), latent))
+
+
+def test_weight_patches_are_honoured_and_taken_back(load_decoder, embeds):
+    plain = load_decoder(TEXT_TO_IMAGE)[0]
+    model = plain.clone()
+    key = "diffusion_model.conv_in.weight"
+    shape = plain.model.diffusion_model.conv_in.weight.shape
+    model.add_patches({key: ("diff", (torch.full(shape, 0.1),))}, 1.0)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    before = run(nodes.Decoder, plain, embeds(1, 1), embeds(1, 2), latent)
+    patched = run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), latent)
+    assert oracle.max_diff(before, patched) > 0.01
+    assert torch.equal(run(nodes.Decoder, plain, embeds(1, 1), embeds(1, 2), latent), before)
+
+
 # --- bad input --------------------------------------------------------------------------------
 
 
@@ -345,6 +454,29 @@ def test_too_little_denoise_is_refused(load_decoder, embeds, denoise):
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     with pytest.raises(ValueError, match=f"6 steps .* of {denoise:g} leave no step"):
         run(nodes.Img2Img, model, embeds(1, 1), embeds(1, 2), latent, denoise=denoise)
+
+
+def test_nan_is_not_passed_on(load_decoder, embeds):
+    model, _ = load_decoder(TEXT_TO_IMAGE)
+    latent = {"samples": torch.full((1, 4, 8, 8), float("nan"))}
+    with pytest.raises(ValueError, match="came out with NaN"):
+        run(nodes.Img2Img, model, embeds(1, 1), embeds(1, 2), latent, denoise=0.5)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(positive="x"), "image_embeds is 'x', not image embeddings"),
+        (dict(latent=5), "not 5: this LATENT is for another model"),
+        (dict(model="x"), "This MODEL is a str"),
+        (dict(latent={"samples": torch.zeros(1, 4, 2, 8, 8)}), r"not \(1, 4, 2, 8, 8\)"),
+    ],
+)
+def test_values_of_another_type_are_named(load_decoder, embeds, change, message):
+    values = dict(model=load_decoder(TEXT_TO_IMAGE)[0], positive=embeds(1, 1))
+    values |= dict(latent={"samples": torch.zeros(1, 4, 8, 8)}) | change
+    with pytest.raises(ValueError, match=message):
+        run(nodes.Decoder, values["model"], values["positive"], embeds(1, 2), values["latent"])
 
 
 def test_batches_that_do_not_pair_are_refused(load_decoder, embeds):
@@ -360,9 +492,10 @@ def test_batches_that_do_not_pair_are_refused(load_decoder, embeds):
 def test_hint_of_another_size_is_resized(load_decoder, embeds):
     model, _ = load_decoder(DEPTH)
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
-    flat = torch.full((1, 200, 120, 3), 0.5)
-    large = run(nodes.ControlNet, model, embeds(1, 1), embeds(1, 2), latent, hint=flat)
-    same = run(
-        *(nodes.ControlNet, model, embeds(1, 1), embeds(1, 2), latent), hint=flat[:, :64, :64]
-    )
-    assert oracle.max_diff(large, same) < 1e-4
+    small = torch.zeros(1, 64, 64, 3)
+    small[:, :32] = 1  # white above black: a hint turned or cut would not be the same
+    large = small.repeat_interleave(4, 1).repeat_interleave(2, 2)
+    arguments = (nodes.ControlNet, model, embeds(1, 1), embeds(1, 2), latent)
+    same, turned = run(*arguments, hint=small), run(*arguments, hint=small.movedim(1, 2))
+    assert oracle.max_diff(run(*arguments, hint=large), same) < 0.05
+    assert oracle.max_diff(turned, same) > 0.1

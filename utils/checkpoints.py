@@ -62,9 +62,12 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is missing: the model folder is not complete. Download it again."
         )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}). Download it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a JSON object but {content!r:.40}. Download it again.")
+    return content
 
 
 def model_roots(kind: str) -> list[Path]:
@@ -97,7 +100,7 @@ def kind_of(folder: Path) -> str | None:
             return "decoder" if unet.get("encoder_hid_dim_type") == "image_proj" else None
         architectures = read_json(folder / "config.json").get("architectures") or [""]
         return "depth" if architectures[0].endswith("ForDepthEstimation") else None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError, LookupError):
         return None  # damaged; `find_model` says how
 
 
@@ -115,6 +118,8 @@ def find_model(name: str, kind: str) -> Path:
     """
     folder = all_folders(kind).get(name)
     wanted = KINDS[kind]
+    if folder is not None and kind_of(folder) == kind:
+        return folder
     known = ", ".join(list_models(kind)) or "none"
     if folder is None:
         roots = ", ".join(str(root) for root in model_roots(kind))
@@ -124,8 +129,6 @@ def find_model(name: str, kind: str) -> Path:
             "press R in the page."
         )
     found = kind_of(folder)
-    if found == kind:
-        return folder
     if found is not None:
         raise ValueError(f"{name!r} is {KINDS[found].title}: use {KINDS[found].loader} for it.")
     index = read_json(folder / wanted.marker)

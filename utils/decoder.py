@@ -87,14 +87,16 @@ def denoise(
     """
     with_variance = getattr(scheduler.config, "variance_type", None) in ("learned", "learned_range")
     draws_noise = "generator" in inspect.signature(scheduler.step).parameters
+    order = getattr(scheduler, "order", 1)
     draws = {"generator": generators} if draws_noise else {}
     for i, t in enumerate(timesteps):
         x = scheduler.scale_model_input(latents, t)
         noise = predict_noise(predict, x, t, embeds, cfg, with_variance, concat)
         step = scheduler.step(noise, t, latents, **draws)
         latents = step.prev_sample
-        if preserve is not None:
-            next_t = timesteps[i + 1] if i + 1 < len(timesteps) else None
+        next_t = timesteps[i + 1] if i + 1 < len(timesteps) else None
+        # Between the two calls of a second-order step there is no noise level to put back at.
+        if preserve is not None and (next_t is None or (i + 1) % order == 0):
             latents = preserve.put_back(scheduler, latents, next_t)
         if on_step is not None:
             finished = getattr(step, "pred_original_sample", None)

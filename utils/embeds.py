@@ -50,7 +50,10 @@ def spherical_mean(vectors: torch.Tensor, weights: list[float]) -> torch.Tensor:
     norms = vectors.norm(dim=-1, keepdim=True)
     directions = vectors / norms.clamp_min(1e-12)
     mean = (share * directions).sum(0)
-    if mean.norm(dim=-1).min() < 1e-6:
+    used = directions[[weight > 0 for weight in weights]]
+    if (used.unsqueeze(0) * used.unsqueeze(1)).sum(-1).min() < 1e-9 - 1 or mean.norm(
+        dim=-1
+    ).min() < 1e-6:
         raise ValueError(
             "slerp has no way between these embeddings: they point in opposite directions, or "
             "are zero. Change the weights, or use method linear."

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+SMALLEST = 32  # pixels on a side; what the coarsest of the families can divide
+
 
 def estimate_depth(
     image_processor: Any,
@@ -18,14 +20,20 @@ def estimate_depth(
     Each map is stretched to the full range on its own and cut to 8 bits, as the reference does.
     A picture with one depth everywhere gives zeros.
     """
+    if min(images.shape[-2:]) < SMALLEST:
+        raise ValueError(
+            f"A picture of {images.shape[-1]}×{images.shape[-2]} pixels is too small to see depth "
+            f"in: {SMALLEST} on each side are needed."
+        )
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
     pictures = [Image.fromarray(picture) for picture in pixels]
     values = image_processor(images=pictures, return_tensors="pt").pixel_values
     outputs = model(values.to(device, dtype))
-    sizes = [tuple(images.shape[-2:])] * len(pictures)
+    height, width = images.shape[-2:]
+    sizes = [(height, width)] * len(pictures)
     maps = []
     for result in image_processor.post_process_depth_estimation(outputs, sizes):
-        depth = result["predicted_depth"].float().cpu()
+        depth = result["predicted_depth"].float().cpu().reshape(height, width)
         span = depth.max() - depth.min()
         depth = (depth - depth.min()) / (span if span > 0 else 1)
         maps.append((depth * 255).to(torch.uint8).float() / 255)

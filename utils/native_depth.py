@@ -3,7 +3,8 @@
 import comfy.model_management
 import comfy.ops
 import torch
-from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
 from . import checkpoints, hint
 from .residency import Resident, pick_dtypes, swap_ops
@@ -17,11 +18,31 @@ class NativeDepthEstimator:
         folder = checkpoints.find_model(name, "depth")
         checkpoints.weight_files(folder)  # a clear error where there are none, or only pickles
         weights, compute = pick_dtypes("default")
-        model = AutoModelForDepthEstimation.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=weights
-        )
+        checkpoints.read_json(folder / "preprocessor_config.json")
+        local = dict(local_files_only=True, trust_remote_code=False)
+        try:
+            config = AutoConfig.from_pretrained(folder, **local)
+            config.use_pretrained_backbone = False  # the weights are here; it would fetch others
+            model, loading = AutoModelForDepthEstimation.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                dtype=weights,
+                output_loading_info=True,
+                **local,
+            )
+            self.image_processor = AutoImageProcessor.from_pretrained(folder, **local)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            raise ValueError(
+                f"The depth estimator in {folder} cannot be loaded: {error}. Download it again."
+            ) from error
+        missing = sorted(loading["missing_keys"])
+        if missing:
+            raise ValueError(
+                f"The depth estimator in {folder} lacks {len(missing)} weights, {missing[0]} among "
+                "them. Download it again."
+            )
         swap_ops(model, comfy.ops.pick_operations(weights, compute))
-        self.image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         self.model = Resident(model.eval().requires_grad_(False), compute)
 
     def get_models(self):

@@ -111,7 +111,10 @@ def load_model(folder: Path, weight_dtype: str = "default", disable_dynamic: boo
         comfy.ops.pick_operations(weights, compute),
     )
     comfy.model_management.archive_model_dtypes(unet)
-    scheduler_config = checkpoints.read_json(folder / "scheduler" / "scheduler_config.json")
+    path = folder / "scheduler" / "scheduler_config.json"
+    scheduler_config = checkpoints.read_json(path)
+    if not {"beta_start", "beta_end"} <= set(scheduler_config):
+        raise ValueError(f"{path} has no beta_start and beta_end. Download the folder again.")
     patcher_class = comfy.model_patcher.CoreModelPatcher
     if disable_dynamic:
         patcher_class = comfy.model_patcher.ModelPatcher
@@ -124,6 +127,36 @@ def load_model(folder: Path, weight_dtype: str = "default", disable_dynamic: boo
     # How the host makes the model again where it needs one without dynamic memory.
     patcher.cached_patcher_init = (load_model, (folder, weight_dtype))
     return patcher
+
+
+def refuse_what_only_samplers_honour(model) -> None:
+    """Raises ValueError if the MODEL carries something that only the host's samplers can do.
+
+    A stage runs diffusers' loop: weight patches, merges and model wrappers take part in it; what
+    hooks into the host's own guidance and sampling would be passed over in silence.
+    """
+    options = model.model_options
+    inner = options.get("transformer_options", {})
+    wrappers = comfy.patcher_extension.copy_nested_dicts(inner.get("wrappers", {}))
+    comfy.patcher_extension.merge_nested_dicts(wrappers, model.wrappers, copy_dict1=False)
+    found = [name for name in ("patches", "patches_replace") if inner.get(name)]
+    found += [
+        name for name in options if name.endswith("_function") or name == "model_function_wrapper"
+    ]
+    honoured = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+    found += [
+        f"{kind} wrapper"
+        for kind, groups in wrappers.items()
+        if kind not in honoured and any(groups.values())
+    ]
+    found += [f"another {name}" for name in model.object_patches if name != "diffusion_model"]
+    if model.hook_patches:
+        found.append("hooks")
+    if found:
+        raise ValueError(
+            f"This MODEL carries what a Kandinsky 2.2 stage cannot honour: {', '.join(found)}. "
+            "Use KSampler for this, or connect the MODEL from before the node that added it."
+        )
 
 
 def prediction(model, hint: torch.Tensor | None = None) -> decoder.Predict:

@@ -40,8 +40,12 @@ class NativePrior:
         self.image_encoder = resident(
             "image_encoder", lambda c: CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(c))
         )
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        self.image_processor = CLIPImageProcessor.from_pretrained(folder / "image_processor")
+        checkpoints.read_json(folder / "tokenizer" / "tokenizer_config.json")
+        checkpoints.read_json(folder / "image_processor" / "preprocessor_config.json")
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        self.image_processor = CLIPImageProcessor.from_pretrained(
+            folder / "image_processor", local_files_only=True
+        )
         scheduler_config = checkpoints.read_json(folder / "scheduler" / "scheduler_config.json")
         self.scheduler_config: dict[str, Any] = scheduler_config
         self._zero_embeds: ImageEmbeds | None = None

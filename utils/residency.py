@@ -60,8 +60,11 @@ def move_stray_tensors(patcher, device, *_):
     """
     for module in patcher.model.modules():
         if not hasattr(module, "comfy_cast_weights"):
-            for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-                tensor.data = tensor.data.to(device)
+            for name, parameter in module.named_parameters(recurse=False):
+                moved = torch.nn.Parameter(parameter.to(device), requires_grad=False)
+                module.register_parameter(name, moved)
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                module._buffers[name] = buffer.to(device)  # keeps it out of, or in, the state dict
 
 
 class Shell(torch.nn.Module):

@@ -70,7 +70,7 @@ def last_steps(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
     """The timesteps of the last `int(steps × strength)` of the steps that are set.
 
     The reference's meaning of strength. A scheduler of a higher order has several timesteps for
-    a step, and they are counted.
+    a step, and they are counted. Strength 1 is all of them.
 
     Raises:
         ValueError: strength is not in (0, 1], or leaves no step.
@@ -84,6 +84,13 @@ def last_steps(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
             f"Use {int(1 / strength) + 1} steps or more, or a greater strength."
         )
     begin = (steps - count) * getattr(scheduler, "order", 1)
+    if isinstance(scheduler, diffusers.LMSDiscreteScheduler):
+        # It takes the place in the list for the number of derivatives that it has seen.
+        scheduler.timesteps, scheduler.sigmas = (
+            scheduler.timesteps[begin:],
+            scheduler.sigmas[begin:],
+        )
+        begin = 0
     if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(begin)
+        scheduler.set_begin_index(begin)  # and never looked up by value: timesteps may repeat
     return scheduler.timesteps[begin:]

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
+import comfy.utils
 import latent_preview
 import torch
 
 from . import decoder
-from .native_model import Kandinsky22, Kandinsky22UNet, prediction
+from .native_model import Kandinsky22, Kandinsky22UNet, prediction, refuse_what_only_samplers_honour
 from .schedulers import build_scheduler, last_steps
 from .sizes import PIXELS_PER_LATENT, pad_to_grid
 from .tensors import (
@@ -51,12 +52,13 @@ def unet_of(model: Any, variant: str) -> Kandinsky22UNet:
     Raises:
         ValueError: the MODEL is not Kandinsky 2.2, or of another variant; says what to load.
     """
-    if not isinstance(model.model, Kandinsky22):
+    base = getattr(model, "model", None)
+    if not isinstance(base, Kandinsky22):
         raise ValueError(
-            f"This MODEL is a {type(model.model).__name__}, not a Kandinsky 2.2 decoder. "
+            f"This MODEL is a {type(base or model).__name__}, not a Kandinsky 2.2 decoder. "
             "Connect the MODEL of Load Decoder (Kandinsky 2.2)."
         )
-    unet = model.get_model_object("diffusion_model")
+    unet: Any = base.diffusion_model
     if unet.variant != variant:
         raise ValueError(
             f"This stage needs the {variant} decoder, and got the {unet.variant} one. "
@@ -65,13 +67,21 @@ def unet_of(model: Any, variant: str) -> Kandinsky22UNet:
     return unet
 
 
-def check_latent(latent: dict[str, Any]) -> torch.Tensor:
-    samples = latent["samples"]
-    if samples.ndim != 4 or samples.shape[1] != decoder.LATENT_CHANNELS:
+def check_latent(latent: Any) -> torch.Tensor:
+    """The samples of a LATENT, (B, 4, h, w) in float32; raises ValueError for another model's."""
+    samples = latent.get("samples") if isinstance(latent, dict) else latent
+    shape = tuple(getattr(samples, "shape", ()))
+    if not torch.is_tensor(samples) or len(shape) != 4 or shape[1] != decoder.LATENT_CHANNELS:
         raise ValueError(
-            f"Kandinsky 2.2 latents are (batch, 4, height/8, width/8), not {tuple(samples.shape)}: "
+            f"Kandinsky 2.2 latents are (batch, 4, height/8, width/8), not {shape or samples!r}: "
             "this LATENT is for another model. Use Empty Latent Image, or VAE Encode with the "
             "VAE of Load Decoder (Kandinsky 2.2)."
+        )
+    indices = latent.get("batch_index", range(shape[0]))
+    if len(indices) != shape[0]:
+        raise ValueError(
+            f"This LATENT has {shape[0]} items and a batch_index of {len(indices)}: the node that "
+            "made it left an old one there. Remake the latent."
         )
     return samples.float()
 
@@ -85,12 +95,42 @@ def check_embeds(
             f"With cfg {cfg:g}, which is above 1, connect negative_image_embeds: the second output "
             "of Prior, or Zero Embeds for none. Or set cfg to 1."
         )
-    used = {"image_embeds": embeds}
-    if cfg > 1 and negative is not None:
-        used = {"negative_image_embeds": negative, "image_embeds": embeds}
-    for value in used.values():
+    used = {"negative_image_embeds": negative} if cfg > 1 else {}
+    used["image_embeds"] = embeds
+    for name, value in used.items():
+        if not isinstance(value, ImageEmbeds):
+            raise ValueError(f"{name} is {value!r}, not image embeddings: connect it to a Prior.")
         value.check_width(width, "this decoder")
-    return used
+    return used  # type: ignore[return-value]
+
+
+def plan_steps(config: dict[str, Any], sampling: Sampling, strength: float):
+    """(scheduler, the timesteps to run)."""
+    if sampling.steps < 1:
+        raise ValueError(f"steps is {sampling.steps}; at least 1 is needed.")
+    scheduler = build_scheduler(config, sampling.sampler_name, sampling.scheduler)
+    scheduler.set_timesteps(sampling.steps)
+    if scheduler.timesteps.max() >= scheduler.config.num_train_timesteps:
+        raise ValueError(
+            f"{sampling.steps} steps are too many for {sampling.sampler_name} with "
+            f"{sampling.scheduler}: the model knows {scheduler.config.num_train_timesteps} noise "
+            "levels. Use 500 or fewer."
+        )
+    return scheduler, last_steps(scheduler, sampling.steps, strength)
+
+
+def kept_parts(
+    latent: dict[str, Any], mask: torch.Tensor | None, count: int, height: int, width: int
+) -> dict[str, torch.Tensor]:
+    """What stays of a picture of `count` items: source → (B, 1, height, width), 1 = keep."""
+    kept = {}
+    if mask is not None:
+        kept["mask"] = keep_from_mask(mask, height, width)
+    if latent.get("noise_mask") is not None:
+        noise_mask = keep_from_noise_mask(latent["noise_mask"], height, width)
+        # As the host's samplers do: one mask for all, or repeated and cut to the batch.
+        kept["noise_mask"] = comfy.utils.repeat_to_batch_size(noise_mask, count)
+    return kept
 
 
 def run_stage(
@@ -119,34 +159,25 @@ def run_stage(
         ValueError: see the messages; nothing has been changed.
     """
     unet = unet_of(model, variant)
+    refuse_what_only_samplers_honour(model)
     picture = check_latent(latent)
     embeds = check_embeds(image_embeds, negative_image_embeds, sampling.cfg, unet.embeds_width)
-    if sampling.steps < 1:
-        raise ValueError(f"steps is {sampling.steps}; at least 1 is needed.")
-    config = model.model.scheduler_config
-    scheduler = build_scheduler(config, sampling.sampler_name, sampling.scheduler)
-    scheduler.set_timesteps(sampling.steps)
-    timesteps = scheduler.timesteps
-    if denoise is not None:
-        timesteps = last_steps(scheduler, sampling.steps, denoise)
+    strength = 1.0 if denoise is None else denoise
+    scheduler, timesteps = plan_steps(model.model.scheduler_config, sampling, strength)
 
-    height, width = picture.shape[-2:]
-    keeps: dict[str, torch.Tensor] = {}
-    if mask is not None:
-        keeps["mask"] = keep_from_mask(mask, height, width)
-    if latent.get("noise_mask") is not None:
-        keeps["noise_mask"] = keep_from_noise_mask(latent["noise_mask"], height, width)
-    sizes = {name: value.batch for name, value in embeds.items()} | {"latent": len(picture)}
-    sizes |= {name: len(keep) for name, keep in keeps.items()}
+    count, _, height, width = picture.shape
+    kept = kept_parts(latent, mask, count, height, width)
+    batches = {name: value.batch for name, value in embeds.items()} | {"latent": count}
+    batches |= {name: len(keep) for name, keep in kept.items()}
     if hint is not None:
         hint = images_to_model(hint)
         hint = resize(hint, height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT)
         hint = pad_to_grid(hint, unet.grid * PIXELS_PER_LATENT)
-        sizes["hint"] = len(hint)
-    batch = common_batch(**sizes)
+        batches["hint"] = len(hint)
+    batch = common_batch(**batches)
     # One canvas for many embeddings is the same canvas, with the same noise, for each.
-    indices = list(latent.get("batch_index", range(len(picture))))
-    generators = item_generators(sampling.seed, indices * (batch // len(picture)))
+    indices = list(latent.get("batch_index", range(count))) * (batch // count)
+    generators = item_generators(sampling.seed, indices)
 
     def ready(tensor: torch.Tensor) -> torch.Tensor:
         return broadcast(tensor, batch).to(model.load_device)
@@ -157,8 +188,8 @@ def run_stage(
     if denoise is not None:
         start = scheduler.add_noise(picture, noise, timesteps[:1].repeat(batch))
     concat = preserve = None
-    if keeps:
-        keep = torch.stack([ready(pad_to_grid(k, unet.grid)) for k in keeps.values()]).amax(0)
+    if kept:
+        keep = torch.stack([ready(pad_to_grid(k, unet.grid)) for k in kept.values()]).amax(0)
         preserve = decoder.Preserve(picture, noise, keep)
         if mask is not None:
             concat = torch.cat([picture * keep, keep], dim=1)  # (B, 5, h, w)
@@ -170,8 +201,8 @@ def run_stage(
     comfy.model_management.load_models_gpu([model], memory_required=memory)
     report = latent_preview.prepare_callback(model, len(timesteps))
 
-    def on_step(index: int, count: int, latents: torch.Tensor, finished: torch.Tensor) -> None:
-        report(index, finished, latents, count)
+    def on_step(index: int, total: int, latents: torch.Tensor, finished: torch.Tensor) -> None:
+        report(index, finished, latents, total)
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     samples = decoder.denoise(
@@ -187,4 +218,13 @@ def run_stage(
         on_step=on_step,
     )
     samples = samples[..., :height, :width].contiguous()
-    return latent | {"samples": samples.to(comfy.model_management.intermediate_device())}
+    samples = samples.to(comfy.model_management.intermediate_device())
+    if not torch.isfinite(samples).all():
+        raise ValueError(
+            "The latents came out with NaN or infinity. If latent, hint or mask is sound, load "
+            "the decoder with weight_dtype bf16 or fp32."
+        )
+    result = latent | {"samples": samples}
+    if "batch_index" in latent or batch > count:
+        result["batch_index"] = indices  # so that the next stage draws the same noise again
+    return result

@@ -15,6 +15,10 @@ def images_to_model(images: torch.Tensor) -> torch.Tensor:
     because a channels-last view gives other bits than the pipelines' tensors.
     """
     channels = images.shape[-1]
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(
+            f"An IMAGE is (batch, height, width, channels), and not empty: {tuple(images.shape)}."
+        )
     if channels == 1:
         images = images.expand(*images.shape[:-1], 3)
     elif channels not in (3, 4):
@@ -62,6 +66,9 @@ def common_batch(**batches: int) -> int:
     Raises:
         ValueError: two batches differ and neither is 1; names both and their sizes.
     """
+    empty = [name for name, size in batches.items() if size == 0]
+    if empty:
+        raise ValueError(f"{empty[0]} is an empty batch. At least one item is needed.")
     real = {name: size for name, size in batches.items() if size != 1}
     if len(set(real.values())) > 1:
         sizes = ", ".join(f"{name} has {size}" for name, size in real.items())

@@ -21,12 +21,15 @@ class ImageEmbeds:
                 f"Image embeddings are a (batch, width) tensor, not one of shape "
                 f"{tuple(tensor.shape)}. They come from Prior, Encode Image or Zero Embeds."
             )
+        if tensor.shape[0] == 0:
+            raise ValueError("These image embeddings are an empty batch. At least one is needed.")
+        tensor = tensor.detach().to("cpu", torch.float32)
         if not torch.isfinite(tensor).all():
             raise ValueError(
                 "The image embeddings contain NaN or infinity. If a stage has just made them, load "
                 "its model with weight_dtype fp32 or bf16; if they were loaded, make them again."
             )
-        object.__setattr__(self, "tensor", tensor.detach().to("cpu", torch.float32))
+        object.__setattr__(self, "tensor", tensor)
 
     @property
     def batch(self) -> int:

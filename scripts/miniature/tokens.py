@@ -1,0 +1,58 @@
+"""A CLIP tokenizer in which every word of the vocabulary is one token.
+
+Other words fall apart into letters. The end token has the highest id, as CLIP's pooling expects.
+"""
+
+from __future__ import annotations
+
+from transformers import CLIPTokenizer
+
+from .captions import WORDS
+
+LENGTH = 32  # tokens in a prompt, start and end included
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def byte_letters() -> list[str]:
+    """The 256 printable stand-ins for bytes that byte-level BPE uses, in its usual order."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(rest))]
+
+
+def list_merges() -> tuple[list[str], list[tuple[str, str]]]:
+    """All tokens but the two special ones, and the merges that spell the vocabulary's words.
+
+    Words grow from their last letter: each merge is a letter and the end of a word, so no merge of
+    one word can get in the way of another.
+    """
+    letters = byte_letters()
+    tokens = letters + [letter + "</w>" for letter in letters]
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        joined = word[-1] + "</w>"
+        for letter in reversed(word[:-1]):
+            if (letter, joined) not in merges:
+                merges.append((letter, joined))
+            joined = letter + joined
+            if joined not in tokens:
+                tokens.append(joined)
+    return tokens, merges
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """Byte-level BPE with `</w>`: every word of the vocabulary is one token."""
+    tokens, merges = list_merges()
+    vocabulary = {token: i for i, token in enumerate([*tokens, START, END])}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+    for word in WORDS:
+        if len(tokenizer(word).input_ids) != 3:
+            raise ValueError(f"the word {word!r} is not one token: {tokenizer.tokenize(word)}")
+    return tokenizer
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]):
+    """input_ids and attention_mask, both (B, LENGTH), padded as the prior pipeline pads."""
+    return tokenizer(
+        texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    )
