@@ -257,7 +257,7 @@ class Server:
             followed = Followed(prompt_id, on_event)
             try:
                 await asyncio.wait_for(followed.to_the_end(events), timeout)
-            except asyncio.TimeoutError:  # until Python 3.11, not the built-in one
+            except TimeoutError:
                 self.cancel(prompt_id)
                 raise TimeoutError(
                     f"The workflow was not done after {timeout:g} s. {self.log_tail()}"

@@ -13,15 +13,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host  # noqa: E402
+
+if find_spec("diffusers") is None:  # then this runs again in the environment that has it
+    sys.exit(subprocess.call([host.ensure().python, *sys.argv]))
+
+import torch  # noqa: E402
 from miniature import (  # noqa: E402
     cards,
     children,

@@ -17,6 +17,7 @@ STDLIB = {
     "typing",
     "importlib",
     "os",
+    "re",
 }
 HOST = {"comfy", "folder_paths", "latent_preview"}
 LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "PIL", "numpy"}
@@ -39,7 +40,7 @@ def imports_of(path) -> tuple[set[str], set[str]]:
 @pytest.mark.parametrize("path", sorted((PACK / "utils").glob("*.py")), ids=lambda p: p.stem)
 def test_utils(path):
     packages, siblings = imports_of(path)
-    allowed = STDLIB | {"torch", "safetensors"}
+    allowed = STDLIB | {"torch", "safetensors", "PIL"}
     if path.stem in PURE:
         assert siblings <= {"." + name for name in PURE}
     elif path.stem in LOOPS:

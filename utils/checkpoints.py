@@ -1,6 +1,7 @@
 """What is on disk: finding diffusers folders, and building modules from their weights."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def fingerprint(name: str, kind: str) -> list[tuple[str, int, int]]:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of one component, whole or in shards; pickles are never opened."""
     files = sorted(folder.glob("*.safetensors"))
-    plain = [file for file in files if not file.stem.endswith((".fp16", ".bf16", ".non_ema"))]
+    plain = [file for file in files if not re.search(r"\.(fp16|bf16|non_ema)[.-]", file.name)]
     if plain or files:
         return plain or files
     if list(folder.glob("*.bin")):

@@ -3,7 +3,8 @@
 from typing import Any
 
 import torch
-from PIL import Image
+
+from .tensors import to_pictures
 
 SMALLEST = 32  # pixels on a side; what the coarsest of the families can divide
 
@@ -25,12 +26,10 @@ def estimate_depth(
             f"A picture of {images.shape[-1]}×{images.shape[-2]} pixels is too small to see depth "
             f"in: {SMALLEST} on each side are needed."
         )
-    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
-    pictures = [Image.fromarray(picture) for picture in pixels]
-    values = image_processor(images=pictures, return_tensors="pt").pixel_values
+    values = image_processor(images=to_pictures(images), return_tensors="pt").pixel_values
     outputs = model(values.to(device, dtype))
     height, width = images.shape[-2:]
-    sizes = [(height, width)] * len(pictures)
+    sizes = [(height, width)] * len(images)
     maps = []
     for result in image_processor.post_process_depth_estimation(outputs, sizes):
         depth = result["predicted_depth"].float().cpu().reshape(height, width)

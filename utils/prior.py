@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
+
+from .tensors import to_pictures
 
 log = logging.getLogger("kandinsky22")
 
@@ -68,9 +69,7 @@ def encode_images(
 
     Goes through 8-bit pictures, as the reference does: its resize and crop are defined on them.
     """
-    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
-    pictures = [Image.fromarray(picture) for picture in pixels]
-    values = image_processor(pictures, return_tensors="pt").pixel_values
+    values = image_processor(to_pictures(images), return_tensors="pt").pixel_values
     return image_encoder(values.to(device, dtype)).image_embeds
 
 

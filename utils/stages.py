@@ -225,6 +225,7 @@ def run_stage(
             "the decoder with weight_dtype bf16 or fp32."
         )
     result = latent | {"samples": samples}
+    result.pop("downscale_ratio_spacial", None)  # Empty Latent Image's word to a sampler
     if "batch_index" in latent or batch > count:
         result["batch_index"] = indices  # so that the next stage draws the same noise again
     return result

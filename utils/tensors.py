@@ -4,6 +4,7 @@ import logging
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 log = logging.getLogger("kandinsky22")
 
@@ -24,6 +25,12 @@ def images_to_model(images: torch.Tensor) -> torch.Tensor:
     elif channels not in (3, 4):
         raise ValueError(f"An IMAGE has 1, 3 or 4 channels, not {channels}.")
     return images[..., :3].movedim(-1, 1).contiguous()
+
+
+def to_pictures(images: torch.Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) in [0, 1] → 8-bit pictures, which is what image processors are defined on."""
+    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
+    return [Image.fromarray(picture) for picture in pixels]
 
 
 def resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
