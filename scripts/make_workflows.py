@@ -153,8 +153,9 @@ def write(names: list[str], screenshots: Path | None) -> None:
                     page.wait_for_timeout(1500)
                     screenshots.mkdir(parents=True, exist_ok=True)
                     page.screenshot(path=screenshots / f"{graph.name}.png")
-            image = server.run(made["api"]).images[-1]  # what the page's run has just made
-            save_thumbnail(server.fetch(image), WORKFLOWS / f"{graph.name}.jpg")
+            images = server.run(made["api"]).images  # what the page has just made
+            saved = [image for image in images if image["type"] == "output"]
+            save_thumbnail(server.fetch(saved[-1]), WORKFLOWS / f"{graph.name}.jpg")
 
 
 def save_thumbnail(png: bytes, path: Path, height: int = 384) -> None:

@@ -448,7 +448,10 @@ def inpaint_hat() -> Graph:
     prior, model = g.loaders(INPAINT)
     picture = g.picture(0, back=GREEN, front=BLACK, at=40, side=56)
     prompt = g.add(
-        1, "Kandinsky22Prior", prior=prior[0], prompt="a white triangle on a green background"
+        1,
+        "Kandinsky22Prior",
+        prior=prior[0],
+        prompt="a white triangle on a green background, at the top",
     )
     whole = g.add(1, "VAEEncode", pixels=picture[0], vae=model[1])
     mask = g.box_mask(1, 40, 0, 56, 40)

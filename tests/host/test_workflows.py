@@ -2,6 +2,7 @@
 
 import io
 import json
+import urllib.request
 
 import numpy as np
 import pytest
@@ -109,3 +110,11 @@ def test_what_inpaint_leaves_alone_is_the_same_to_the_bit(server, tiny_workflow)
     inside[24:104, 24:104] = True
     assert (before[~inside] == after[~inside]).all()
     assert (before[inside] != after[inside]).any()
+
+
+def test_the_page_lists_them_as_templates_with_pictures(server):
+    assert set(server.get("/api/workflow_templates")["kandinsky22"]) == set(NAMES)
+    for name in NAMES:
+        address = f"{server.url}/api/workflow_templates/kandinsky22/{name}.jpg"
+        with urllib.request.urlopen(address) as answer:
+            assert Image.open(io.BytesIO(answer.read())).height == 384
