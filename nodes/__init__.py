@@ -9,10 +9,9 @@ from .embeds import (
     EncodeImage,
     Interpolate,
     InterpolateSequence,
-    LoadEmbeds,
-    SaveEmbeds,
     ZeroEmbeds,
 )
+from .embeds_files import LoadEmbeds, SaveEmbeds
 from .hint import DepthHint
 from .loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from .prior import PriorEmb2Emb, SamplePrior

@@ -4,6 +4,7 @@ import oracle
 import pytest
 import tiny_models
 import torch
+from calls import watched
 from kandinsky22.nodes.decoder import Decoder
 from kandinsky22.utils.values import ImageEmbeds
 
@@ -101,14 +102,8 @@ def test_any_multiple_of_eight(load_decoder, embeds):
 @pytest.mark.parametrize("cfg, rows", [(0.0, 1), (1.0, 1), (1.01, 2), (4.0, 2)])
 def test_guidance_costs_a_second_row_only_above_one(load_decoder, embeds, cfg, rows):
     model, _ = load_decoder()
-    calls = []
-    hook = model.model.diffusion_model.register_forward_pre_hook(
-        lambda _, args: calls.append(args[0].shape[0])
-    )
-    try:
+    with watched(model.model.diffusion_model) as calls:
         decode(model, embeds(1, 1), embeds(1, 2), cfg=cfg, steps=3)
-    finally:
-        hook.remove()
     assert calls == [rows] * 3
 
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kandinsky22.nodes import embeds as nodes
+from kandinsky22.nodes import embeds_files as files
 from kandinsky22.utils.embeds import interpolate_sequence, mix, save_embeds
 from kandinsky22.utils.values import ImageEmbeds
 from PIL import Image
@@ -151,20 +152,20 @@ def folders(tmp_path, monkeypatch):
 
 def test_saved_and_loaded_are_the_same(folders, embeds):
     for _ in range(2):  # a second file, not over the first
-        saved = nodes.SaveEmbeds.execute(embeds(3), "some/where/cat").ui["embeds"][0]
+        saved = files.SaveEmbeds.execute(embeds(3), "some/where/cat").ui["embeds"][0]
     assert saved["filename"] == "cat_00002_.safetensors"
     name = f"{saved['subfolder']}/{saved['filename']}"
-    assert nodes.LoadEmbeds.validate_inputs(name) is True
-    loaded = nodes.LoadEmbeds.execute(name).args[0]
+    assert files.LoadEmbeds.validate_inputs(name) is True
+    loaded = files.LoadEmbeds.execute(name).args[0]
     assert torch.equal(loaded.tensor, embeds(3).tensor)
-    assert name in nodes.LoadEmbeds.define_schema().inputs[0].options
+    assert name in files.LoadEmbeds.define_schema().inputs[0].options
 
 
 @pytest.mark.parametrize("prefix", ["../outside", "/etc/outside", "a/../../outside"])
 def test_nothing_is_saved_outside(folders, embeds, prefix):
     inside = set(folders.parent.iterdir())
     with pytest.raises(Exception, match="outside the output folder"):
-        nodes.SaveEmbeds.execute(embeds(), prefix)
+        files.SaveEmbeds.execute(embeds(), prefix)
     assert set(folders.parent.iterdir()) == inside
 
 
@@ -177,9 +178,9 @@ def test_nothing_is_loaded_from_outside(folders, embeds, name):
     save_embeds(embeds(), outside)
     (folders / "folder.safetensors").mkdir()
     try:
-        assert "no file" in nodes.LoadEmbeds.validate_inputs(name)
+        assert "no file" in files.LoadEmbeds.validate_inputs(name)
         with pytest.raises(FileNotFoundError, match="no file"):
-            nodes.LoadEmbeds.execute(name)
+            files.LoadEmbeds.execute(name)
     finally:
         outside.unlink()
 
@@ -193,7 +194,7 @@ def foreign(folder):
 
 
 def truncated(folder):
-    nodes.SaveEmbeds.execute(ImageEmbeds(torch.zeros(4, 24)), "y")
+    files.SaveEmbeds.execute(ImageEmbeds(torch.zeros(4, 24)), "y")
     whole = (folder / "y_00001_.safetensors").read_bytes()
     (folder / "x.safetensors").write_bytes(whole[:-20])
 
@@ -212,4 +213,4 @@ def lying_header(folder):
 def test_a_file_that_is_not_embeddings_is_refused(folders, write):
     write(folders)
     with pytest.raises(ValueError, match="x.safetensors (does not hold|is damaged)"):
-        nodes.LoadEmbeds.execute("x.safetensors")
+        files.LoadEmbeds.execute("x.safetensors")

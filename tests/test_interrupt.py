@@ -1,8 +1,8 @@
 """Stopping in the middle: at once, and with nothing left behind."""
 
-import comfy.model_management
 import pytest
 import torch
+from calls import interrupt_at_the_second_call
 from test_stages import STAGES, each_stage, run
 
 
@@ -11,42 +11,21 @@ def test_a_stage_stops_within_the_step(load_decoder, embeds, node):
     name, widgets = STAGES[node]
     model, _ = load_decoder(name)
     latent = {"samples": torch.ones(1, 4, 8, 8)}
-    arguments = (node, model, embeds(1, 1), embeds(1, 2), latent)
-    whole = run(*arguments, **widgets)
-    calls = []
 
-    def stop_at_the_second(*_):
-        calls.append(1)
-        if len(calls) == 2:
-            comfy.model_management.interrupt_current_processing(True)
+    def samples():
+        return run(node, model, embeds(1, 1), embeds(1, 2), latent, **widgets)
 
-    hook = model.model.diffusion_model.register_forward_pre_hook(stop_at_the_second)
-    try:
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            run(*arguments, **widgets)
-    finally:
-        hook.remove()
-    assert len(calls) == 2
-    assert torch.equal(run(*arguments, **widgets), whole)
+    whole = samples()
+    interrupt_at_the_second_call(model.model.diffusion_model, samples)
+    assert torch.equal(samples(), whole)
 
 
 @pytest.mark.parametrize("start", [False, True], ids=["prior", "emb2emb"])
 def test_the_prior_stops_within_the_step(prior, embeds, start):
-    arguments = dict(start=embeds() if start else None, strength=0.9)
-    whole = prior.sample("a cat", "", 1, 8, 4.0, **arguments)[0].tensor
-    transformer = prior.transformer.patcher.model.module
-    calls = []
+    def sample():
+        begin = embeds() if start else None
+        return prior.sample("a cat", "", 1, 8, 4.0, start=begin, strength=0.9)[0].tensor
 
-    def stop_at_the_second(*_):
-        calls.append(1)
-        if len(calls) == 2:
-            comfy.model_management.interrupt_current_processing(True)
-
-    hook = transformer.register_forward_pre_hook(stop_at_the_second)
-    try:
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            prior.sample("a cat", "", 1, 8, 4.0, **arguments)
-    finally:
-        hook.remove()
-    assert len(calls) == 2
-    assert torch.equal(prior.sample("a cat", "", 1, 8, 4.0, **arguments)[0].tensor, whole)
+    whole = sample()
+    interrupt_at_the_second_call(prior.transformer.patcher.model.module, sample)
+    assert torch.equal(sample(), whole)

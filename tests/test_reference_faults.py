@@ -11,6 +11,7 @@ import oracle
 import pytest
 import tiny_models
 import torch
+from calls import watched
 from kandinsky22.nodes import decoder as nodes
 from kandinsky22.utils import decoder
 from kandinsky22.utils.native_model import prediction
@@ -201,17 +202,13 @@ def test_img2img_cannot_count_the_substeps_of_heun(models, load_decoder, embeds)
     pipeline.scheduler = published
     assert len(theirs) == 8  # and the pipeline hands Heun a generator, which it does not take
 
-    calls = []
-    hook = model.model.diffusion_model.register_forward_pre_hook(lambda *_: calls.append(1))
     latent = {"samples": vae.encode(picture())}
-    try:
+    with watched(model.model.diffusion_model) as calls:
         run(
             *(nodes.Img2Img, model, embeds(1, 1), embeds(1, 2), latent),
             denoise=0.5,
             sampler_name="heun",
         )
-    finally:
-        hook.remove()
     assert len(calls) == 5  # the last 3 of 6 steps: two calls each, one for the very last
 
 

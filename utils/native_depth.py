@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstima
 from . import checkpoints, hint
 from .residency import Resident, pick_dtypes, swap_ops
 from .tensors import images_to_model
+from .weights import weight_files
 
 
 class NativeDepthEstimator:
@@ -16,7 +17,7 @@ class NativeDepthEstimator:
 
     def __init__(self, name: str):
         folder = checkpoints.find_model(name, "depth")
-        checkpoints.weight_files(folder)  # a clear error where there are none, or only pickles
+        weight_files(folder)  # a clear error where there are none, or only pickles
         weights, compute = pick_dtypes("default")
         checkpoints.read_json(folder / "preprocessor_config.json")
         local = dict(local_files_only=True, trust_remote_code=False)

@@ -20,6 +20,7 @@ from diffusers import UNet2DConditionModel
 
 from . import checkpoints, decoder
 from .residency import move_stray_tensors, pick_dtypes
+from .weights import build_module
 
 
 class Kandinsky22UNet(UNet2DConditionModel):
@@ -104,7 +105,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
 def load_model(folder: Path, weight_dtype: str = "default", disable_dynamic: bool = False):
     """The MODEL of a decoder folder: a ModelPatcher that owns a `Kandinsky22`."""
     weights, compute = dtypes = pick_dtypes(weight_dtype)
-    unet = checkpoints.build_module(
+    unet = build_module(
         Kandinsky22UNet.from_config,
         folder / "unet",
         weights,

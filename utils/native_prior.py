@@ -19,6 +19,7 @@ from .residency import Resident, pick_dtypes, step_reporter
 from .schedulers import last_steps
 from .tensors import draw_noise, images_to_model, item_generators
 from .values import ImageEmbeds
+from .weights import build_module
 
 
 class NativePrior:
@@ -30,7 +31,7 @@ class NativePrior:
         ops = comfy.ops.pick_operations(weights, compute)
 
         def resident(component: str, build) -> Resident:
-            module = checkpoints.build_module(build, folder / component, weights, ops)
+            module = build_module(build, folder / component, weights, ops)
             return Resident(module, compute)
 
         self.transformer = resident("prior", PriorTransformer.from_config)

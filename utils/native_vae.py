@@ -12,8 +12,8 @@ import torch
 from comfy.patcher_extension import CallbacksMP
 from diffusers import VQModel
 
-from . import checkpoints
 from .residency import move_stray_tensors
+from .weights import build_module
 
 
 class MoVQ(torch.nn.Module):
@@ -38,9 +38,7 @@ def load_vae(folder: Path) -> comfy.sd.VAE:
     """The VAE of a decoder folder."""
     device = comfy.model_management.vae_device()
     dtype = comfy.model_management.vae_dtype(device, [torch.float16, torch.bfloat16])
-    movq = checkpoints.build_module(
-        VQModel.from_config, folder / "movq", dtype, comfy.ops.disable_weight_init
-    )
+    movq = build_module(VQModel.from_config, folder / "movq", dtype, comfy.ops.disable_weight_init)
     with _no_weights_expected():
         vae: Any = comfy.sd.VAE(sd={})
     vae.first_stage_model = MoVQ(movq)

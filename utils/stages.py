@@ -95,13 +95,13 @@ def check_embeds(
             f"With cfg {cfg:g}, which is above 1, connect negative_image_embeds: the second output "
             "of Prior, or Zero Embeds for none. Or set cfg to 1."
         )
-    used = {"negative_image_embeds": negative} if cfg > 1 else {}
+    used: dict[str, Any] = {"negative_image_embeds": negative} if cfg > 1 else {}
     used["image_embeds"] = embeds
     for name, value in used.items():
         if not isinstance(value, ImageEmbeds):
             raise ValueError(f"{name} is {value!r}, not image embeddings: connect it to a Prior.")
         value.check_width(width, "this decoder")
-    return used  # type: ignore[return-value]
+    return used
 
 
 def plan_steps(config: dict[str, Any], sampling: Sampling, strength: float):

@@ -1,0 +1,97 @@
+"""Image embeddings kept in files."""
+
+import os
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..utils.embeds import load_embeds, save_embeds
+from . import types
+
+
+class SaveEmbeds(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22SaveEmbeds",
+            display_name="Save Embeds (Kandinsky 2.2)",
+            category="Kandinsky 2.2/embeds",
+            description="Keeps image embeddings in a safetensors file in the output folder.",
+            search_aliases=["export", "store", "file"],
+            is_output_node=True,
+            inputs=[
+                types.Embeds.Input("image_embeds"),
+                io.String.Input(
+                    "filename_prefix",
+                    default="embeds/kandinsky22",
+                    tooltip="A name, with folders before it if you like, under the output folder.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image_embeds, filename_prefix) -> io.NodeOutput:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        file = f"{name}_{counter:05}_.safetensors"
+        save_embeds(image_embeds, Path(folder) / file)
+        return io.NodeOutput(
+            ui={"embeds": [{"filename": file, "subfolder": subfolder, "type": "output"}]}
+        )
+
+
+def input_file(name: str) -> Path | None:
+    """A file of the input folder (or, with " [output]" behind its name, of another of the host's),
+    or None. The oldest hosts do not look whether a name leaves its folder."""
+    name, folder = folder_paths.annotated_filepath(str(name))
+    root = os.path.abspath(folder or folder_paths.get_input_directory())
+    path = Path(os.path.abspath(os.path.join(root, name)))
+    return path if path.is_relative_to(root) and path.is_file() else None
+
+
+class LoadEmbeds(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        folder = Path(folder_paths.get_input_directory())
+        files = sorted(
+            file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors")
+        )
+        return io.Schema(
+            node_id="Kandinsky22LoadEmbeds",
+            display_name="Load Embeds (Kandinsky 2.2)",
+            category="Kandinsky 2.2/embeds",
+            description="Image embeddings from a file of Save Embeds, in the input folder.",
+            search_aliases=["import", "open", "file"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=files,
+                    tooltip="A file in the input folder; through the API also one in the output "
+                    "folder, with ' [output]' behind its name.",
+                )
+            ],
+            outputs=[types.Embeds.Output(id="image_embeds", display_name="image_embeds")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file) -> bool | str:
+        if file is None or input_file(file):
+            return True
+        return (
+            f"There is no file {file!r} in the input folder. Move what Save Embeds wrote there, "
+            "then press R in the page."
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file):
+        path = input_file(file)
+        return path and path.stat().st_mtime_ns
+
+    @classmethod
+    def execute(cls, file) -> io.NodeOutput:
+        path = input_file(file)
+        if path is None:
+            raise FileNotFoundError(cls.validate_inputs(file))
+        return io.NodeOutput(load_embeds(path))
