@@ -1,0 +1,107 @@
+"""Download the published models from the Hugging Face Hub, checked and ready for ComfyUI.
+
+    python scripts/get_models.py --list
+    python scripts/get_models.py kandinsky-2-2-prior kandinsky-2-2-decoder
+    python scripts/get_models.py dpt-large --precision fp32 --models-dir ~/ComfyUI/models
+
+Stopped, it goes on from there the next time. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE mean
+what they mean to huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).absolute().parents[1]
+sys.path[0] = str(ROOT)  # in place of scripts/
+
+
+def has_hub() -> bool:
+    """Is there what utils/hub.py builds on? Nothing of ComfyUI or torch is needed."""
+    try:
+        return int(version("huggingface_hub").split(".")[0]) >= 1 and find_spec("numpy") is not None
+    except PackageNotFoundError:
+        return False
+
+
+if not has_hub():  # then this runs again in the environment that has it
+    from scripts import host
+
+    sys.exit(subprocess.call([host.ensure().python, *sys.argv]))
+
+from utils.downloads import PRECISIONS, Progress, download  # noqa: E402
+from utils.repositories import REPOSITORIES  # noqa: E402
+
+NEW_LINE = "\n" if sys.stderr.isatty() else ""  # after a line of progress
+
+
+def read_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(REPOSITORIES))
+    parser.add_argument("--list", action="store_true", help="what there is, and do nothing")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="default: fp16")
+    parser.add_argument(
+        "--models-dir",
+        type=Path,
+        metavar="DIR",
+        help="ComfyUI's models folder; the one this pack is installed beside, if unsaid",
+    )
+    arguments = parser.parse_args()
+    if not arguments.names and not arguments.list:
+        parser.error("say which, or --list")
+    if unknown := [name for name in arguments.names if name not in REPOSITORIES]:
+        parser.error(f"no model named {unknown[0]!r}; there is: {', '.join(REPOSITORIES)}")
+    if arguments.models_dir is None and not arguments.list:
+        if ROOT.parent.name != "custom_nodes":
+            parser.error("say where with --models-dir: the models folder of a ComfyUI")
+        arguments.models_dir = ROOT.parent.parent / "models"
+    return arguments
+
+
+def show(progress: Progress) -> None:
+    """One line that is written over, on a terminal only."""
+    if NEW_LINE:
+        print(f"\r{progress}\033[K", end="", file=sys.stderr, flush=True)
+
+
+def fit_preview(folder: Path) -> None:
+    """What a decoder needs for previews, where diffusers is there to make it."""
+    if find_spec("diffusers") is not None:
+        from utils import preview
+
+        preview.fit_missing_preview(folder)
+    elif (folder / "movq").is_dir():
+        print(f"For previews while it samples: python scripts/fit_preview.py {folder}")
+
+
+def main() -> int:
+    """Fetch each; the first that fails ends it."""
+    arguments = read_arguments()
+    if arguments.list:
+        for name, repository in REPOSITORIES.items():
+            print(f"{name:32} {repository.gigabytes:4} GB  {repository.id}")
+        return 0
+    for name in arguments.names:
+        repository = REPOSITORIES[name]
+        root = arguments.models_dir.expanduser() / repository.host_folder
+        try:
+            text = download(repository, root, arguments.precision, show)
+        except (OSError, ValueError) as error:
+            print(f"{NEW_LINE}{error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(f"{NEW_LINE}Stopped. The same command goes on from here.", file=sys.stderr)
+            return 130
+        print(NEW_LINE + text)
+        fit_preview(root / repository.name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""A published repository → a model folder: fetched, checked, stored, and only then named.
+
+Runs with or without ComfyUI: the caller says where to, and watches.
+"""
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, wait
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from . import hub
+from .half_precision import store_as_fp16
+from .repositories import Repository
+
+PRECISIONS = ("fp16", "fp32")
+RECORD = "download.json"  # in every folder made here: what it is, and the size of each file
+
+
+class Progress:
+    """What a download has done so far: written by its thread, read by the one that watches."""
+
+    def __init__(self):
+        self.done = 0  # bytes
+        self.total = 0
+        self.doing = "Looking it up"
+        self.stopped = threading.Event()
+
+    def __str__(self):
+        sizes = f": {size_text(self.done)} of {size_text(self.total)}" if self.total else ""
+        return self.doing + sizes
+
+    def advance(self, count: int = 0) -> None:
+        """Raises CancelledError when the watching thread has gone."""
+        if self.stopped.is_set():
+            raise CancelledError
+        self.done += count
+
+
+def download(
+    repository: Repository, root: Path, precision: str, on_progress: Callable[[Progress], None]
+) -> str:
+    """Make the model folder in `root`, or find it there; returns what to tell the user.
+
+    A download that was broken off goes on where it was. `on_progress` is called five times a
+    second, and may raise to stop, which must not wait for a network that says nothing: so the work
+    has a thread of its own.
+
+    Raises:
+        ValueError: what came is not what the hub announced.
+        OSError: no network, repository, access, disk space, …; all say what to do.
+    """
+    progress = Progress()
+    outcome: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            with hub.explaining(repository.id, repository.commit):
+                outcome.set_result(make_folder(repository, root, precision, progress))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while not wait([outcome], timeout=0.2).done:
+            on_progress(progress)
+        on_progress(progress)
+    except BaseException:
+        progress.stopped.set()
+        wait([outcome], timeout=1)  # it ends with its block; one that waits for the network, later
+        raise
+    try:
+        return outcome.result()
+    except OSError as error:
+        if error.errno is None:  # ours: it says what to do
+            raise
+        raise OSError(
+            f"Cannot write to {root}: {error}. Make room, or another folder for it; then run this "
+            "again to go on."
+        ) from error
+
+
+def make_folder(repository: Repository, root: Path, precision: str, progress: Progress) -> str:
+    name, folder = repository.name, root / repository.name
+    next_step = f"Press R in the page, then choose {name} in {repository.loader}."
+    if stored := finished(folder):
+        return f"Already there. {next_step} It is in {folder}: {stored}."
+    files = hub.list_files(repository.id, repository.commit)
+    wanted = [files[path] for path in repository.wanted(files)]
+    if folder.exists():
+        check_as_published(folder, wanted)
+        return f"Already there. {next_step} It is in {folder}, as published."
+    root.mkdir(parents=True, exist_ok=True)
+    lock, partial = root / f".{name}.lock", root / f".{name}.partial"
+    try:
+        progress.doing = "Waiting for another download of it to end"
+        # One that was stopped, and waits for the network, ends with that.
+        with FileLock(lock, timeout=hub.TIMEOUT + 2):
+            progress.advance()
+            record = dict(repository=repository.id, commit=repository.commit, precision=precision)
+            begin(partial, record)
+            check_disk_space(wanted, partial, precision)
+            progress.total = sum(file.size for file in wanted)
+            # The marker comes last: until then no one takes the folder for a model.
+            for file in sorted(wanted, key=lambda file: file.path == repository.marker):
+                store(file, partial / file.path, precision, progress)
+            sizes = {file.path: hub.length(partial / file.path) for file in wanted}
+            write_record(partial, {**record, "files": sizes})
+            partial.rename(folder)
+    except Timeout as error:
+        raise OSError(
+            f"{name} is being fetched by another process. Wait for it, then run this again."
+        ) from error
+    lock.unlink(missing_ok=True)
+    size = size_text(sum(sizes.values()))
+    return f"Ready. {next_step} It is in {folder}: {precision}, {size}."
+
+
+def read_record(folder: Path) -> dict:
+    try:
+        return json.loads((folder / RECORD).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def write_record(folder: Path, record: dict) -> None:
+    (folder / RECORD).write_text(json.dumps(record, indent=1), "utf-8")
+
+
+def finished(folder: Path) -> str | None:
+    """The precision of a folder that was made here and is whole."""
+    record = read_record(folder)
+    sizes = record.get("files", {})
+    whole = sizes and all(hub.length(folder / path) == size for path, size in sizes.items())
+    return record["precision"] if whole else None
+
+
+def check_as_published(folder: Path, files: list[hub.HubFile]) -> None:
+    """For a folder that was not made here, or was changed since."""
+    for file in files:
+        if hub.length(folder / file.path) != file.size:
+            raise FileExistsError(
+                f"{folder} is there, but not as published: {file.path} is missing or of another "
+                "size. Nothing was changed. If it works, use it as it is; if not, move it away and "
+                "run this again."
+            )
+
+
+def begin(partial: Path, record: dict) -> None:
+    """Make the folder of a download, or keep the one that is there if it is of the same one."""
+    old = read_record(partial)
+    if partial.exists() and old | record != old:
+        shutil.rmtree(partial)
+    partial.mkdir(exist_ok=True)
+    write_record(partial, record)
+
+
+def check_disk_space(files: list[hub.HubFile], partial: Path, precision: str) -> None:
+    needed = 0
+    for file in files:
+        target = partial / file.path
+        needed += 0 if target.exists() else max(0, file.size - hub.length(part_of(target)))
+    if precision == "fp16":  # the file that is being converted is there one and a half times
+        needed += max(file.size for file in files) // 2
+    free = shutil.disk_usage(partial).free
+    if needed > free:
+        raise OSError(
+            f"{size_text(needed)} more is needed on the disk of {partial.parent}, where "
+            f"{size_text(free)} is free. Make room there, or choose another models folder "
+            "(extra_model_paths.yaml, or --models-dir on the command line)."
+        )
+
+
+def part_of(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
+
+
+def store(file: hub.HubFile, target: Path, precision: str, progress: Progress) -> None:
+    """Fetch one file; under its name it is whole, checked, in its precision, and on the disk."""
+    part = part_of(target)
+    if target.exists():
+        part.unlink(missing_ok=True)
+        progress.advance(file.size)
+        return
+    target.parent.mkdir(exist_ok=True)
+    progress.doing = f"Fetching {file.path}"
+    hub.fetch(file, part, progress.advance)
+    progress.doing = f"Checking {file.path}"
+    hub.check(file, part, progress.advance)
+    whole = part
+    if precision == "fp16" and file.path.endswith(".safetensors"):
+        progress.doing = f"Storing {file.path} as fp16"
+        half = target.with_name(target.name + ".half")
+        whole = half if store_as_fp16(part, half, progress.advance) else part
+    with whole.open("rb+") as content:
+        os.fsync(content.fileno())
+    whole.rename(target)
+    part.unlink(missing_ok=True)
+
+
+def size_text(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

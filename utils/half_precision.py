@@ -1,0 +1,85 @@
+"""A safetensors file with its float32 stored as float16, a block at a time.
+
+The format: 8 bytes, the header's size; a JSON header, name → dtype, shape, data_offsets; the data.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+BLOCK = 2**24  # bytes at a time, whatever the size of a tensor
+WIDE = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}  # all else stays as it is
+HALF = np.dtype("<f2")
+ITEM_SIZE = {"I64": 8, "U64": 8, "C64": 8, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2}
+
+
+def store_as_fp16(source: Path, target: Path, on_block: Callable[[], None]) -> bool:
+    """Write `source` to `target` with F16 in place of F32 and F64; False, and no target, if it has
+    none.
+
+    Raises:
+        ValueError: `source` is no safetensors file, or has numbers that float16 cannot hold.
+    """
+    with source.open("rb") as old:
+        header, data = read_header(old)
+        metadata = {"__metadata__": header.pop("__metadata__")} if "__metadata__" in header else {}
+        if not any(tensor["dtype"] in WIDE for tensor in header.values()):
+            return False
+        layout = fp16_layout(header)
+        text = json.dumps(metadata | layout).encode()
+        text += b" " * (-len(text) % 8)  # the data starts at a multiple of 8
+        with target.open("wb") as new:
+            new.write(len(text).to_bytes(8, "little") + text)
+            for name in layout:
+                begin, end = header[name]["data_offsets"]
+                old.seek(data + begin)
+                try:
+                    copy(old, new, end - begin, WIDE.get(header[name]["dtype"]), on_block)
+                except FloatingPointError as error:
+                    raise ValueError(
+                        f"{name} in {source} has numbers that float16 cannot hold. Choose fp32."
+                    ) from error
+    return True
+
+
+def read_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """The header, and where the data starts."""
+    size = int.from_bytes(file.read(8), "little")
+    try:
+        return json.loads(file.read(min(size, 100_000_000))), 8 + size  # the format's own limit
+    except ValueError as error:
+        raise ValueError(f"{file.name} is not a safetensors file: {error}.") from error
+
+
+def fp16_layout(header: dict[str, Any]) -> dict[str, Any]:
+    """The header of the same tensors in float16; wide items first, so that all are aligned."""
+    layout: dict[str, Any] = {}
+    dtypes = {name: "F16" if t["dtype"] in WIDE else t["dtype"] for name, t in header.items()}
+    end = 0
+    for name in sorted(header, key=lambda name: -ITEM_SIZE.get(dtypes[name], 1)):
+        start, stop = header[name]["data_offsets"]
+        wide = WIDE.get(header[name]["dtype"])
+        size = (stop - start) // wide.itemsize * HALF.itemsize if wide else stop - start
+        layout[name] = header[name] | {"dtype": dtypes[name], "data_offsets": [end, end + size]}
+        end += size
+    return layout
+
+
+def copy(
+    old: BinaryIO, new: BinaryIO, size: int, wide: np.dtype | None, on_block: Callable[[], None]
+) -> None:
+    """Raises FloatingPointError where a finite number would become infinite."""
+    while size:
+        block = old.read(min(size, BLOCK))
+        if not block:
+            raise ValueError(f"{old.name} ends too early. Download it again.")
+        size -= len(block)
+        if wide:
+            with np.errstate(over="raise"):
+                new.write(np.frombuffer(block, wide).astype(HALF).tobytes())
+        else:
+            new.write(block)
+        on_block()

@@ -1,0 +1,93 @@
+"""The published repositories that this pack runs, and where the host looks for such models."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+WANTED = (".safetensors", ".json", ".txt")  # weights, configurations, vocabularies
+VARIANT = re.compile(r"\.(fp16|bf16|non_ema)[.-]")  # the same weights once more
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One of the hub's, at one commit. Its name there is its folder's name here."""
+
+    id: str
+    commit: str
+    gigabytes: float  # to fetch
+    loader: str
+    host_folder: str = "diffusers"
+    marker: str = "model_index.json"  # the file that makes a folder a model's
+
+    @property
+    def name(self) -> str:
+        return self.id.split("/")[1]
+
+    def wanted(self, paths: Iterable[str]) -> list[str]:
+        """What of a repository's files is fetched: no pickles, variants or pictures.
+
+        Raises:
+            ValueError: a name leads out of the folder, or there are no safetensors.
+        """
+        depth = 2 if self.host_folder == "diffusers" else 1  # a pipeline's parts have folders
+        chosen = []
+        for path in paths:
+            parts = PurePosixPath(path).parts
+            if path.startswith("/") or ".." in parts or re.search(r"[\\:]", path):
+                raise ValueError(
+                    f"{self.id} lists a file {path!r}, which leads out of its folder. Nothing was "
+                    "fetched. Check HF_ENDPOINT: this is not the repository that was published."
+                )
+            if path.endswith(WANTED) and not VARIANT.search(parts[-1]):
+                if len(parts) == depth or path == self.marker:
+                    chosen.append(path)
+        if self.marker not in chosen or not any(path.endswith(WANTED[0]) for path in chosen):
+            raise ValueError(
+                f"{self.id} at {self.commit} has no {self.marker} or no safetensors; pickles "
+                f"are not fetched. It has: {', '.join(paths) or 'nothing'}. Check HF_ENDPOINT."
+            )
+        return chosen
+
+
+DECODERS = "Load Decoder / Inpaint / ControlNet"
+DEPTH = dict(loader="Load Depth Estimator", host_folder="depth_estimators", marker="config.json")
+# Commits: what other projects' lock files and caches name, and agree on; dpt-large's is the one
+# that transformers pins for its depth-estimation pipeline. controlnet-depth's is the head of
+# refs/pr/5, as main has pickles only, and has one witness. None was looked up on the hub itself.
+REPOSITORIES = {
+    repository.name: repository
+    for repository in (
+        Repository(
+            "kandinsky-community/kandinsky-2-2-prior",
+            "9fc51ad5732afc5d031724219d22e6c42179c5a8",
+            10.6,
+            "Load Prior",
+        ),
+        Repository(
+            "kandinsky-community/kandinsky-2-2-decoder",
+            "9ae140d347fed8ce6e8bb3005dcc1f48543bb8e3",
+            5.3,
+            DECODERS,
+        ),
+        Repository(
+            "kandinsky-community/kandinsky-2-2-decoder-inpaint",
+            "db790ad5cbcabed886f069ef2710774657621702",
+            5.3,
+            DECODERS,
+        ),
+        Repository(
+            "kandinsky-community/kandinsky-2-2-controlnet-depth",
+            "08632524a2b7e3bed39a7901d92cdd07e37544d0",
+            5.3,
+            DECODERS,
+        ),
+        Repository(
+            "depth-anything/Depth-Anything-V2-Small-hf",
+            "5426e4f0f36572d16453bbda7a8389317b1bef99",
+            0.1,
+            **DEPTH,
+        ),
+        Repository("Intel/dpt-large", "bc15f29aa3a80d532f2ed650b5e16ac48d8958f9", 1.4, **DEPTH),
+    )
+}
