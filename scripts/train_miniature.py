@@ -35,6 +35,7 @@ from miniature import (  # noqa: E402
     depth,
     export,
     grids,
+    lora,
     movq,
     prior,
     score,
@@ -67,6 +68,7 @@ STAGES: dict[str, tuple[Callable[[Path, int, int], None], int]] = {
     "unet": (unet.train_unet, unet.STEPS),
     "inpaint": (children.train_inpaint, children.INPAINT_STEPS),
     "controlnet": (children.train_controlnet, children.CONTROLNET_STEPS),
+    "lora": (lora.train_lora, lora.STEPS),
 }
 
 

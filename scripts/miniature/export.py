@@ -16,6 +16,7 @@ from diffusers import (
 
 from .clip import build_image_processor, load_clip
 from .depth import build_depth_processor, load_depth
+from .lora import export_lora
 from .movq import fit_codebook, load_movq
 from .prior import build_prior_scheduler, load_prior
 from .tokens import build_tokenizer, list_merges
@@ -97,6 +98,8 @@ def export_all(work: Path, root: Path, seed: int) -> None:
     export_decoders(work, root, seed)
     if (work / "checkpoints" / "depth.pt").exists():
         export_depth(work, root / DEPTH)
+    if (work / "checkpoints" / "lora.pt").exists():
+        export_lora(work, root)
     for name in FOLDERS:
         log.info("%s: %.2f MB", name, folder_size(root / name) / 1e6)
     log.info("all: %.2f MB", sum(folder_size(root / name) for name in FOLDERS) / 1e6)

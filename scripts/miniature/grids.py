@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from . import export
+from . import export, lora
 from .cases import describe, next_object, object_boxes, say_colours, say_everything, two_colours
 from .measure import Miniature, seeded, to_images
 from .shapes import COLOURS, draw, place_scenes, sample_labels
@@ -106,6 +106,12 @@ def grid_negative(mini: Miniature) -> list[torch.Tensor]:
     return [free, mini.decode(*mini.imagine(prompts, 1, ["circle"] * 8), 1)]
 
 
+def grid_lora(mini: Miniature) -> list[torch.Tensor]:
+    """Eight prompts, without the LoRA and with it."""
+    embeds = mini.imagine(list(PROMPTS), 1)
+    return [mini.decode(*embeds, 1), mini.decode_at_night(*embeds, 1)]
+
+
 GRIDS = {
     "text": (grid_text, export.DECODER),
     "random": (grid_random, export.DECODER),
@@ -115,6 +121,7 @@ GRIDS = {
     "controlnet": (grid_controlnet, export.CONTROLNET),
     "img2img": (grid_img2img, export.DECODER),
     "negative": (grid_negative, export.DECODER),
+    "lora": (grid_lora, lora.NAME),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from transformers import GLPNForDepthEstimation, GLPNImageProcessor
 
 from .export import CONTROLNET, DECODER, DEPTH, INPAINT, PRIOR
 from .hint import make_hint
+from .lora import NAME, merge_lora
 
 STEPS, CFG, SIDE, BATCH = 25, 4.0, 128, 25
 
@@ -88,6 +90,15 @@ class Miniature:
             )  # fmt: skip
             parts.append(to_unit(output.images))
         return torch.cat(parts)
+
+    def decode_at_night(self, embeds: torch.Tensor, negative: torch.Tensor, seed: int):
+        """`decode` with the night LoRA merged into the UNet's weights."""
+        day = self.decoder.unet
+        self.decoder.unet = deepcopy(day)
+        merge_lora(self.decoder.unet, self.root / NAME)
+        pictures = self.decode(embeds, negative, seed)
+        self.decoder.unet = day
+        return pictures
 
     def reconstruct(self, pictures: torch.Tensor) -> torch.Tensor:
         """Through MoVQ and back, unquantised as in the pipelines."""

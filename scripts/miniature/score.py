@@ -25,6 +25,7 @@ from .cases import (
     two_colours,
 )
 from .judge import MISSING, judge, overlap
+from .lora import NAME, score_lora
 from .measure import Miniature, seeded, to_images
 from .shapes import PALETTE, SHAPES, Scenes, cover, draw, draw_depth, place_scenes, sample_scenes
 
@@ -184,6 +185,7 @@ PARTS: dict[str, tuple[Callable[[Miniature], Scores], str]] = {
     "emb2emb": (score_emb2emb, export.DECODER),
     "img2img": (score_img2img, export.DECODER),
     "negative": (score_negative, export.DECODER),
+    "lora": (score_lora, NAME),
     "time": (score_time, export.DECODER),
 }
 
