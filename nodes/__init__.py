@@ -3,6 +3,7 @@
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
+from .conditioning import Conditioning, DepthConditioning, InpaintConditioning
 from .decoder import ControlNet, ControlNetImg2Img, Decoder, Img2Img, Inpaint
 from .embeds import (
     EmbedsFromClipVision,
@@ -12,14 +13,21 @@ from .embeds import (
     ZeroEmbeds,
 )
 from .embeds_files import LoadEmbeds, SaveEmbeds
+from .get_models import GetModels
 from .hint import DepthHint
-from .loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
+from .loaders import LoadDecoder, LoadDepthEstimator, LoadMoVQ, LoadPrior, LoadUNet
+from .lora import LoadDecoderLora, LoadPriorLora
+from .optimize import Optimize
 from .prior import PriorEmb2Emb, SamplePrior
 
 NODES: list[type[io.ComfyNode]] = [
     LoadPrior,
     LoadDecoder,
+    LoadUNet,
+    LoadMoVQ,
     LoadDepthEstimator,
+    LoadDecoderLora,
+    LoadPriorLora,
     SamplePrior,
     PriorEmb2Emb,
     EncodeImage,
@@ -30,11 +38,16 @@ NODES: list[type[io.ComfyNode]] = [
     SaveEmbeds,
     LoadEmbeds,
     DepthHint,
+    Optimize,
     Decoder,
     Img2Img,
     Inpaint,
     ControlNet,
     ControlNetImg2Img,
+    Conditioning,
+    DepthConditioning,
+    InpaintConditioning,
+    GetModels,
 ]
 
 

@@ -4,11 +4,12 @@ from comfy_api.latest import io
 
 from ..utils import checkpoints
 from ..utils.native_depth import NativeDepthEstimator
-from ..utils.native_model import load_model
+from ..utils.native_model import load_model, load_unet
 from ..utils.native_prior import NativePrior
-from ..utils.native_vae import load_vae
+from ..utils.native_vae import load_vae, load_vae_file
 from ..utils.residency import WEIGHT_DTYPES
 from . import types
+from .widgets import check_name
 
 
 def weight_dtype_input() -> io.Input:
@@ -20,17 +21,6 @@ def weight_dtype_input() -> io.Input:
         tooltip="The type weights are kept in. default: what the device computes well in "
         "(fp32 on a CPU, usually fp16 on a GPU).",
     )
-
-
-def check_model_name(model_name: str, kind: str) -> bool | str:
-    """What the host asks before it queues: True, or the message it shows on the node."""
-    if model_name is None:  # it comes over a wire, and is known when the graph runs
-        return True
-    try:
-        checkpoints.find_model(model_name, kind)
-    except (FileNotFoundError, ValueError) as error:
-        return str(error)
-    return True
 
 
 class LoadPrior(io.ComfyNode):
@@ -55,7 +45,7 @@ class LoadPrior(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model_name) -> bool | str:
-        return check_model_name(model_name, "prior")
+        return check_name(model_name, "prior")
 
     @classmethod
     def fingerprint_inputs(cls, model_name, weight_dtype):
@@ -93,7 +83,7 @@ class LoadDecoder(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model_name) -> bool | str:
-        return check_model_name(model_name, "decoder")
+        return check_name(model_name, "decoder")
 
     @classmethod
     def fingerprint_inputs(cls, model_name, weight_dtype):
@@ -103,6 +93,41 @@ class LoadDecoder(io.ComfyNode):
     def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
         folder = checkpoints.find_model(model_name, "decoder")
         return io.NodeOutput(load_model(folder, weight_dtype), load_vae(folder))
+
+
+class LoadUNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22LoadUNet",
+            display_name="Load UNet (Kandinsky 2.2)",
+            category="Kandinsky 2.2/loaders",
+            description="Loads a decoder's UNet from one file, as ModelSave writes it: a merge, or "
+            "a fine-tuned decoder. Which of the three kinds it is, its tensors tell.",
+            search_aliases=["unet", "diffusion model", "safetensors", "merge", "fine-tune"],
+            inputs=[
+                io.Combo.Input(
+                    "unet_name",
+                    options=list(checkpoints.list_files("diffusion_models")),
+                    tooltip="A safetensors file under models/diffusion_models.",
+                ),
+                weight_dtype_input(),
+            ],
+            outputs=[io.Model.Output(id="model", display_name="model")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, unet_name) -> bool | str:
+        return check_name(unet_name, "diffusion_models", checkpoints.find_file)
+
+    @classmethod
+    def fingerprint_inputs(cls, unet_name, weight_dtype):
+        return checkpoints.file_fingerprint(unet_name, "diffusion_models")
+
+    @classmethod
+    def execute(cls, unet_name, weight_dtype) -> io.NodeOutput:
+        file = checkpoints.find_file(unet_name, "diffusion_models")
+        return io.NodeOutput(load_unet(file, weight_dtype))
 
 
 class LoadDepthEstimator(io.ComfyNode):
@@ -130,7 +155,7 @@ class LoadDepthEstimator(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model_name) -> bool | str:
-        return check_model_name(model_name, "depth")
+        return check_name(model_name, "depth")
 
     @classmethod
     def fingerprint_inputs(cls, model_name):
@@ -139,3 +164,37 @@ class LoadDepthEstimator(io.ComfyNode):
     @classmethod
     def execute(cls, model_name) -> io.NodeOutput:
         return io.NodeOutput(NativeDepthEstimator(model_name))
+
+
+class LoadMoVQ(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22LoadMoVQ",
+            display_name="Load MoVQ (Kandinsky 2.2)",
+            category="Kandinsky 2.2/loaders",
+            description="Loads a MoVQ from one file, as VAESave writes it: to use it with another "
+            "decoder, or a fine-tuned one.",
+            search_aliases=["VQ", "VAE", "load vae", "safetensors", "fine-tune"],
+            inputs=[
+                io.Combo.Input(
+                    "vae_name",
+                    options=list(checkpoints.list_files("vae")),
+                    tooltip="A safetensors file under models/vae. Load Decoder brings its own MoVQ "
+                    "along; this is for another.",
+                ),
+            ],
+            outputs=[io.Vae.Output(id="vae", display_name="vae")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, vae_name) -> bool | str:
+        return check_name(vae_name, "vae", checkpoints.find_file)
+
+    @classmethod
+    def fingerprint_inputs(cls, vae_name):
+        return checkpoints.file_fingerprint(vae_name, "vae")
+
+    @classmethod
+    def execute(cls, vae_name) -> io.NodeOutput:
+        return io.NodeOutput(load_vae_file(checkpoints.find_file(vae_name, "vae")))

@@ -1,6 +1,8 @@
-"""Widgets that the prior's and the decoder's nodes have in common."""
+"""Widgets that nodes have in common, and how a name in one is checked."""
 
 from comfy_api.latest import io
+
+from ..utils import checkpoints
 
 
 def seed_input() -> io.Input:
@@ -19,3 +21,14 @@ def cfg_input(tooltip: str) -> io.Input:
     return io.Float.Input(
         "cfg", default=4.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip
     )
+
+
+def check_name(name: str | None, kind: str, find=checkpoints.find_model) -> bool | str:
+    """What the host asks before it queues: True, or the message it shows on the node."""
+    if name is None:  # it comes over a wire, and is known when the graph runs
+        return True
+    try:
+        find(name, kind)
+    except (FileNotFoundError, ValueError) as error:
+        return str(error)
+    return True

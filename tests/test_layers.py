@@ -1,25 +1,29 @@
 """The layers that docs/design.md describes: who may import what."""
 
 import ast
+import sys
 
 import pytest
 from checkout import PACK
 
 PURE = {"values", "sizes", "tensors", "embeds"}
-LOOPS = {"prior", "decoder", "schedulers", "hint"}
+LOOPS = {"prior", "decoder", "schedulers", "hint", "preview"}
+DOWNLOADS = {"downloads", "hub", "repositories", "half_precision"}
 STDLIB = {
     "collections",
     "dataclasses",
     "inspect",
     "json",
     "logging",
+    "math",
     "pathlib",
     "typing",
     "importlib",
     "os",
     "re",
+    "uuid",
 }
-HOST = {"comfy", "folder_paths", "latent_preview"}
+HOST = {"comfy", "folder_paths", "latent_preview", "node_helpers"}
 LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "PIL", "numpy"}
 
 
@@ -46,6 +50,9 @@ def test_utils(path):
     elif path.stem in LOOPS:
         allowed |= LIBRARIES
         assert siblings <= {"." + name for name in PURE | LOOPS}
+    elif path.stem in DOWNLOADS:
+        allowed = sys.stdlib_module_names | {"huggingface_hub", "filelock", "numpy"}
+        assert siblings <= {"." + name for name in DOWNLOADS}
     else:
         allowed |= LIBRARIES | HOST
     assert packages <= allowed
@@ -55,7 +62,7 @@ def test_utils(path):
 @pytest.mark.parametrize("path", sorted((PACK / "nodes").glob("*.py")), ids=lambda p: p.stem)
 def test_nodes(path):
     packages, siblings = imports_of(path)
-    assert packages <= STDLIB | {"comfy_api", "folder_paths"}
+    assert packages <= STDLIB | {"comfy_api", "folder_paths", "server"}
     if path.stem != "__init__":
         assert siblings <= {".types", ".widgets"} | {
             name for name in siblings if name.startswith("..utils")

@@ -14,7 +14,7 @@ import torch
 from calls import watched
 from kandinsky22.nodes import decoder as nodes
 from kandinsky22.utils import decoder
-from kandinsky22.utils.native_model import prediction
+from kandinsky22.utils.prediction import prediction
 from kandinsky22.utils.schedulers import build_scheduler
 from test_stages import (
     DEPTH,

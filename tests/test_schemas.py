@@ -13,7 +13,12 @@ POSITIVE_NEGATIVE = ("image_embeds", "negative_image_embeds")
 CONTRACT = {
     "LoadPrior": (("model_name", "weight_dtype"), ("prior",)),
     "LoadDecoder": (("model_name", "weight_dtype"), ("model", "vae")),
+    "LoadUNet": (("unet_name", "weight_dtype"), ("model",)),
+    "LoadMoVQ": (("vae_name",), ("vae",)),
     "LoadDepthEstimator": (("model_name",), ("depth_estimator",)),
+    "GetModels": (("repository", "precision"), ()),
+    "LoadDecoderLora": (("model", "lora_name", "strength"), ("model",)),
+    "LoadPriorLora": (("prior", "lora_name", "strength"), ("prior",)),
     "Prior": (
         ("prior", "prompt", "negative_prompt", "seed", "steps", "cfg", "batch_size"),
         POSITIVE_NEGATIVE,
@@ -38,6 +43,13 @@ CONTRACT = {
         ("model", *POSITIVE_NEGATIVE, "latent", "hint", *SAMPLING, "denoise"),
         ("latent",),
     ),
+    "Optimize": (("model", "attention", "channels_last"), ("model",)),
+    "Conditioning": (("image_embeds",), ("conditioning",)),
+    "DepthConditioning": (("positive", "negative", "hint"), ("positive", "negative")),
+    "InpaintConditioning": (
+        ("positive", "negative", "latent", "mask"),
+        ("positive", "negative", "latent"),
+    ),
 }
 DEFAULTS = {
     "Prior": dict(negative_prompt="", steps=25, cfg=4.0, batch_size=1),
@@ -48,6 +60,11 @@ DEFAULTS = {
     "Interpolate": dict(method="linear"),
     "InterpolateSequence": dict(frames=8, method="slerp"),
     "LoadPrior": dict(weight_dtype="default"),
+    "LoadUNet": dict(weight_dtype="default"),
+    "Optimize": dict(attention="sdpa", channels_last=False),
+    "GetModels": dict(precision="fp16"),
+    "LoadDecoderLora": dict(strength=1.0),
+    "LoadPriorLora": dict(strength=1.0),
 }
 
 

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import folder_paths
@@ -100,6 +100,18 @@ def list_models(kind: str) -> list[str]:
     return [name for name, folder in all_folders(kind).items() if kind_of(folder) == kind]
 
 
+def component_configs(component: str) -> list[tuple[str, dict[str, Any]]]:
+    """(name, config) of a part, "unet" or "movq", of every decoder folder that has it."""
+    folders = {name: all_folders("decoder")[name] / component for name in list_models("decoder")}
+    found = []
+    for name, folder in folders.items():
+        try:
+            found.append((name, read_json(folder / "config.json")))
+        except (OSError, ValueError):
+            continue  # damaged; the folder's own loader says how
+    return found
+
+
 def find_model(name: str, kind: str) -> Path:
     """The folder of a model by its portable name.
 
@@ -138,3 +150,43 @@ def fingerprint(name: str, kind: str) -> list[tuple[str, int, int]]:
     folder = find_model(name, kind)
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def list_files(kind: str) -> dict[str, Path]:
+    """Portable name → single file of a kind, which is the host's word for its folder.
+
+    The user's own come first, then the bundled ones; of two with one name the first counts. Pickles
+    are listed only to be refused by name.
+    """
+    found = {}
+    for name in folder_paths.get_filename_list(kind):
+        if path := folder_paths.get_full_path(kind, name):
+            found[PurePath(name).as_posix()] = Path(path)
+    for path in sorted((BUNDLED / kind).glob("*.safetensors")):
+        found.setdefault(path.name, path)
+    return found
+
+
+def find_file(name: str, kind: str) -> Path:
+    """Raises FileNotFoundError, or ValueError for a pickle; both say what to do."""
+    files = list_files(kind)
+    path = files.get(PurePath(name).as_posix())
+    if path is None:
+        folders = ", ".join(folder_paths.get_folder_paths(kind))
+        raise FileNotFoundError(
+            f"No file named {name!r} among {kind}. Found: {', '.join(list(files)[:5]) or 'none'}. "
+            f"Put it into {folders}, then press R in the page."
+        )
+    if path.suffix.lower() not in (".safetensors", ".sft"):
+        raise ValueError(
+            f"{path} is a Python pickle, which can run code, and is not opened. Load it where you "
+            "trust it with torch.load(file, weights_only=True), and write the tensors with "
+            "safetensors.torch.save_file."
+        )
+    return path
+
+
+def file_fingerprint(name: str, kind: str) -> tuple[int, int]:
+    """Changes when the file does, so that the host loads it again."""
+    file = find_file(name, kind).stat()
+    return file.st_size, file.st_mtime_ns

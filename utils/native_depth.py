@@ -1,5 +1,7 @@
 """A depth estimator in the host: a transformers model under its memory management."""
 
+from typing import Any
+
 import comfy.model_management
 import comfy.ops
 import torch
@@ -7,12 +9,12 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
 from . import checkpoints, hint
-from .residency import Resident, pick_dtypes, swap_ops
+from .residency import Owner, Resident, pick_dtypes, swap_ops
 from .tensors import images_to_model
 from .weights import weight_files
 
 
-class NativeDepthEstimator:
+class NativeDepthEstimator(Owner):
     """Any of transformers' depth-estimation models: DPT, Depth Anything, GLPN, …"""
 
     def __init__(self, name: str):
@@ -44,10 +46,12 @@ class NativeDepthEstimator:
                 "them. Download it again."
             )
         swap_ops(model, comfy.ops.pick_operations(weights, compute))
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):  # the one that minds another type
+                layer.to(compute)
         self.model = Resident(model.eval().requires_grad_(False), compute)
 
-    def get_models(self):
-        """The ModelPatchers behind this value, for the host's bookkeeping."""
+    def get_models(self) -> list[Any]:
         return [self.model.patcher]
 
     def estimate(self, image: torch.Tensor) -> torch.Tensor:

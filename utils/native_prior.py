@@ -15,14 +15,14 @@ from transformers import (
 )
 
 from . import checkpoints, prior
-from .residency import Resident, pick_dtypes, step_reporter
+from .residency import Owner, Resident, pick_dtypes, step_reporter
 from .schedulers import last_steps
 from .tensors import draw_noise, images_to_model, item_generators
 from .values import ImageEmbeds
 from .weights import build_module
 
 
-class NativePrior:
+class NativePrior(Owner):
     """A loaded prior. Each module loads itself inside the verb that needs it."""
 
     def __init__(self, name: str, weight_dtype: str = "default"):
@@ -51,8 +51,13 @@ class NativePrior:
         self.scheduler_config: dict[str, Any] = scheduler_config
         self._zero_embeds: ImageEmbeds | None = None
 
-    def get_models(self):
-        """The ModelPatchers behind this value, for the host's bookkeeping."""
+    def with_transformer(self, patcher: Any) -> "NativePrior":
+        """This prior with another ModelPatcher of its transformer; all modules are shared."""
+        other = object.__new__(NativePrior)
+        vars(other).update(vars(self), transformer=self.transformer.with_patcher(patcher))
+        return other
+
+    def get_models(self) -> list[Any]:
         residents = (self.transformer, self.text_encoder, self.image_encoder)
         return [resident.patcher for resident in residents]
 

@@ -4,6 +4,7 @@ The host moves weights between devices module by module; that needs its own laye
 ModelPatcher that owns the module.
 """
 
+import logging
 from typing import Any
 
 import comfy.model_management
@@ -12,6 +13,8 @@ import comfy.ops
 import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP
+
+log = logging.getLogger("kandinsky22")
 
 SWAPPED = (
     torch.nn.Linear,
@@ -40,7 +43,12 @@ def pick_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
     """
     device = comfy.model_management.get_torch_device()
     weights = WEIGHT_DTYPES[weight_dtype] or comfy.model_management.unet_dtype(device)
-    return weights, comfy.model_management.unet_manual_cast(weights, device) or weights
+    compute = comfy.model_management.unet_manual_cast(weights, device) or weights
+    if weights.itemsize == 1:
+        # diffusers and transformers cast what comes in to the type of their weights.
+        log.warning("Kandinsky 2.2 cannot keep its weights in fp8; they are kept in %s.", compute)
+        weights = compute
+    return weights, compute
 
 
 def swap_ops(module: Any, ops: Any) -> None:
@@ -60,6 +68,7 @@ def move_stray_tensors(patcher, device, *_):
     """
     for module in patcher.model.modules():
         if not hasattr(module, "comfy_cast_weights"):
+            module.comfy_patched_weights = False  # or unloading in part would take it along
             for name, parameter in module.named_parameters(recurse=False):
                 moved = torch.nn.Parameter(parameter.to(device), requires_grad=False)
                 module.register_parameter(name, moved)
@@ -89,6 +98,12 @@ class Resident:
         )
         self.patcher.add_callback(CallbacksMP.ON_LOAD, move_stray_tensors)
 
+    def with_patcher(self, patcher: Any) -> "Resident":
+        """The same module, as a clone of its ModelPatcher has it."""
+        other = object.__new__(Resident)
+        vars(other).update(vars(self), patcher=patcher)
+        return other
+
     @property
     def device(self) -> torch.device:
         return self.patcher.load_device
@@ -97,6 +112,23 @@ class Resident:
         """The module, ready to run on its device."""
         comfy.model_management.load_models_gpu([self.patcher])
         return self.patcher.model.module
+
+
+class Owner:
+    """A value that owns models, in the words in which the host asks."""
+
+    def get_models(self) -> list[Any]:
+        """The ModelPatchers behind this value, for the host's bookkeeping."""
+        raise NotImplementedError
+
+    @property
+    def patcher(self) -> Any:
+        """What has one is a model to the host's RAM cache: old ones leave it first."""
+        return self.get_models()[0]
+
+    def is_dynamic(self) -> bool:
+        """Whether the host can take back their memory bit by bit, while the value lives on."""
+        return all(model.is_dynamic() for model in self.get_models())
 
 
 def step_reporter(steps: int):

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 PIXELS_PER_LATENT = 8
 
 
-def pad_to_grid(latents: torch.Tensor, grid: int) -> torch.Tensor:
-    """Extend (B, C, h, w) to the right and below, repeating the edge, to multiples of `grid`.
+def pad_to_grid(latents: torch.Tensor, grid: int, mode: str = "replicate") -> torch.Tensor:
+    """Extend (B, C, h, w) to the right and below, by its edge, to multiples of `grid`.
 
     The UNet halves its input log2(grid) times and cannot undo that for other sizes (diffusers
     crashes there). The caller cuts the result back to h × w.
@@ -15,4 +15,4 @@ def pad_to_grid(latents: torch.Tensor, grid: int) -> torch.Tensor:
     right, below = -latents.shape[-1] % grid, -latents.shape[-2] % grid
     if right == below == 0:
         return latents
-    return F.pad(latents, (0, right, 0, below), mode="replicate")
+    return F.pad(latents, (0, right, 0, below), mode=mode)

@@ -12,7 +12,9 @@ import latent_preview
 import torch
 
 from . import decoder
-from .native_model import Kandinsky22, Kandinsky22UNet, prediction, refuse_what_only_samplers_honour
+from .native_model import Kandinsky22
+from .native_unet import Kandinsky22UNet
+from .prediction import prediction, refuse_what_only_samplers_honour
 from .schedulers import build_scheduler, last_steps
 from .sizes import PIXELS_PER_LATENT, pad_to_grid
 from .tensors import (

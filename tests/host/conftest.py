@@ -4,9 +4,11 @@ import json
 
 import pytest
 import tiny_models
+import torch
 from checkout import HOST, WORKFLOWS
 from kandinsky22.scripts import host
 from kandinsky22.scripts.comfyui import Server
+from safetensors.torch import save_file
 
 # What the shipped workflows name → the tiny checkpoint that stands in for it.
 TINY = {
@@ -15,6 +17,7 @@ TINY = {
     "kandinsky-2-2-mini-decoder-inpaint": "kandinsky-2-2-tiny-decoder-inpaint",
     "kandinsky-2-2-mini-controlnet-depth": "kandinsky-2-2-tiny-controlnet-depth",
     "mini-depth-estimator": "tiny-glpn",
+    "kandinsky-2-2-mini-night.safetensors": "tiny.safetensors",
 }
 
 
@@ -23,7 +26,15 @@ def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("comfyui")
     tiny_models.write_all(base / "models" / "diffusers")
     tiny_models.write_depth_estimators(base / "models" / "depth_estimators")
-    with Server(host.ensure(HOST["version"]), base, cpu=True) as running:
+    lora = {"add_k_proj.lora_down.weight": (4, 16), "add_k_proj.lora_up.weight": (64, 4)}
+    prefix = "lora_unet_down_blocks_1_attentions_0_"
+    (base / "models" / "loras").mkdir(parents=True)
+    save_file(
+        {prefix + name: torch.ones(shape) for name, shape in lora.items()},
+        base / "models" / "loras" / "tiny.safetensors",
+    )
+    previews = ("--preview-method", "latent2rgb")
+    with Server(host.ensure(HOST["version"]), base, previews, cpu=True) as running:
         yield running
 
 
@@ -40,8 +51,8 @@ def tiny_workflow():
         prompt = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text())
         for node in prompt.values():
             inputs = node["inputs"]
-            if "model_name" in inputs:
-                inputs["model_name"] = TINY[inputs["model_name"]]
+            for widget in {"model_name", "lora_name"} & set(inputs):
+                inputs[widget] = TINY[inputs[widget]]
             if "steps" in inputs:
                 inputs["steps"] = max(steps, 4 if "denoise" not in inputs else 8)
         return prompt

@@ -1,11 +1,13 @@
 """The nodes in the real server: diffusers' bits, the host's cache, interrupts, errors."""
 
 import io
+import json
 
 import numpy as np
 import oracle
 import pytest
 import torch
+from checkout import WORKFLOWS
 from kandinsky22.scripts.comfyui import WorkflowError, WorkflowInterrupted
 from PIL import Image
 from safetensors.torch import load_file
@@ -109,7 +111,33 @@ def test_progress_reaches_the_page(server):
     assert ("decoder", 6) in steps and max(value for node, value in steps if node == "decoder") == 6
 
 
+@pytest.mark.parametrize("workflow", ["text_to_image", "ksampler"])
+def test_previews_show_the_picture_as_it_forms(server, workflow):
+    """On the bundled miniature, which has its map to colours: one preview a step."""
+    prompt = json.loads((WORKFLOWS / "api" / f"{workflow}.json").read_text())
+    sampler = next(item for item in prompt.values() if "sampler_name" in item["inputs"])
+    sampler["inputs"] |= dict(seed=33, steps=12)
+    previews, steps = [], []
+
+    def note(name, content):
+        if name == "preview":
+            previews.append(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
+        elif name == "progress" and prompt[content["node"]] is sampler:
+            steps.append(content["value"])
+
+    result = server.run(prompt, note)
+    assert len(previews) == 12 and steps == list(range(1, 13))
+    saved = Image.open(io.BytesIO(server.fetch(result.images[-1]))).convert("RGB")
+    picture = np.asarray(saved.resize((16, 16), Image.Resampling.BOX)).astype(float)
+    first, last = (
+        np.abs(np.asarray(Image.fromarray(seen).resize((16, 16))) - picture).mean()
+        for seen in (previews[0], previews[-1])
+    )
+    assert last < 15 < first  # of 255
+
+
 STAGES = [
+    ("ksampler", "KSampler"),
     ("text_to_image", "Kandinsky22Prior"),
     ("text_to_image", "Kandinsky22Decoder"),
     ("image_to_image", "Kandinsky22Img2Img"),

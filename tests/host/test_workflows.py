@@ -10,7 +10,7 @@ from checkout import WORKFLOWS
 from PIL import Image
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
-SIZES = {"outpaint": (256, 128)}
+SIZES = {"outpaint": (256, 128), "area_composition": (256, 128), "tiled_decode": (256, 256)}
 BYPASSED = 4
 
 each_workflow = pytest.mark.parametrize("name", NAMES)

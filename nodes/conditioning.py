@@ -1,0 +1,85 @@
+"""CONDITIONING from image embeddings: the way to KSampler and the host's other samplers."""
+
+from comfy_api.latest import io
+
+from ..utils.conditioning import add_hint, add_picture, condition_on_embeds, mask_latent
+from . import types
+
+CATEGORY = "Kandinsky 2.2/conditioning"
+
+
+def conditioning_inputs() -> list[io.Input]:
+    return [io.Conditioning.Input("positive"), io.Conditioning.Input("negative")]
+
+
+def conditioning_outputs() -> list[io.Output]:
+    return [
+        io.Conditioning.Output(id="positive", display_name="positive"),
+        io.Conditioning.Output(id="negative", display_name="negative"),
+    ]
+
+
+class Conditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22Conditioning",
+            display_name="Conditioning (Kandinsky 2.2)",
+            category=CATEGORY,
+            description="Image embeddings as CONDITIONING, for KSampler and ComfyUI's other "
+            "samplers. One for the positive, one for the negative embeddings of Prior.",
+            search_aliases=["KSampler", "unCLIP conditioning", "embeds to conditioning"],
+            inputs=[types.Embeds.Input("image_embeds")],
+            outputs=[io.Conditioning.Output(id="conditioning", display_name="conditioning")],
+        )
+
+    @classmethod
+    def execute(cls, image_embeds) -> io.NodeOutput:
+        return io.NodeOutput(condition_on_embeds(image_embeds))
+
+
+class DepthConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        hint = io.Image.Input(
+            "hint", tooltip="A depth map, white is near. It is resized to the latent."
+        )
+        return io.Schema(
+            node_id="Kandinsky22DepthConditioning",
+            display_name="Depth Conditioning (Kandinsky 2.2)",
+            category=CATEGORY,
+            description="Adds a depth hint, for KSampler with the controlnet-depth decoder.",
+            search_aliases=["controlnet", "depth control", "apply controlnet", "KSampler"],
+            inputs=[*conditioning_inputs(), hint],
+            outputs=conditioning_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, positive, negative, hint) -> io.NodeOutput:
+        return io.NodeOutput(add_hint(positive, hint), add_hint(negative, hint))
+
+
+class InpaintConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        latent = io.Latent.Input("latent", tooltip="The whole picture, encoded with VAE Encode.")
+        mask = io.Mask.Input("mask", tooltip="1 (white) is repainted, 0 (black) stays. Any size.")
+        return io.Schema(
+            node_id="Kandinsky22InpaintConditioning",
+            display_name="Inpaint Conditioning (Kandinsky 2.2)",
+            category=CATEGORY,
+            description="Adds the picture and its mask, for KSampler with the inpaint decoder. "
+            "Give the sampler all three outputs.",
+            search_aliases=["inpainting", "inpaint model conditioning", "mask", "KSampler"],
+            inputs=[*conditioning_inputs(), latent, mask],
+            outputs=[
+                *conditioning_outputs(),
+                io.Latent.Output(id="latent", display_name="latent"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, positive, negative, latent, mask) -> io.NodeOutput:
+        masked = mask_latent(latent, mask)
+        conditions = (add_picture(given, latent, mask) for given in (positive, negative))
+        return io.NodeOutput(*conditions, masked)

@@ -1,0 +1,73 @@
+"""Fetching the published models."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..utils import downloads, preview
+from ..utils.repositories import REPOSITORIES
+from ..utils.residency import step_reporter
+
+
+def write_on(node_id: str, text: str) -> None:
+    """Text below a node's widgets."""
+    from server import PromptServer  # there is one in a running host only
+
+    PromptServer.instance.send_progress_text(text, node_id)
+
+
+def show_on(node_id: str):
+    """Shows a download on its node while it runs, and stops it if the user asked."""
+    report = step_reporter(1)
+
+    def show(progress: downloads.Progress) -> None:
+        write_on(node_id, str(progress))
+        report(progress.done - 1, max(1, progress.total))  # it takes the index of what is done
+
+    return show
+
+
+class GetModels(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        sizes = ", ".join(f"{r.id} {r.gigabytes} GB" for r in REPOSITORIES.values())
+        return io.Schema(
+            node_id="Kandinsky22GetModels",
+            display_name="Get Models (Kandinsky 2.2)",
+            category="Kandinsky 2.2/loaders",
+            description="Downloads a published model from the Hugging Face Hub into the models "
+            "folder, and checks it. Interrupt stops it; queued again, it goes on from there. What "
+            "is there already is left as it is.",
+            search_aliases=["download", "hugging face", "hub", "fetch", "weights", "checkpoint"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Combo.Input(
+                    "repository",
+                    options=list(REPOSITORIES),
+                    tooltip=f"What to download. Text to image needs the prior and the decoder. "
+                    f"To download: {sizes}.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(downloads.PRECISIONS),
+                    default="fp16",
+                    tooltip="fp16: weights are stored in half the size, as most GPUs run them. "
+                    "fp32: as published.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, repository, precision):
+        return float("nan")  # never the same: each time, look at what is on the disk
+
+    @classmethod
+    def execute(cls, repository, precision) -> io.NodeOutput:
+        model, node_id = REPOSITORIES[repository], cls.hidden.unique_id
+        root = Path(folder_paths.get_folder_paths(model.host_folder)[0])
+        text = downloads.download(model, root, precision, show_on(node_id))
+        preview.fit_missing_preview(root / model.name)
+        write_on(node_id, text)
+        return io.NodeOutput(ui=ui.PreviewText(text))

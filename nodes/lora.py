@@ -1,0 +1,79 @@
+"""LoRA: a small file that changes a decoder's, or a prior's, weights while it is used."""
+
+from comfy_api.latest import io
+
+from ..utils import checkpoints
+from ..utils.lora import apply_to_decoder, apply_to_prior
+from . import types
+from .widgets import check_name
+
+ALIASES = ["lora", "DoRA", "LoHa", "LoKr", "peft", "style", "fine-tune", "adapter"]
+
+
+def lora_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "lora_name",
+            options=list(checkpoints.list_files("loras")),
+            tooltip="A safetensors file under models/loras, or the bundled one. diffusers, peft "
+            "and kohya names are known.",
+        ),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=-100.0,
+            max=100.0,
+            step=0.01,
+            tooltip="How much of the change to add. 0: nothing changes; below 0: the opposite.",
+        ),
+    ]
+
+
+class LoraNode(io.ComfyNode):
+    """What both nodes tell the host about their file."""
+
+    @classmethod
+    def validate_inputs(cls, lora_name) -> bool | str:
+        return check_name(lora_name, "loras", checkpoints.find_file)
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name, **_):
+        return checkpoints.file_fingerprint(lora_name, "loras")
+
+
+class LoadDecoderLora(LoraNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22LoadDecoderLora",
+            display_name="Load Decoder LoRA (Kandinsky 2.2)",
+            category="Kandinsky 2.2/loaders",
+            description="Puts a LoRA on the decoder's UNet: a style, say. Several can follow one "
+            "another.",
+            search_aliases=ALIASES,
+            inputs=[io.Model.Input("model"), *lora_inputs()],
+            outputs=[io.Model.Output(id="model", display_name="model")],
+        )
+
+    @classmethod
+    def execute(cls, model, lora_name, strength) -> io.NodeOutput:
+        return io.NodeOutput(apply_to_decoder(model, lora_name, strength))
+
+
+class LoadPriorLora(LoraNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22LoadPriorLora",
+            display_name="Load Prior LoRA (Kandinsky 2.2)",
+            category="Kandinsky 2.2/loaders",
+            description="Puts a LoRA on the prior's transformer: what a prompt stands for. Several "
+            "can follow one another.",
+            search_aliases=ALIASES,
+            inputs=[types.Prior.Input("prior"), *lora_inputs()],
+            outputs=[types.Prior.Output(id="prior", display_name="prior")],
+        )
+
+    @classmethod
+    def execute(cls, prior, lora_name, strength) -> io.NodeOutput:
+        return io.NodeOutput(apply_to_prior(prior, lora_name, strength))

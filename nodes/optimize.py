@@ -1,0 +1,41 @@
+"""What a MODEL can be told about speed and exactness, for stages and samplers alike."""
+
+from comfy_api.latest import io
+
+from ..utils.native_unet import ATTENTIONS
+from ..utils.optimizations import optimize
+
+
+class Optimize(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22Optimize",
+            display_name="Optimize (Kandinsky 2.2)",
+            category="Kandinsky 2.2/decoder",
+            description="Chooses the decoder's attention and memory format, for the stages and for "
+            "KSampler alike. For torch.compile put TorchCompileModel behind it.",
+            search_aliases=["attention", "xformers", "sage attention", "sdpa", "channels last"],
+            inputs=[
+                io.Model.Input("model"),
+                io.Combo.Input(
+                    "attention",
+                    options=list(ATTENTIONS),
+                    default="sdpa",
+                    tooltip="sdpa: PyTorch's own, the default. host: what your ComfyUI was started "
+                    "with (xformers, sage, flash, split, …). plain: slow and with much memory, but "
+                    "the same on every device.",
+                ),
+                io.Boolean.Input(
+                    "channels_last",
+                    default=False,
+                    tooltip="Pixels before channels in memory: convolutions, most of this model's "
+                    "work, can be faster so in fp16 on NVIDIA's tensor cores.",
+                ),
+            ],
+            outputs=[io.Model.Output(id="model", display_name="model")],
+        )
+
+    @classmethod
+    def execute(cls, model, attention, channels_last) -> io.NodeOutput:
+        return io.NodeOutput(optimize(model, attention, channels_last))

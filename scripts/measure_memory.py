@@ -1,0 +1,161 @@
+"""The peak activation memory of the published networks, without computing or allocating anything.
+
+    python scripts/measure_memory.py                # MoVQ and the three UNets
+    python scripts/measure_memory.py movq depth     # only these
+
+The code that the host runs is traced with fake tensors (shapes without contents), and the bytes
+that are alive are counted. Weights do not count; workspaces inside kernels are not seen. `fused` is
+attention that keeps its scores in registers, `math` writes them out, as devices without a fused
+kernel do (no kernel of flash attention takes MoVQ's heads of 512 channels; the memory-efficient one
+does). The constants in utils/ are numbers in memory for each latent pixel of each item.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import types
+import weakref
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+if __name__ == "__main__":
+    import host
+
+    found = host.ensure()
+    if find_spec("diffusers") is None:  # then this runs again in the environment that has it
+        sys.exit(subprocess.call([found.python, *sys.argv]))
+    package = types.ModuleType("kandinsky22")
+    package.__path__ = [str(Path(__file__).resolve().parents[1])]
+    sys.modules["kandinsky22"] = package
+    sys.path[0] = str(found.comfyui)  # in place of scripts/
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+
+import comfy.ops
+import torch
+from kandinsky22.utils import published
+from kandinsky22.utils.native_unet import Kandinsky22UNet
+from kandinsky22.utils.native_vae import MoVQ
+from kandinsky22.utils.residency import swap_ops
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+NETWORKS = ("movq", *published.UNETS)
+DTYPES = (torch.float32, torch.bfloat16)
+UNET_SIZES, MOVQ_SIZES = (512, 768, 1024), (512, 1024, 2048)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made in it and still alive; `peak` is the most."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.alive: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {tensor.untyped_storage()._cdata for tensor in tensors_in((args, kwargs))}
+        for tensor in tensors_in(result):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self.alive | given:
+                self.alive.add(storage._cdata)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self.free, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def free(self, storage: int, size: int) -> None:
+        self.alive.remove(storage)
+        self.now -= size
+
+
+def tensors_in(tree) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def peak_bytes(run: Callable[[], object], kernel: str = "fused") -> int:
+    """The most bytes that are alive while run() makes tensors."""
+    attention = sdpa_kernel(SDPBackend.MATH) if kernel == "math" else contextlib.nullcontext()
+    # Without inference mode, in which a composed operation is one: its parts would not be seen.
+    with torch.inference_mode(False), torch.no_grad(), attention, LiveBytes() as live:
+        run()
+    return live.peak
+
+
+def build(network: str, dtype: torch.dtype):
+    """A published network with the host's layers; inside FakeTensorMode it takes no memory."""
+    torch.set_default_dtype(dtype)
+    try:
+        if network == "movq":
+            module = MoVQ.from_config(published.MOVQ)
+        else:
+            module = Kandinsky22UNet.from_config(published.UNETS[network]["unet"])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    swap_ops(module, comfy.ops.disable_weight_init)
+    return module.eval().requires_grad_(False)
+
+
+def run_movq(movq, verb: str, pixels: int, batch: int, dtype: torch.dtype):
+    if verb == "encode":
+        return movq.encode(torch.empty(batch, 3, pixels, pixels, dtype=dtype))
+    return movq.decode(torch.empty(batch, 4, pixels // 8, pixels // 8, dtype=dtype))
+
+
+def run_unet(unet, pixels: int, batch: int, dtype: torch.dtype):
+    inputs = unet.config.in_channels if unet.variant == "inpaint" else 4
+    depth = unet.variant == "depth"
+    return unet(
+        torch.empty(batch, inputs, pixels // 8, pixels // 8, dtype=dtype),
+        torch.empty(batch, dtype=dtype),
+        torch.empty(batch, 1, unet.embeds_width, dtype=dtype),
+        hint=torch.empty(batch, 3, pixels, pixels, dtype=dtype) if depth else None,
+        with_variance=True,
+    )
+
+
+def measure(network: str, pixels: int, batch: int, dtype: torch.dtype, kernel: str, verb="decode"):
+    """Numbers in memory at the peak, for each latent pixel of each item."""
+    with torch.inference_mode(False), FakeTensorMode(), torch.device("cpu"):
+        module = build(network, dtype)
+        if network == "movq":
+            peak = peak_bytes(lambda: run_movq(module, verb, pixels, batch, dtype), kernel)
+        else:
+            peak = peak_bytes(lambda: run_unet(module, pixels, batch, dtype), kernel)
+    return peak / dtype.itemsize / (pixels // 8) ** 2 / batch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
+    networks = parser.parse_args().networks or NETWORKS
+    if unknown := set(networks) - set(NETWORKS):
+        parser.error(f"{', '.join(unknown)}: choose from {', '.join(NETWORKS)}")
+    print("network              pixels batch  dtype    attention        MiB  per latent pixel")
+    for network in networks:
+        sizes, batches = (MOVQ_SIZES, (1,)) if network == "movq" else (UNET_SIZES, (1, 2, 4))
+        for verb in ("decode", "encode") if network == "movq" else ("",):
+            for pixels in sizes:
+                for batch in batches:
+                    for dtype in DTYPES:
+                        for kernel in ("fused", "math"):
+                            each = measure(network, pixels, batch, dtype, kernel, verb)
+                            size = each * batch * (pixels // 8) ** 2 * dtype.itemsize
+                            print(
+                                f"{network + ' ' + verb:20} {pixels:6} {batch:5}  "
+                                f"{str(dtype).removeprefix('torch.'):8} {kernel:9} "
+                                f"{size / 2**20:10,.0f} {each:17,.0f}",
+                                flush=True,
+                            )
+
+
+if __name__ == "__main__":
+    main()

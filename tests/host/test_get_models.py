@@ -1,0 +1,107 @@
+"""Get Models in the real server, from a hub on this machine, and what a user does then."""
+
+import json
+import threading
+
+import pytest
+import tiny_models
+from checkout import HOST, WORKFLOWS
+from hub_server import Hub, wait_for
+from kandinsky22.scripts import host
+from kandinsky22.scripts.comfyui import Server, WorkflowError, WorkflowInterrupted
+from kandinsky22.utils.repositories import REPOSITORIES
+
+DECODER = "kandinsky-2-2-decoder"
+PRIOR = "kandinsky-2-2-prior"
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    tiny_models.write_all(folder, "kandinsky-2-2")
+    with Hub() as running:
+        for name in (DECODER, PRIOR):
+            running.add(REPOSITORIES[name], folder / name)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def bare_server(hub, tmp_path_factory):
+    """A server without models, that takes the hub on this machine for the hub."""
+    base = tmp_path_factory.mktemp("comfyui")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HF_ENDPOINT", hub.url)
+        environment.setenv("HF_HOME", str(base / "hf"))
+        environment.setenv("NO_PROXY", "127.0.0.1")
+        with Server(host.ensure(HOST["version"]), base, cpu=True) as running:
+            yield running
+
+
+def get(repository: str) -> dict:
+    inputs = {"repository": repository, "precision": "fp16"}
+    return {"get": {"class_type": "Kandinsky22GetModels", "inputs": inputs}}
+
+
+def choices(server, loader: str) -> list[str]:
+    spec = server.object_info(loader)[loader]["input"]["required"]["model_name"]
+    names = spec[0] if isinstance(spec[0], list) else spec[1]["options"]
+    return [name for name in names if "mini" not in name]
+
+
+def test_interrupted_then_fetched_then_used(bare_server, hub):
+    decoder = REPOSITORIES[DECODER]
+    size = len(hub.repositories[decoder.id, decoder.commit][UNET])
+    hub.hold[UNET] = size // 2
+    folder = bare_server.base / "models" / "diffusers"
+    values, progressing = [], threading.Event()
+
+    def interrupt():
+        progressing.wait()
+        wait_for(folder / f".{DECODER}.partial" / f"{UNET}.part", size // 2)
+        bare_server.interrupt()
+
+    def note_progress(name, fields):
+        if name == "progress":
+            values.append(fields["value"] / fields["max"])
+            progressing.set()
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(WorkflowInterrupted) as stopped:
+        bare_server.run(get(DECODER), note_progress)
+    assert stopped.value.node_id == "get"
+    assert values == sorted(values) and max(values) < 1
+    assert not hub.release.is_set()  # while the network said nothing
+    assert choices(bare_server, "Kandinsky22LoadDecoder") == []
+
+    hub.release.set()
+    hub.served.clear()
+    said = bare_server.run(get(DECODER)).outputs["get"]["text"][0]
+    assert said.startswith(f"Ready. Press R in the page, then choose {DECODER} in Load Decoder")
+    assert f"It is in {folder / DECODER}: fp16, " in said
+    assert hub.served[UNET] == size - size // 2
+    assert choices(bare_server, "Kandinsky22LoadDecoder") == [DECODER]
+
+    bare_server.run(get(PRIOR))
+    prompt = json.loads((WORKFLOWS / "api" / "text_to_image.json").read_text())
+    for node in prompt.values():
+        if "model_name" in node["inputs"]:
+            name = node["inputs"]["model_name"]
+            node["inputs"]["model_name"] = name.replace("-mini-", "-")
+        if "steps" in node["inputs"]:
+            node["inputs"]["steps"] = 4
+    assert bare_server.run(prompt).images
+
+
+def test_queued_again_it_looks_again(bare_server, hub):
+    bare_server.run(get(PRIOR))
+    hub.served.clear()
+    again = bare_server.run(get(PRIOR))
+    assert again.executed == ["get"]
+    assert again.outputs["get"]["text"][0].startswith("Already there.") and hub.bytes_served == 0
+
+
+def test_an_error_is_the_nodes(bare_server):
+    with pytest.raises(WorkflowError, match="does not have Intel/dpt-large with commit") as failed:
+        bare_server.run(get("dpt-large"))
+    assert failed.value.node_id == "get"

@@ -1,0 +1,65 @@
+"""What is in a LoRA file."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+PEFT_CONFIG = "lora_adapter_metadata"  # where diffusers keeps it in a file's metadata
+
+
+class Taken(dict[str, Any]):
+    """The tensors of a file; knows which of them have been asked for."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor], taken=()):
+        super().__init__(tensors)
+        self.taken = set(taken)
+
+    def __getitem__(self, key):
+        self.taken.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key, default=None):
+        return self[key] if key in self else default
+
+
+def read_tensors(path: Path, roots: tuple[str, ...]) -> Taken:
+    """A file's tensors, with those alphas that diffusers keeps in the metadata.
+
+    Args:
+        roots: what may stand before the names of the network that is meant.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            config = json.loads((file.metadata() or {}).get(PEFT_CONFIG, "{}"))
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged or not a safetensors file ({error}). Download it again."
+        ) from error
+    for root in roots:
+        config |= {k.removeprefix(root): v for k, v in config.items() if k.startswith(root)}
+    alphas = {k: v for k, v in peft_alphas(config, tensors).items() if k not in tensors}
+    return Taken(tensors | alphas, alphas)
+
+
+def peft_alphas(
+    config: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """What peft's config says of alpha, as the `.alpha` tensors that the host looks for."""
+    if "lora_alpha" not in config:
+        return {}
+    special = (config.get("alpha_pattern") or {}).items()
+    alphas = {}
+    for key, down in tensors.items():
+        if found := re.fullmatch(r"(.+)\.(lora_A|lora\.down)\.(default\.)?weight", key):
+            module = found[1]
+            named = [alpha for name, alpha in special if re.fullmatch(rf"(.*\.)?({name})", module)]
+            alpha = (named or [config["lora_alpha"]])[0]
+            if config.get("use_rslora"):  # alpha / √rank, where the host divides by the rank
+                alpha *= len(down) ** 0.5
+            alphas[f"{module}.alpha"] = torch.tensor(float(alpha))
+    return alphas

@@ -1,0 +1,60 @@
+"""The colours of MoVQ latents: a linear map to RGB, with which samplers show a forming picture.
+
+Every MoVQ has latents of its own, so each folder keeps its own map, in one small file.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import VQModel
+
+from .sizes import PIXELS_PER_LATENT
+
+FILE = "movq/latent_rgb_factors.json"
+
+
+def draw_colour_fields(count: int = 24, size: int = 128, seed: int = 0) -> torch.Tensor:
+    """Pictures (N, 3, size, size) in [-1, 1]: coarse to fine fields of random colours, the one
+    half with soft edges and the other with hard ones."""
+    generator = torch.Generator().manual_seed(seed)
+    pictures = []
+    for i in range(count):
+        cells = torch.rand(1, 3, *[2 ** (1 + i // 2 % 4)] * 2, generator=generator) * 2 - 1
+        mode = "bicubic" if i % 2 else "nearest"
+        pictures.append(F.interpolate(cells, (size, size), mode=mode).clamp(-1, 1))
+    return torch.cat(pictures)
+
+
+def fit_factors(latents: torch.Tensor, pictures: torch.Tensor) -> tuple[dict[str, Any], float]:
+    """The least-squares map of latents (N, 4, h, w) to pictures (N, 3, 8h, 8w), under the names of
+    the host's latent formats, and the share of the colours' variance that it explains."""
+    x = latents.movedim(1, -1).reshape(-1, latents.shape[1])
+    y = F.avg_pool2d(pictures, PIXELS_PER_LATENT).movedim(1, -1).reshape(-1, 3)
+    x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
+    solution = torch.linalg.lstsq(x.double(), y.double()).solution
+    explained = 1 - (y - x @ solution.float()).square().sum() / (y - y.mean(0)).square().sum()
+    factors = [[round(value, 4) for value in row] for row in solution.tolist()]
+    return (
+        {"latent_rgb_factors": factors[:-1], "latent_rgb_factors_bias": factors[-1]},
+        explained.item(),
+    )
+
+
+@torch.inference_mode()
+def fit_preview(folder: Path) -> float:
+    """Fit a decoder folder's map and write it there; returns the share of variance explained."""
+    movq: Any = VQModel.from_pretrained(folder / "movq", use_safetensors=True)
+    pictures = draw_colour_fields()
+    latents = torch.cat([movq.encode(picture[None].float()).latents for picture in pictures])
+    factors, explained = fit_factors(latents, pictures)
+    (folder / FILE).write_text(json.dumps(factors) + "\n", encoding="utf-8")
+    return explained
+
+
+def fit_missing_preview(folder: Path) -> None:
+    """Give a folder with a MoVQ its map, if it has none."""
+    if (folder / "movq").is_dir() and not (folder / FILE).exists():
+        fit_preview(folder)
