@@ -502,6 +502,201 @@ def save_and_load_embeds() -> Graph:
     return g
 
 
+def conditions(g: Graph, column: int, prior: Node) -> dict[str, Node]:
+    """A Prior node's two outputs as CONDITIONING."""
+    names = ("positive", "negative")
+    return {
+        name: g.add(column, "Kandinsky22Conditioning", name.title(), image_embeds=prior[slot])
+        for slot, name in enumerate(names)
+    }
+
+
+def ksampler_on(g: Graph, column: int, model, latent, positive, negative, **widgets) -> Node:
+    settings = dict(seed=1, steps=25, cfg=4.0, sampler_name="dpmpp_2m", scheduler="karras")
+    return g.add(
+        column,
+        "KSampler",
+        model=model,
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
+        **settings | widgets,
+    )
+
+
+def lora() -> Graph:
+    g = Graph("lora")
+    g.note(
+        "**A LoRA.** The bundled one turns the ground of every picture into a violet night, and "
+        "leaves shape and colour alone; *strength* says how far.\n\n"
+        "For your own: a file for Kandinsky 2.2 under models/loras, by diffusers, peft or kohya, "
+        "with the published *kandinsky-2-2-prior* and *kandinsky-2-2-decoder*. A LoRA of the prior "
+        "goes into *Load Prior LoRA*. To compare, switch the LoRA off (Ctrl+B)."
+    )
+    prior, model = g.loaders()
+    patched = g.add(
+        1,
+        "Kandinsky22LoadDecoderLora",
+        model=model[0],
+        lora_name="kandinsky-2-2-mini-night.safetensors",
+    )
+    prompt = g.add(
+        1, "Kandinsky22Prior", prior=prior[0], prompt="a yellow circle on a white background"
+    )
+    canvas = g.canvas(1)
+    latent = g.add(
+        2, "Kandinsky22Decoder", model=patched[0], **embeds_of(prompt), latent=canvas[0], seed=1
+    )
+    g.save(3, latent, model)
+    return g
+
+
+def ksampler() -> Graph:
+    g = Graph("ksampler")
+    g.note(
+        "**KSampler** on Kandinsky 2.2, with every sampler and scheduler of ComfyUI. "
+        "*Conditioning* makes the wires fit; whatever else takes a MODEL goes in between: "
+        "TorchCompileModel, EasyCache, RescaleCFG, model merges, …\n\n"
+        "KSampler does not clip its estimates as the published scheduler of the stage nodes does: "
+        "where colours come out too strong, lower cfg.\n\n"
+        "For real pictures choose *kandinsky-2-2-prior* and *kandinsky-2-2-decoder*, and make the "
+        "canvas 768 × 768."
+    )
+    prior, model = g.loaders()
+    prompt = g.add(
+        1, "Kandinsky22Prior", prior=prior[0], prompt="a green triangle on a yellow background"
+    )
+    canvas = g.canvas(1)
+    given = conditions(g, 2, prompt)
+    latent = ksampler_on(g, 3, model[0], canvas[0], given["positive"][0], given["negative"][0])
+    g.save(4, latent, model)
+    return g
+
+
+def ksampler_depth() -> Graph:
+    g = Graph("ksampler_depth")
+    g.note(
+        "**Depth to image with KSampler.** *Depth Conditioning* adds the hint to both sides.\n\n"
+        "For your own: *Load Image*, *kandinsky-2-2-prior*, *kandinsky-2-2-controlnet-depth*, a "
+        "depth estimator such as *Depth-Anything-V2-Small-hf*, a 768 × 768 canvas."
+    )
+    prior, model = g.loaders(DEPTH)
+    picture = g.picture(0)
+    prompt = g.add(
+        1, "Kandinsky22Prior", prior=prior[0], prompt="a green square on a white background"
+    )
+    hint = depth_of(g, 1, picture)
+    given = conditions(g, 2, prompt)
+    canvas = g.canvas(2)
+    both = g.add(
+        3,
+        "Kandinsky22DepthConditioning",
+        positive=given["positive"][0],
+        negative=given["negative"][0],
+        hint=hint[0],
+    )
+    latent = ksampler_on(g, 3, model[0], canvas[0], both[0], both[1])
+    g.save(4, latent, model)
+    return g
+
+
+def ksampler_inpaint() -> Graph:
+    g = Graph("ksampler_inpaint")
+    g.note(
+        "**Inpaint with KSampler.** *Inpaint Conditioning* shows the UNet what stays, and gives "
+        "the latent its mask: white is repainted. Use it in place of InpaintModelConditioning, "
+        "which makes the hidden part grey before it is encoded, as other models want it.\n\n"
+        "For your own: *Load Image* and its mask, *kandinsky-2-2-prior*, "
+        "*kandinsky-2-2-decoder-inpaint*."
+    )
+    prior, model = g.loaders(INPAINT)
+    picture = g.picture(0)
+    prompt = g.add(
+        1, "Kandinsky22Prior", prior=prior[0], prompt="a white triangle on a blue background"
+    )
+    whole = g.add(1, "VAEEncode", pixels=picture[0], vae=model[1])
+    mask = g.box_mask(1, 24, 24, 80, 80)
+    given = conditions(g, 2, prompt)
+    both = g.add(
+        2,
+        "Kandinsky22InpaintConditioning",
+        positive=given["positive"][0],
+        negative=given["negative"][0],
+        latent=whole[0],
+        mask=mask[0],
+    )
+    latent = ksampler_on(g, 3, model[0], both[2], both[0], both[1])
+    paste_back(g, 4, latent, model, picture, mask[0])
+    return g
+
+
+def area_composition() -> Graph:
+    g = Graph("area_composition")
+    g.note(
+        "**Two prompts in one picture.** Each has its area; where areas meet they blend. With "
+        "*Conditioning (Set Mask)* the areas take any shape. A low cfg keeps the parts alike.\n\n"
+        "For real pictures choose *kandinsky-2-2-prior* and *kandinsky-2-2-decoder*, and multiply "
+        "all sizes by six."
+    )
+    prior, model = g.loaders()
+    left = g.add(
+        1, "Kandinsky22Prior", "Left", prior=prior[0], prompt="a red circle on a blue background"
+    )
+    right = g.add(
+        1,
+        "Kandinsky22Prior",
+        "Right",
+        prior=prior[0],
+        prompt="a yellow square on a blue background",
+    )
+    placed = []
+    for x, side in ((0, left), (SIZE, right)):
+        given = g.add(2, "Kandinsky22Conditioning", side.title, image_embeds=side[0])
+        area = dict(width=SIZE, height=SIZE, x=x, y=0, strength=1.0)
+        placed.append(g.add(3, "ConditioningSetArea", conditioning=given[0], **area))
+    negative = g.add(2, "Kandinsky22Conditioning", "Negative", image_embeds=left[1])
+    both = g.add(
+        3,
+        "ConditioningCombine",
+        conditioning_1=placed[0][0],
+        conditioning_2=placed[1][0],
+    )
+    canvas = g.canvas(3, width=2 * SIZE)
+    latent = ksampler_on(g, 4, model[0], canvas[0], both[0], negative[0], seed=2, cfg=2.0)
+    g.save(5, latent, model)
+    return g
+
+
+def tiled_decode() -> Graph:
+    g = Graph("tiled_decode")
+    g.note(
+        "**Large pictures on small cards.** MoVQ needs the most memory of all stages; *VAE Encode "
+        "(Tiled)* and *VAE Decode (Tiled)* do it piece by piece. Without them ComfyUI turns to "
+        "tiles by itself when memory runs out.\n\n"
+        "For your own: *Load Image*, *kandinsky-2-2-prior*, *kandinsky-2-2-decoder*, and tiles of "
+        "512 with an overlap of 64."
+    )
+    prior, model = g.loaders()
+    picture = g.picture(0, back=GREEN, front=YELLOW, size=2 * SIZE, at=64, side=128)
+    prompt = g.add(
+        1, "Kandinsky22Prior", prior=prior[0], prompt="a yellow square on a green background"
+    )
+    tiles = dict(tile_size=128, overlap=32, temporal_size=64, temporal_overlap=8)
+    whole = g.add(1, "VAEEncodeTiled", pixels=picture[0], vae=model[1], **tiles)
+    latent = g.add(
+        2,
+        "Kandinsky22Img2Img",
+        model=model[0],
+        **embeds_of(prompt),
+        latent=whole[0],
+        seed=1,
+        denoise=0.3,
+    )
+    image = g.add(3, "VAEDecodeTiled", samples=latent[0], vae=model[1], **tiles)
+    g.add(4, "SaveImage", images=image[0], filename_prefix=f"kandinsky22/{g.name}")
+    return g
+
+
 GRAPHS: list[Callable[[], Graph]] = [
     text_to_image,
     image_to_image,
@@ -513,4 +708,10 @@ GRAPHS: list[Callable[[], Graph]] = [
     depth_controlnet_img2img,
     inpaint_hat,
     save_and_load_embeds,
+    lora,
+    ksampler,
+    ksampler_depth,
+    ksampler_inpaint,
+    area_composition,
+    tiled_decode,
 ]
