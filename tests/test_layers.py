@@ -12,6 +12,7 @@ DOWNLOADS = {"downloads", "hub", "repositories", "half_precision"}
 STDLIB = {
     "collections",
     "dataclasses",
+    "filecmp",
     "inspect",
     "json",
     "logging",
@@ -22,6 +23,7 @@ STDLIB = {
     "os",
     "re",
     "uuid",
+    "weakref",
 }
 HOST = {"comfy", "folder_paths", "latent_preview", "node_helpers"}
 LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "PIL", "numpy"}

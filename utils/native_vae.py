@@ -15,6 +15,7 @@ from diffusers import VQModel
 
 from . import checkpoints, published
 from .residency import move_stray_tensors
+from .sharing import share_or_load
 from .sizes import PIXELS_PER_LATENT
 from .weights import fill_module, recognise, weight_files
 
@@ -105,7 +106,8 @@ def load_vae_file(file: Path) -> comfy.sd.VAE:
 
 
 def make_vae(config: dict[str, Any], files: list[Path]) -> comfy.sd.VAE:
-    patcher = load_patcher(config, files)
+    # One in memory for all decoders, whose folders bring the same.
+    patcher = share_or_load(files[0], len(files), lambda: load_patcher(config, files))
     movq = patcher.model
     with _no_weights_expected():
         vae: Any = comfy.sd.VAE(sd={})
