@@ -70,16 +70,6 @@ def show(progress: Progress) -> None:
         print(f"\r{progress}\033[K", end="", file=sys.stderr, flush=True)
 
 
-def fit_preview(folder: Path) -> None:
-    """What a decoder needs for previews, where diffusers is there to make it."""
-    if find_spec("diffusers") is not None:
-        from utils import preview
-
-        preview.fit_missing_preview(folder)
-    elif (folder / "movq").is_dir():
-        print(f"For previews while it samples: python scripts/fit_preview.py {folder}")
-
-
 def main() -> int:
     """Fetch each; the first that fails ends it."""
     arguments = read_arguments()
@@ -99,7 +89,8 @@ def main() -> int:
             print(f"{NEW_LINE}Stopped. The same command goes on from here.", file=sys.stderr)
             return 130
         print(NEW_LINE + text)
-        fit_preview(root / repository.name)
+        if (root / name / "movq").is_dir():  # the node does it, which has torch at hand
+            print(f"Once, for previews: python scripts/fit_preview.py {root / name}")
     return 0
 
 
