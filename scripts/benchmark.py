@@ -1,6 +1,7 @@
 """Measure this pack against diffusers, side by side on the same files and weights.
 
     python scripts/benchmark.py load [--rounds 5] [--small] [--save]
+    python scripts/benchmark.py optimize [--rounds 5] [--small] [--save]
 
 Prints a table; --save writes it, with the machine, the versions and the command, as JSON and
 Markdown into benchmarks/results/. Machines are noisy: only the ratios of one run mean something.
@@ -33,7 +34,7 @@ sys.modules["kandinsky22"] = package
 sys.path.insert(0, str(found.comfyui))
 
 import torch  # noqa: E402
-from kandinsky22.benchmarks import load  # noqa: E402
+from kandinsky22.benchmarks import load, optimize  # noqa: E402
 
 
 def describe_machine() -> dict[str, str]:
@@ -62,24 +63,29 @@ def save(name: str, rows: list[dict], table: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("load", help="a UNet from disk, against from_pretrained")
-    command.add_argument("--rounds", type=int, default=5)
-    command.add_argument("--small", action="store_true", help="53 M parameters instead of 1253 M")
-    command.add_argument("--save", action="store_true", help="write benchmarks/results/")
+    for name, what in (
+        ("load", "a UNet from disk, against from_pretrained"),
+        ("optimize", "calls of a UNet with each choice of the Optimize node"),
+    ):
+        command = commands.add_parser(name, help=what)
+        command.add_argument("--rounds", type=int, default=5)
+        command.add_argument("--small", action="store_true", help="53 M parameters, not 1253 M")
+        command.add_argument("--save", action="store_true", help="write benchmarks/results/")
     child = commands.add_parser("load-once")  # a process of its own for one load
     for name, kind in (("loader", str), ("folder", Path), ("dtype", str)):
         child.add_argument(name, type=kind)
     options = parser.parse_args()
-    if options.command == "load-once":
-        import comfy.cli_args
+    import comfy.cli_args
 
-        comfy.cli_args.args.cpu = True
+    comfy.cli_args.args.cpu = not torch.cuda.is_available() or options.command == "load-once"
+    if options.command == "load-once":
         print(json.dumps(load.load_once(options.loader, options.folder, options.dtype)))
         return
-    rows = load.run(options.rounds, options.small)
-    print(load.table(rows))
+    measured = {"load": load, "optimize": optimize}[options.command]
+    rows = measured.run(options.rounds, options.small)
+    print(measured.table(rows))
     if options.save:
-        save(options.command, rows, load.table(rows))
+        save(options.command, rows, measured.table(rows))
 
 
 if __name__ == "__main__":
