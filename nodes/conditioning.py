@@ -81,5 +81,4 @@ class InpaintConditioning(io.ComfyNode):
     @classmethod
     def execute(cls, positive, negative, latent, mask) -> io.NodeOutput:
         masked = mask_latent(latent, mask)
-        conditions = (add_picture(given, latent, mask) for given in (positive, negative))
-        return io.NodeOutput(*conditions, masked)
+        return io.NodeOutput(add_picture(positive, masked), add_picture(negative, masked), masked)

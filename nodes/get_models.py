@@ -54,7 +54,7 @@ class GetModels(io.ComfyNode):
                     options=list(downloads.PRECISIONS),
                     default="fp16",
                     tooltip="fp16: weights are stored in half the size, as most GPUs run them. "
-                    "fp32: as published.",
+                    "fp32: as published. A download that was begun in the other begins again.",
                 ),
             ],
         )
@@ -66,7 +66,8 @@ class GetModels(io.ComfyNode):
     @classmethod
     def execute(cls, repository, precision) -> io.NodeOutput:
         model, node_id = REPOSITORIES[repository], cls.hidden.unique_id
-        root = Path(folder_paths.get_folder_paths(model.host_folder)[0])
+        roots = [Path(root) for root in folder_paths.get_folder_paths(model.host_folder)]
+        root = next((root for root in roots if (root / model.name).exists()), roots[0])
         text = downloads.download(model, root, precision, show_on(node_id))
         preview.fit_missing_preview(root / model.name)
         write_on(node_id, text)

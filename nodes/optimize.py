@@ -30,7 +30,8 @@ class Optimize(io.ComfyNode):
                     "channels_last",
                     default=False,
                     tooltip="Pixels before channels in memory: convolutions, most of this model's "
-                    "work, can be faster so in fp16 on NVIDIA's tensor cores.",
+                    "work, can be faster so in fp16 on NVIDIA's tensor cores. Under dynamic memory "
+                    "the weights are turned at every call.",
                 ),
             ],
             outputs=[io.Model.Output(id="model", display_name="model")],

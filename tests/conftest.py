@@ -6,6 +6,7 @@ named `nodes` and `utils`, too.
 
 import sys
 import types
+import weakref
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def inference_mode():
     """Nodes run under inference mode in the host."""
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture
+def nothing_shared(monkeypatch):
+    """What a test loads is its own, to be moved, broken or watched while it dies."""
+    from kandinsky22.utils import sharing
+
+    monkeypatch.setattr(sharing, "ALIVE", weakref.WeakValueDictionary())
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import folder_paths
@@ -17,6 +18,7 @@ from checkout import PACK
 from filelock import FileLock
 from hub_server import Hub, wait_for
 from kandinsky22.utils import checkpoints
+from kandinsky22.utils.downloads import finished
 from kandinsky22.utils.repositories import REPOSITORIES
 from safetensors.torch import load_file
 
@@ -361,6 +363,29 @@ def test_two_at_once(get, refuse, models_dir):
         complaint = refuse(DECODER.name, HF_HUB_DOWNLOAD_TIMEOUT="1")
         assert "is being fetched by another process" in complaint
     get(DECODER.name)
+
+
+def test_the_second_of_two_finds_what_the_first_fetched(start, get, hub, models_dir):
+    (models_dir / "diffusers").mkdir(parents=True)
+    lock = FileLock(models_dir / "diffusers" / f".{DECODER.name}.lock")
+    with lock:
+        waiting = start(DECODER.name)
+        deadline = time.monotonic() + 60
+        while "" not in hub.served and time.monotonic() < deadline:  # until it has the list
+            time.sleep(0.02)
+        made = models_dir / "elsewhere"
+        get(DECODER.name, "--models-dir", str(made))
+        (made / "diffusers" / DECODER.name).rename(models_dir / "diffusers" / DECODER.name)
+        hub.served.clear()
+    said, complained = waiting.communicate()
+    assert said.startswith("Already there."), complained
+    assert not [path for path in hub.served if path.endswith(".safetensors")]
+
+
+@pytest.mark.parametrize("record", ["[]", "5", '{"files": {"a": 1}}', '{"files": 3}'])
+def test_an_odd_record_is_none(tmp_path, record):
+    (tmp_path / "download.json").write_text(record)
+    assert finished(tmp_path) is None
 
 
 def test_the_command_needs_no_comfyui_and_no_torch():

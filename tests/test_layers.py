@@ -6,7 +6,7 @@ import sys
 import pytest
 from checkout import PACK
 
-PURE = {"values", "sizes", "tensors", "embeds"}
+PURE = {"values", "sizes", "tensors", "embeds", "latents"}
 LOOPS = {"prior", "decoder", "schedulers", "hint", "preview"}
 DOWNLOADS = {"downloads", "hub", "repositories", "half_precision"}
 STDLIB = {

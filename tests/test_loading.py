@@ -263,7 +263,7 @@ def test_a_depth_estimator_does_not_reach_for_the_network(broken, monkeypatch):
     assert not reached
 
 
-def test_stray_tensors_follow_to_the_load_device(models, prior, load_decoder):
+def test_stray_tensors_follow_to_the_load_device(models, nothing_shared):
     """To the meta device, which needs no hardware: nothing that has no cast hook stays behind."""
     from kandinsky22.utils.residency import move_stray_tensors
 

@@ -260,6 +260,17 @@ def test_pickles_are_not_opened(models, loras, ending):
         LoadPriorLora.execute(load("prior"), "evil.safetensors", 1.0)
 
 
+@pytest.mark.parametrize(
+    "config", ["[]", '{"lora_alpha": "x"}', '{"lora_alpha": 1, "alpha_pattern": {"(": 1}}']
+)
+def test_odd_metadata_names_its_file(models, loras, config):
+    pair = {"lora_A.weight": torch.ones(RANK, 64), "lora_B.weight": torch.ones(64, RANK)}
+    weights = {f"unet.mid_block.attentions.0.to_q.{name}": value for name, value in pair.items()}
+    save_file(weights, loras / "odd.safetensors", {"lora_adapter_metadata": config})
+    with pytest.raises(ValueError, match="odd.safetensors is damaged"):
+        LoadDecoderLora.execute(load("decoder"), "odd.safetensors", 1.0)
+
+
 def test_another_model():
     class Sdxl:
         model = torch.nn.Linear(1, 1)

@@ -20,6 +20,8 @@ from kandinsky22.nodes.prior import SamplePrior
 from kandinsky22.utils.native_depth import NativeDepthEstimator
 from kandinsky22.utils.native_prior import NativePrior
 
+pytestmark = pytest.mark.usefixtures("nothing_shared")
+
 # No hardware is needed to see where tensors go: what is left on one of the two is on the other.
 CPU, META = torch.device("cpu"), torch.device("meta")
 PRIOR, DECODER = "kandinsky-2-2-tiny-prior", "kandinsky-2-2-tiny-controlnet-depth"

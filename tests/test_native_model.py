@@ -1,5 +1,8 @@
 """The decoder as the host's MODEL: samplers, conditioning nodes, merges, caches, compilation."""
 
+import shutil
+
+import comfy.ops
 import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom
 import diffusers
@@ -11,7 +14,8 @@ from calls import watched
 from kandinsky22.nodes.conditioning import Conditioning, DepthConditioning, InpaintConditioning
 from kandinsky22.nodes.decoder import Decoder, Inpaint
 from kandinsky22.nodes.embeds import Interpolate
-from kandinsky22.nodes.loaders import LoadUNet
+from kandinsky22.nodes.loaders import LoadDecoder, LoadUNet
+from kandinsky22.nodes.optimize import Optimize
 from kandinsky22.utils.native_prior import NativePrior
 from kandinsky22.utils.tensors import keep_from_mask
 
@@ -399,9 +403,117 @@ def test_conditioning_for_other_models_is_refused(load_decoder, pair, shape):
         ksampler(load_decoder(TEXT_TO_IMAGE)[0], [[torch.zeros(shape), {}]], pair[1], canvas())
 
 
-def test_more_embeddings_than_latents_are_refused(load_decoder, embeds, pair):
-    with pytest.raises(ValueError, match="3 image embeddings meet 2 latents"):
+def test_batches_that_do_not_pair_are_refused(load_decoder, embeds, pair):
+    with pytest.raises(ValueError, match="3 image embeddings do not pair up with the 2 latents"):
         ksampler(load_decoder(TEXT_TO_IMAGE)[0], conditioning(embeds(3)), pair[1], canvas(2))
+    hinted = DepthConditioning.execute(*pair, random(3, 64, 64, 3)).args
+    with pytest.raises(ValueError, match="3 hints do not pair up with the 2 latents"):
+        ksampler(load_decoder(DEPTH)[0], *hinted, canvas(2))
+    masks = torch.cat([half_mask(True), half_mask(False)])
+    *both, latent = InpaintConditioning.execute(*pair, canvas(2), masks).args
+    (second,) = host.LatentFromBatch().frombatch(latent, 1, 1)
+    with pytest.raises(ValueError, match="2 pictures of Inpaint Conditioning do not pair up"):
+        ksampler(load_decoder(INPAINT)[0], *both, second)
+    with pytest.raises(ValueError, match="2 masks for one latent. Put Repeat Latent Batch before"):
+        InpaintConditioning.execute(*pair, canvas(1), masks)
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+def test_latents_of_other_models_are_refused(load_decoder, pair, channels):
+    latent = {"samples": torch.ones(1, channels, 8, 8)}
+    with pytest.raises(ValueError, match="this LATENT is for another model"):
+        ksampler(load_decoder(TEXT_TO_IMAGE)[0], *pair, latent)
+    with pytest.raises(ValueError, match="this LATENT is for another model"):
+        InpaintConditioning.execute(*pair, latent, half_mask(True))
+
+
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        ({"unclip_conditioning": [{}]}, "Use Embeds From CLIP Vision and Interpolate"),
+        ({"reference_latents": [torch.zeros(1, 4, 8, 8)]}, "Use Encode Image and Interpolate"),
+        ({"concat_latent_image": torch.zeros(1, 4, 8, 8)}, "for the inpaint decoder"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(load_decoder, pair, extra, message):
+    positive = [[pair[0][0][0], extra]]
+    with pytest.raises(ValueError, match=message):
+        ksampler(load_decoder(TEXT_TO_IMAGE)[0], positive, pair[1], canvas())
+
+
+def test_a_controlnet_of_other_models_is_refused(load_decoder, pair):
+    from comfy.cldm.cldm import ControlNet
+    from comfy.controlnet import ControlNet as Control
+
+    small = ControlNet(
+        image_size=8,
+        in_channels=4,
+        model_channels=32,
+        hint_channels=3,
+        num_res_blocks=[1],
+        channel_mult=[1],
+        transformer_depth=[1],
+        transformer_depth_middle=1,
+        context_dim=24,
+        num_heads=1,
+        use_spatial_transformer=True,
+        operations=comfy.ops.disable_weight_init,
+    )
+    applied = host.ControlNetApplyAdvanced().apply_controlnet(
+        *(*pair, Control(small), random(1, 64, 64, 3), 1.0, 0.0, 1.0)
+    )
+    with pytest.raises(ValueError, match="no place for a ControlNet of other models"):
+        ksampler(load_decoder(TEXT_TO_IMAGE)[0], *applied, canvas())
+
+
+def test_inpaint_keeps_what_the_latents_own_mask_keeps(load_decoder, embeds, pair):
+    model, picture = load_decoder(INPAINT)[0], 3 * random(1, 4, 8, 8) - 1.5
+    own = torch.zeros(1, 1, 8, 8)
+    own[..., :2] = 1
+    latent = {"samples": picture, "noise_mask": own}
+    *both, masked = InpaintConditioning.execute(*pair, latent, half_mask(True)).args
+    changed = (ksampler(model, *both, masked) - picture).abs().amax((0, 1, 2))
+    assert (changed[:2] > 0.1).all() and (changed[2:] < 1e-5).all()
+    widgets = dict(seed=7, steps=4, cfg=4.0, sampler_name="euler", scheduler="checkpoint")
+    stage = Inpaint.execute(
+        model, embeds(1, 1), latent, half_mask(True), negative_image_embeds=embeds(1, 2), **widgets
+    ).args[0]["samples"]
+    assert ((stage - picture).abs().amax((0, 1, 2))[2:] < 1e-5).all()
+
+
+def test_noise_that_the_latent_brings_is_left_in_it(load_decoder, pair):
+    """KSampler (Advanced) without noise of its own: the kept part is not emptied at the start."""
+    model = load_decoder(TEXT_TO_IMAGE)[0]
+    noisy = {"samples": 25 * random(1, 4, 8, 8), "noise_mask": half_mask(True)[:, ::8, ::8]}
+    seen = []
+    hook = model.model.diffusion_model.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0])
+    )
+    try:
+        host.KSamplerAdvanced().sample(
+            *(model, "disable", 7, 2, 4.0, "euler", "normal", *pair, noisy, 0, 2, "disable")
+        )
+    finally:
+        hook.remove()
+    assert seen[0][..., 4:].std() > 0.1
+
+
+@pytest.mark.parametrize("name", [TEXT_TO_IMAGE, DEPTH])
+@pytest.mark.parametrize("attention", ["sdpa", "host", "plain"])
+@pytest.mark.parametrize("compute", [torch.float16, torch.float32])
+def test_weights_of_one_half_type_compute_in_another(
+    monkeypatch, load_decoder, pair, name, attention, compute
+):
+    """As on cards that have no bf16: bf16 weights, fp16 arithmetic."""
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *args, **kwargs: compute)
+    model = Optimize.execute(LoadDecoder.execute(name, "bf16").args[0], attention, False).args[0]
+    if name == DEPTH:
+        pair = DepthConditioning.execute(*pair, random(1, 64, 64, 3)).args
+    samples = ksampler(model, *pair, canvas())
+    expected = ksampler(load_decoder(name)[0], *pair, canvas())
+    assert (samples - expected).norm() < 0.1 * expected.norm()
 
 
 @pytest.mark.parametrize(
@@ -533,6 +645,20 @@ def test_a_merge_is_saved_merged(load_decoder, diffusion_models, pair):
     comfy.sd.save_checkpoint(str(diffusion_models / "merge.safetensors"), model)
     loaded = LoadUNet.execute("merge.safetensors", "default").args[0]
     assert torch.equal(ksampler(loaded, *pair, canvas()), ksampler(model, *pair, canvas()))
+
+
+def test_a_damaged_folder_does_not_stand_in_the_way(models, load_decoder, diffusion_models):
+    import comfy.sd
+
+    broken = models / "aaa-broken"
+    shutil.copytree(models / TEXT_TO_IMAGE, broken)
+    shutil.rmtree(broken / "scheduler")
+    try:
+        comfy.sd.save_checkpoint(str(diffusion_models / "s.safetensors"), load_decoder(INPAINT)[0])
+        loaded = LoadUNet.execute("s.safetensors", "default").args[0].model
+        assert loaded.diffusion_model.variant == "inpaint"
+    finally:
+        shutil.rmtree(broken)
 
 
 def test_files_of_other_models_are_refused(diffusion_models):

@@ -103,5 +103,7 @@ def test_one_model_carries_one_choice_and_leaves_the_other_alone(load_decoder):
     options = [model.model_options["transformer_options"] for model in (plain, one, two)]
     chosen = [(o.get("kandinsky22_attention"), o.get("kandinsky22_channels_last")) for o in options]
     assert chosen == [(None, None), ("plain", False), ("host", True)]
+    with pytest.raises(ValueError, match="not a Kandinsky 2.2 decoder"):
+        Optimize.execute(load_decoder(NAME)[1].patcher, "sdpa", False)
     with pytest.raises(ValueError, match="attention is 'flash'; choose one of sdpa, host, plain"):
         Optimize.execute(plain, "flash", False)

@@ -51,3 +51,11 @@ def test_fitting_writes_what_is_bundled(tmp_path):
         assert torch.allclose(
             torch.tensor(fitted[name]), torch.tensor(bundled[name]), rtol=0, atol=2e-3
         )
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"latent_rgb_factors": [[1, 2]]}'])
+def test_a_damaged_map_is_named(tmp_path, content):
+    (tmp_path / "movq").mkdir()
+    (tmp_path / preview.FILE).write_text(content)
+    with pytest.raises(ValueError, match="latent_rgb_factors.json is not a map of 4 .*Delete it"):
+        preview.read_preview(tmp_path)

@@ -400,7 +400,6 @@ def easy_cache(model):
         (cfg_function, "sampler_cfg_function"),
         (post_cfg_function, "sampler_post_cfg_function"),
         (function_wrapper, "model_function_wrapper"),
-        (attention_patch, "patches"),
         (sampling_patch, "another model_sampling"),
         (easy_cache, "outer_sample wrapper"),
     ],
@@ -410,6 +409,14 @@ def test_what_only_samplers_honour_is_refused(load_decoder, embeds, change, name
     change(model)
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     with pytest.raises(ValueError, match=f"cannot honour: .*{named}.*Use KSampler"):
+        run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), latent)
+
+
+def test_attention_patches_are_refused_everywhere(load_decoder, embeds):
+    model = load_decoder(TEXT_TO_IMAGE)[0].clone()
+    attention_patch(model)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    with pytest.raises(ValueError, match="no place for patches of other models.*Take that node"):
         run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), latent)
 
 

@@ -11,13 +11,21 @@ import comfy.utils
 import node_helpers
 import torch
 
-from .native_unet import Kandinsky22UNet
+from .latents import check_latent
+from .native_unet import VARIANTS, Kandinsky22UNet, refuse_foreign_parts
 from .sizes import PIXELS_PER_LATENT
-from .tensors import common_batch, keep_from_mask
+from .tensors import common_batch, keep_from_mask, keep_from_noise_mask
 from .values import ImageEmbeds
 
 HINT = "kandinsky22_hint"  # an IMAGE, resized when its noise is known
-PICTURE, MASK = "concat_latent_image", "concat_mask"  # the host's own names
+PICTURE = "concat_latent_image"  # the host's own name
+KEEP = "kandinsky22_keep"  # (B, 1, h, w), 1 = what stays of the picture
+
+# What other nodes put into CONDITIONING, and would do nothing here → what to use.
+FOREIGN = {
+    "unclip_conditioning": "Embeds From CLIP Vision and Interpolate (Kandinsky 2.2)",
+    "reference_latents": "Encode Image and Interpolate (Kandinsky 2.2)",
+}
 
 Conditioning = list[list[Any]]
 
@@ -43,25 +51,56 @@ def add_hint(conditioning: Conditioning, hint: torch.Tensor) -> Conditioning:
     return node_helpers.conditioning_set_values(conditioning, {HINT: hint})
 
 
-def add_picture(
-    conditioning: Conditioning, latent: dict[str, Any], mask: torch.Tensor
-) -> Conditioning:
-    """Show the inpaint UNet what stays of a picture; `mask`: MASK (B, H, W), 1 = repaint."""
-    values = {PICTURE: latent["samples"], MASK: mask}
-    return node_helpers.conditioning_set_values(conditioning, values)
-
-
 def mask_latent(latent: dict[str, Any], mask: torch.Tensor) -> dict[str, Any]:
-    """The LATENT with a noise mask that makes the host's samplers keep what the UNet is shown."""
-    samples = latent["samples"]
-    keep = keep_from_mask(mask, *samples.shape[-2:])
-    common_batch(latent=len(samples), mask=len(keep))
+    """The LATENT with a noise mask: what `mask` (MASK, 1 = repaint) or its own one keeps, stays."""
+    samples = check_latent(latent)
+    count, _, height, width = samples.shape
+    keep = keep_from_mask(mask, height, width)
+    if common_batch(latent=count, mask=len(keep)) > count:
+        raise ValueError(
+            f"There are {len(keep)} masks for one latent. Put Repeat Latent Batch before Inpaint "
+            "Conditioning, or use one mask."
+        )
+    if latent.get("noise_mask") is not None:
+        own = keep_from_noise_mask(latent["noise_mask"], height, width)
+        keep = torch.maximum(keep, comfy.utils.repeat_to_batch_size(own, count))  # (B, 1, h, w)
     return latent | {"noise_mask": 1 - keep}
 
 
+def add_picture(conditioning: Conditioning, latent: dict[str, Any]) -> Conditioning:
+    """Show the inpaint UNet what stays of a picture: a LATENT of `mask_latent`."""
+    values = {PICTURE: latent["samples"], KEEP: 1 - latent["noise_mask"]}
+    return node_helpers.conditioning_set_values(conditioning, values)
+
+
 def check_conditioning(unet: Kandinsky22UNet, noise: torch.Tensor, given: dict[str, Any]) -> None:
-    """Raises ValueError where a CONDITIONING does not fit the UNet or the LATENT."""
-    embeds = given.get("cross_attn")
+    """Raises ValueError where a CONDITIONING does not fit the UNet or the sampler's LATENT."""
+    check_latent({"samples": noise})
+    check_embeds(unet, given.get("cross_attn"))
+    check_parts(unet, given)
+    batches = {
+        "image embeddings": given["cross_attn"],
+        "hints": given.get(HINT),
+        "pictures of Inpaint Conditioning": given.get(PICTURE),
+        "masks of Inpaint Conditioning": given.get(KEEP),
+    }
+    for name, tensor in batches.items():
+        # A whole number of times: that is how Repeat Latent Batch makes more of them.
+        if tensor is not None and len(noise) % len(tensor):
+            raise ValueError(
+                f"{len(tensor)} {name} do not pair up with the {len(noise)} latents of the "
+                "sampler. Give both the same batch, or one of them for all."
+            )
+    picture = given.get(PICTURE)
+    if picture is not None and picture.shape[-2:] != noise.shape[-2:]:
+        raise ValueError(
+            f"Inpaint Conditioning was given a latent of {picture.shape[-2]}×{picture.shape[-1]}, "
+            f"and the sampler one of {noise.shape[-2]}×{noise.shape[-1]}. Give the sampler the "
+            "latent that comes out of Inpaint Conditioning."
+        )
+
+
+def check_embeds(unet: Kandinsky22UNet, embeds: Any) -> None:
     shape = tuple(getattr(embeds, "shape", ()))
     if len(shape) != 3 or shape[1:] != (1, unet.embeds_width):
         raise ValueError(
@@ -70,28 +109,29 @@ def check_conditioning(unet: Kandinsky22UNet, noise: torch.Tensor, given: dict[s
             "models, and embeddings are mixed with Interpolate or ConditioningAverage, not joined "
             "with ConditioningConcat."
         )
-    if shape[0] not in (1, len(noise)):
-        raise ValueError(
-            f"{shape[0]} image embeddings meet {len(noise)} latents in a sampler. Give the latent "
-            f"a batch size of {shape[0]}, or one embedding for all."
-        )
-    for variant, key, node, folder in (
-        ("depth", HINT, "Depth Conditioning", "controlnet-depth"),
-        ("inpaint", MASK, "Inpaint Conditioning", "decoder-inpaint"),
-    ):
-        if given.get(key) is not None and unet.variant != variant:
+
+
+def check_parts(unet: Kandinsky22UNet, given: dict[str, Any]) -> None:
+    """What rides beside the embeddings: this UNet's own, all of it, and nothing else."""
+    refuse_foreign_parts({}, given.get("control"))
+    for key, instead in FOREIGN.items():
+        if given.get(key) is not None:
+            raise ValueError(f"{key} does nothing on Kandinsky 2.2. Use {instead} instead.")
+    masked = given.get(KEEP) is not None or given.get("concat_mask") is not None
+    has = {"depth": given.get(HINT) is not None, "inpaint": given.get(PICTURE) is not None}
+    for variant, present in has.items():
+        node = f"{variant.title()} Conditioning"
+        if present and unet.variant != variant:
             raise ValueError(
                 f"{node} is for the {variant} decoder, and this MODEL is the {unet.variant} one. "
-                f"Choose kandinsky-2-2-{folder} in Load Decoder."
+                f"Choose {VARIANTS[variant]} in Load Decoder."
             )
-    size = tuple(given[PICTURE].shape[-2:]) if given.get(MASK) is not None else noise.shape[-2:]
-    if size != tuple(noise.shape[-2:]):
+    if has["inpaint"] and not masked:
         raise ValueError(
-            f"Inpaint Conditioning was given a latent of {size[0]}×{size[1]}, and the sampler one "
-            f"of {noise.shape[-2]}×{noise.shape[-1]}. Give the sampler the latent that comes out "
-            "of Inpaint Conditioning."
+            "A picture without its mask came in CONDITIONING (InstructPixToPixConditioning?). Use "
+            "Inpaint Conditioning (Kandinsky 2.2)."
         )
-    if unet.variant == "depth" and given.get(HINT) is None:
+    if unet.variant == "depth" and not has["depth"]:
         raise ValueError(
             "The depth decoder needs a hint: put Depth Conditioning (Kandinsky 2.2) between "
             "Conditioning and the sampler, on positive and negative."

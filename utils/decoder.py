@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from .latents import CHANNELS
+
 # (x (N, C, h, w), t (), embeds (N, D)) → (N, 8, h, w): epsilon, then variance
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 # (step index, number of steps, latents, estimate of the finished latents)
 OnStep = Callable[[int, int, torch.Tensor, torch.Tensor], None]
-
-LATENT_CHANNELS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ def predict_noise(
     guided = embeds.shape[0] == 2 * x.shape[0]
     x = torch.cat([x, x]) if guided else x
     output = predict(x if concat is None else torch.cat([x, concat], dim=1), t, embeds)
-    epsilon, variance = output.split(LATENT_CHANNELS, dim=1)
+    epsilon, variance = output.split(CHANNELS, dim=1)
     if guided:
         negative, positive = epsilon.chunk(2)
         epsilon = negative + cfg * (positive - negative)

@@ -101,6 +101,8 @@ def make_folder(repository: Repository, root: Path, precision: str, progress: Pr
         # One that was stopped, and waits for the network, ends with that.
         with FileLock(lock, timeout=hub.TIMEOUT + 2):
             progress.advance()
+            if stored := finished(folder):  # by the one that was waited for
+                return f"Already there. {next_step} It is in {folder}: {stored}."
             record = dict(repository=repository.id, commit=repository.commit, precision=precision)
             begin(partial, record)
             check_disk_space(wanted, partial, precision)
@@ -122,9 +124,11 @@ def make_folder(repository: Repository, root: Path, precision: str, progress: Pr
 
 def read_record(folder: Path) -> dict:
     try:
-        return json.loads((folder / RECORD).read_text("utf-8"))
+        record = json.loads((folder / RECORD).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
+    known = isinstance(record, dict) and isinstance(record.get("files", {}), dict)
+    return record if known and "precision" in record else {}
 
 
 def write_record(folder: Path, record: dict) -> None:

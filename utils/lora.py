@@ -15,7 +15,7 @@ import torch
 
 from .checkpoints import find_file
 from .lora_files import read_tensors
-from .native_model import Kandinsky22
+from .native_model import kandinsky_of
 from .native_prior import NativePrior
 
 log = logging.getLogger("kandinsky22")
@@ -140,12 +140,7 @@ def apply_lora(patcher: Any, name: str, strength: float, network: Network) -> An
 
 def apply_to_decoder(model: Any, name: str, strength: float) -> Any:
     """MODEL → MODEL. Raises ValueError if it is another model's."""
-    base = getattr(model, "model", None)
-    if not isinstance(base, Kandinsky22):
-        raise ValueError(
-            f"This MODEL is a {type(base or model).__name__}, not a Kandinsky 2.2 decoder. Use "
-            "Load LoRA for it, or connect the MODEL of Load Decoder (Kandinsky 2.2)."
-        )
+    kandinsky_of(model)
     return apply_lora(model, name, strength, NETWORKS["decoder"])
 
 

@@ -36,13 +36,13 @@ def read_tensors(path: Path, roots: tuple[str, ...]) -> Taken:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             config = json.loads((file.metadata() or {}).get(PEFT_CONFIG, "{}"))
-    except (SafetensorError, ValueError) as error:
+        for root in roots:
+            config |= {k.removeprefix(root): v for k, v in config.items() if k.startswith(root)}
+        alphas = {k: v for k, v in peft_alphas(config, tensors).items() if k not in tensors}
+    except (SafetensorError, ValueError, TypeError, AttributeError, re.error) as error:
         raise ValueError(
             f"{path} is damaged or not a safetensors file ({error}). Download it again."
         ) from error
-    for root in roots:
-        config |= {k.removeprefix(root): v for k, v in config.items() if k.startswith(root)}
-    alphas = {k: v for k, v in peft_alphas(config, tensors).items() if k not in tensors}
     return Taken(tensors | alphas, alphas)
 
 

@@ -18,19 +18,18 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP
 
-from .checkpoints import find_model, list_models, read_json
-from .conditioning import HINT, HintCond, check_conditioning
-from .native_unet import Kandinsky22UNet
-from .optimizations import lay_out_weights
-from .preview import FILE as PREVIEW_FILE
+from .checkpoints import component_configs, find_model, read_json
+from .conditioning import HINT, KEEP, PICTURE, HintCond, check_conditioning
+from .native_unet import CHANNELS_LAST, Kandinsky22UNet
+from .preview import read_preview
 from .published import UNETS
 from .residency import move_stray_tensors, pick_dtypes
 from .sizes import PIXELS_PER_LATENT
 from .tensors import images_to_model, keep_from_mask, resize
 from .weights import fill_module, recognise, weight_files
 
-# Numbers in memory at the peak of a forward, for each latent pixel and channel of the first level,
-# `python scripts/measure_memory.py text_to_image inpaint depth` shows 15.6; and for each pair of
+# Numbers in memory at the peak of a forward: for each latent pixel and channel of the first level
+# (`python scripts/measure_memory.py` shows up to 5,968 a pixel with 384 channels); for each pair of
 # latent pixels and head, where attention has no fused kernel and writes its scores out.
 ACTIVATIONS, SCORES = 16, 1 / 8
 
@@ -95,13 +94,13 @@ class Kandinsky22(comfy.model_base.BaseModel):
         """
         if self.diffusion_model.variant != "inpaint":
             return None
-        noise, mask = kwargs["noise"], kwargs.get("concat_mask")
-        if mask is not None:
-            picture = kwargs["concat_latent_image"]
+        noise, picture = kwargs["noise"], kwargs.get(PICTURE)
+        if (keep := kwargs.get(KEEP)) is not None:
+            pass
+        elif (mask := kwargs.get("concat_mask")) is not None:  # of InpaintModelConditioning
             keep = keep_from_mask(mask, *noise.shape[-2:])
-        elif kwargs.get("denoise_mask") is not None:
-            picture = kwargs["latent_image"]
-            keep = 1 - kwargs["denoise_mask"][:, :1].round()
+        elif (mask := kwargs.get("denoise_mask")) is not None:
+            picture, keep = kwargs["latent_image"], 1 - mask[:, :1].round()
         else:
             picture, keep = noise, torch.zeros_like(noise[:, :1])  # nothing is kept
         picture, keep = (
@@ -117,6 +116,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
         kept = super().scale_latent_inpaint(sigma, noise, latent_image, **kwargs)
         sigma = sigma.reshape(-1, *[1] * (noise.ndim - 1))
         first = sigma >= self.model_sampling.sigma_max.to(sigma) * (1 - 1e-5)
+        first = first & noise.any()  # where the latent brings its own noise, there is none here
         return torch.where(first, noise * (1 + sigma**2).sqrt(), kept)
 
     def memory_required(self, input_shape, cond_shapes=None) -> int:
@@ -131,17 +131,40 @@ class Kandinsky22(comfy.model_base.BaseModel):
         return int(batch * pixels * numbers * management.dtype_size(self.get_dtype_inference()))
 
 
+def kandinsky_of(model: Any) -> Kandinsky22:
+    """What a MODEL holds; raises ValueError if it is another model's."""
+    base = getattr(model, "model", None)
+    if not isinstance(base, Kandinsky22):
+        raise ValueError(
+            f"This MODEL is a {type(base or model).__name__}, not a Kandinsky 2.2 decoder. "
+            "Connect the MODEL of Load Decoder (Kandinsky 2.2)."
+        )
+    return base
+
+
+def lay_out_weights(patcher: Any, device: torch.device, *_) -> None:
+    """On load: convolution weights in the memory format that this MODEL wants.
+
+    What the host keeps elsewhere and streams in is left alone: it may be pinned in memory.
+    """
+    if patcher.is_dynamic():
+        return
+    options = patcher.model_options["transformer_options"]
+    wanted = options.get(CHANNELS_LAST) or comfy.model_management.force_channels_last()
+    layout = torch.channels_last if wanted else torch.contiguous_format
+    for layer in patcher.model.modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.weight.device == device:
+            if not layer.weight.is_contiguous(memory_format=layout):
+                weight = layer.weight.contiguous(memory_format=layout)
+                layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
 def read_settings(folder: Path) -> Settings:
     path = folder / "scheduler" / "scheduler_config.json"
     scheduler = read_json(path)
     if not {"beta_start", "beta_end"} <= set(scheduler):
         raise ValueError(f"{path} has no beta_start and beta_end. Download the folder again.")
-    colours = folder / PREVIEW_FILE
-    return Settings(
-        unet=read_json(folder / "unet" / "config.json"),
-        scheduler=scheduler,
-        preview=read_json(colours) if colours.is_file() else {},
-    )
+    return Settings(read_json(folder / "unet" / "config.json"), scheduler, read_preview(folder))
 
 
 def load_model(folder: Path, weight_dtype: str = "default", disable_dynamic: bool = False):
@@ -155,11 +178,12 @@ def load_model(folder: Path, weight_dtype: str = "default", disable_dynamic: boo
 
 def load_unet(file: Path, weight_dtype: str = "default", disable_dynamic: bool = False):
     """The MODEL of one file: a published UNet's shapes, or those of a decoder folder on disk."""
-    known = [(f"the published {name}", Settings(**parts)) for name, parts in UNETS.items()]
-    known += [(name, read_settings(find_model(name, "decoder"))) for name in list_models("decoder")]
-    candidates = [(title, settings.unet) for title, settings in known]
+    published = {f"the published {name}": Settings(**parts) for name, parts in UNETS.items()}
+    candidates = component_configs("unet")  # first, for what else their folders know
+    candidates += [(title, settings.unet) for title, settings in published.items()]
     config = recognise(file, candidates, Kandinsky22UNet.from_config, SAVED_PREFIX)
-    settings = next(settings for _, settings in known if settings.unet is config)
+    title = next(title for title, candidate in candidates if candidate is config)
+    settings = published.get(title) or read_settings(find_model(title, "decoder"))
     model = build_model(settings, [file], weight_dtype, disable_dynamic)
     model.cached_patcher_init = (load_unet, (file, weight_dtype))
     return model

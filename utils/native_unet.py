@@ -8,9 +8,15 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnAddedKVProcessor, AttnAddedKVProcessor2_0
 
-from .decoder import LATENT_CHANNELS
+from .latents import CHANNELS
 from .sizes import PIXELS_PER_LATENT, pad_to_grid
 
+# variant of a UNet → the published folder that has it
+VARIANTS = {
+    "text_to_image": "kandinsky-2-2-decoder",
+    "inpaint": "kandinsky-2-2-decoder-inpaint",
+    "depth": "kandinsky-2-2-controlnet-depth",
+}
 # Under `transformer_options` of a MODEL: what the Optimize node sets.
 ATTENTION, CHANNELS_LAST = "kandinsky22_attention", "kandinsky22_channels_last"
 
@@ -54,11 +60,24 @@ class ChosenAttention:
         attention: str = "sdpa",
         transformer_options: dict[str, Any] | None = None,
     ) -> torch.Tensor:
+        # The image tokens come in the type of the weights, which need not be that of computing.
+        encoder_hidden_states = encoder_hidden_states.to(hidden_states.dtype)
         if attention == "host":
             return ATTENTIONS["host"](
                 attn, hidden_states, encoder_hidden_states, transformer_options
             )
         return ATTENTIONS[attention](attn, hidden_states, encoder_hidden_states, attention_mask)
+
+
+def refuse_foreign_parts(transformer_options: dict[str, Any], control: Any = None) -> None:
+    """Raises ValueError for what is made for other UNets and would do nothing in this one."""
+    found = [name for name in ("patches", "patches_replace") if transformer_options.get(name)]
+    if found or control is not None:
+        raise ValueError(
+            f"Kandinsky 2.2 has no place for {found[0] if found else 'a ControlNet'} of other "
+            "models (PAG, SAG, HyperTile, GLIGEN, …). Take that node out; for depth use Depth "
+            "Conditioning (Kandinsky 2.2)."
+        )
 
 
 class Kandinsky22UNet(UNet2DConditionModel):
@@ -106,13 +125,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
             ValueError: the MODEL or its CONDITIONING carries what has no place in this UNet.
         """
         options = transformer_options or {}
-        unheard = [name for name in ("patches", "patches_replace") if options.get(name)]
-        if unheard or control is not None:
-            raise ValueError(
-                f"Kandinsky 2.2 has no place for {'a ControlNet' if control else unheard[0]} of "
-                "other models (attention patches, FreeU, HyperTile, GLIGEN, …): it would do "
-                "nothing. Take that node out; for depth use Depth Conditioning (Kandinsky 2.2)."
-            )
+        refuse_foreign_parts(options, control)
         height, width = x.shape[-2:]
         # Mirrored noise is still noise; a repeated edge is not, but the only way for tiny sizes.
         mode = "reflect" if min(height, width) >= self.grid else "replicate"
@@ -123,7 +136,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
         output = WrapperExecutor.new_class_executor(self._run, self, wrappers).execute(
             x, timesteps, context, hint=hint, transformer_options=transformer_options
         )[..., :height, :width]
-        return output if with_variance else output[:, :LATENT_CHANNELS]
+        return output if with_variance else output[:, :CHANNELS]
 
     def _run(self, x, timesteps, context, hint=None, transformer_options=None, **_):
         options = transformer_options or {}

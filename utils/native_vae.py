@@ -107,7 +107,7 @@ def load_vae_file(file: Path) -> comfy.sd.VAE:
 
 def make_vae(config: dict[str, Any], files: list[Path]) -> comfy.sd.VAE:
     # One in memory for all decoders, whose folders bring the same.
-    patcher = share_or_load(files[0], len(files), lambda: load_patcher(config, files))
+    patcher = share_or_load(files[0], device_and_type(), lambda: load_patcher(config, files))
     movq = patcher.model
     with _no_weights_expected():
         vae: Any = comfy.sd.VAE(sd={})
@@ -121,10 +121,14 @@ def make_vae(config: dict[str, Any], files: list[Path]) -> comfy.sd.VAE:
     return vae
 
 
+def device_and_type() -> tuple[torch.device, torch.dtype]:
+    device = comfy.model_management.vae_device()
+    return device, comfy.model_management.vae_dtype(device, [torch.float16, torch.bfloat16])
+
+
 def load_patcher(config: dict[str, Any], files: list[Path], disable_dynamic: bool = False):
     """A ModelPatcher that owns a MoVQ."""
-    device = comfy.model_management.vae_device()
-    dtype = comfy.model_management.vae_dtype(device, [torch.float16, torch.bfloat16])
+    device, dtype = device_and_type()
     ops = comfy.ops.disable_weight_init
     movq = fill_module(MoVQ.from_config, config, files, dtype, ops, PREFIX)
     comfy.model_management.archive_model_dtypes(movq)

@@ -5,6 +5,7 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
 from . import decoder
+from .native_unet import refuse_foreign_parts
 
 
 def refuse_what_only_samplers_honour(model) -> None:
@@ -17,8 +18,8 @@ def refuse_what_only_samplers_honour(model) -> None:
     inner = options.get("transformer_options", {})
     wrappers = comfy.patcher_extension.copy_nested_dicts(inner.get("wrappers", {}))
     comfy.patcher_extension.merge_nested_dicts(wrappers, model.wrappers, copy_dict1=False)
-    found = [name for name in ("patches", "patches_replace") if inner.get(name)]
-    found += [
+    refuse_foreign_parts(inner)
+    found = [
         name for name in options if name.endswith("_function") or name == "model_function_wrapper"
     ]
     honoured = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)

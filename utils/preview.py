@@ -4,6 +4,7 @@ Every MoVQ has latents of its own, so each folder keeps its own map, in one smal
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import VQModel
 
+from .latents import CHANNELS
 from .sizes import PIXELS_PER_LATENT
 
 FILE = "movq/latent_rgb_factors.json"
@@ -55,6 +57,24 @@ def fit_preview(folder: Path) -> float:
 
 
 def fit_missing_preview(folder: Path) -> None:
-    """Give a folder with a MoVQ its map, if it has none."""
+    """Give a folder with a MoVQ its map, if it has none and can be written to."""
     if (folder / "movq").is_dir() and not (folder / FILE).exists():
-        fit_preview(folder)
+        if os.access(folder / "movq", os.W_OK):
+            fit_preview(folder)
+
+
+def read_preview(folder: Path) -> dict[str, Any]:
+    """A decoder folder's map; empty if it has none. Raises ValueError if it is damaged."""
+    if not (folder / FILE).exists():
+        return {}
+    try:
+        factors = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        rows = [*factors["latent_rgb_factors"], factors["latent_rgb_factors_bias"]]
+        if torch.tensor(rows).shape == (CHANNELS + 1, 3):
+            return factors
+    except (ValueError, TypeError, LookupError):
+        pass
+    raise ValueError(
+        f"{folder / FILE} is not a map of {CHANNELS} latent channels to colours. Delete it, or "
+        "make it again with scripts/fit_preview.py."
+    )

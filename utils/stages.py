@@ -12,8 +12,9 @@ import latent_preview
 import torch
 
 from . import decoder
-from .native_model import Kandinsky22
-from .native_unet import Kandinsky22UNet
+from .latents import check_latent
+from .native_model import kandinsky_of
+from .native_unet import VARIANTS, Kandinsky22UNet
 from .prediction import prediction, refuse_what_only_samplers_honour
 from .schedulers import build_scheduler, last_steps
 from .sizes import PIXELS_PER_LATENT, pad_to_grid
@@ -28,13 +29,6 @@ from .tensors import (
     resize,
 )
 from .values import ImageEmbeds
-
-# variant of the UNet → the published folder that has it
-VARIANTS = {
-    "text_to_image": "kandinsky-2-2-decoder",
-    "inpaint": "kandinsky-2-2-decoder-inpaint",
-    "depth": "kandinsky-2-2-controlnet-depth",
-}
 
 
 @dataclass(frozen=True)
@@ -54,12 +48,7 @@ def unet_of(model: Any, variant: str) -> Kandinsky22UNet:
     Raises:
         ValueError: the MODEL is not Kandinsky 2.2, or of another variant; says what to load.
     """
-    base = getattr(model, "model", None)
-    if not isinstance(base, Kandinsky22):
-        raise ValueError(
-            f"This MODEL is a {type(base or model).__name__}, not a Kandinsky 2.2 decoder. "
-            "Connect the MODEL of Load Decoder (Kandinsky 2.2)."
-        )
+    base = kandinsky_of(model)
     unet: Any = base.diffusion_model
     if unet.variant != variant:
         raise ValueError(
@@ -67,25 +56,6 @@ def unet_of(model: Any, variant: str) -> Kandinsky22UNet:
             f"Choose {VARIANTS[variant]} (or one made from it) in Load Decoder."
         )
     return unet
-
-
-def check_latent(latent: Any) -> torch.Tensor:
-    """The samples of a LATENT, (B, 4, h, w) in float32; raises ValueError for another model's."""
-    samples = latent.get("samples") if isinstance(latent, dict) else latent
-    shape = tuple(getattr(samples, "shape", ()))
-    if not torch.is_tensor(samples) or len(shape) != 4 or shape[1] != decoder.LATENT_CHANNELS:
-        raise ValueError(
-            f"Kandinsky 2.2 latents are (batch, 4, height/8, width/8), not {shape or samples!r}: "
-            "this LATENT is for another model. Use Empty Latent Image, or VAE Encode with the "
-            "VAE of Load Decoder (Kandinsky 2.2)."
-        )
-    indices = latent.get("batch_index", range(shape[0]))
-    if len(indices) != shape[0]:
-        raise ValueError(
-            f"This LATENT has {shape[0]} items and a batch_index of {len(indices)}: the node that "
-            "made it left an old one there. Remake the latent."
-        )
-    return samples.float()
 
 
 def check_embeds(

@@ -46,6 +46,8 @@ def keep_from_mask(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
     As the reference does it: cut at 0.5, nearest resize to the latent, then every latent pixel
     beside a repainted one is repainted too (except at the upper right and the lower left).
     """
+    if 0 in mask.shape:
+        raise ValueError(f"This MASK is empty: {tuple(mask.shape)}. Connect one of some size.")
     keep = 1 - (mask.reshape(-1, 1, *mask.shape[-2:]) >= 0.5).float()
     small = F.interpolate(keep, (height, width), mode="nearest")
     for i in range(len(keep)):
