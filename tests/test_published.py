@@ -1,9 +1,14 @@
 """The published architectures, without their weights."""
 
+import json
+
 import accelerate
 import pytest
-from diffusers import PriorTransformer, VQModel
+import torch
+from diffusers import PriorTransformer, UNet2DConditionModel, VQModel
+from kandinsky22.utils.native_model import load_unet
 from kandinsky22.utils.native_unet import Kandinsky22UNet
+from kandinsky22.utils.native_vae import load_vae_file
 from kandinsky22.utils.published import MOVQ, PRIOR, UNETS
 from transformers import (
     CLIPTextConfig,
@@ -22,22 +27,23 @@ def image_encoder(config):
 
 
 @pytest.mark.parametrize(
-    "build, config, gigabytes",
+    "build, config, millions, gigabytes",
     [
-        (Kandinsky22UNet.from_config, UNETS["text_to_image"]["unet"], 5.01),
-        (Kandinsky22UNet.from_config, UNETS["inpaint"]["unet"], 5.01),
-        (Kandinsky22UNet.from_config, UNETS["depth"]["unet"], 5.01),
-        (VQModel.from_config, MOVQ, 0.271),
-        (PriorTransformer.from_config, PRIOR["prior"], 4.10),
-        (text_encoder, PRIOR["text_encoder"], 2.78),
-        (image_encoder, PRIOR["image_encoder"], 2 * 3.69),  # published in float16
+        (Kandinsky22UNet.from_config, UNETS["text_to_image"]["unet"], 1253.1, 5.01),
+        (Kandinsky22UNet.from_config, UNETS["inpaint"]["unet"], 1253.1, 5.01),
+        (Kandinsky22UNet.from_config, UNETS["depth"]["unet"], 1253.4, 5.01),
+        (VQModel.from_config, MOVQ, 67.8, 0.271),
+        (PriorTransformer.from_config, PRIOR["prior"], 1026.2, 4.10),
+        (text_encoder, PRIOR["text_encoder"], 694.7, 2.78),
+        (image_encoder, PRIOR["image_encoder"], 1844.9, 2 * 3.69),  # published in float16
     ],
     ids=["unet", "inpaint", "depth", "movq", "prior", "text", "image"],
 )
-def test_they_are_as_large_as_the_published_files(build, config, gigabytes):
+def test_they_are_as_large_as_the_published_files(build, config, millions, gigabytes):
     with accelerate.init_empty_weights():
         module = build(config)
     numbers = sum(parameter.numel() for parameter in module.parameters())
+    assert round(numbers / 1e6, 1) == millions
     assert numbers * 4 / 1e9 == pytest.approx(gigabytes, rel=0.002)
 
 
@@ -46,3 +52,39 @@ def test_each_unet_is_of_its_kind():
         with accelerate.init_empty_weights():
             unet = Kandinsky22UNet.from_config(configs["unet"])
         assert (unet.variant, unet.grid, unet.embeds_width) == (variant, 8, 1280)
+
+
+def write_hollow(path, module) -> None:
+    """A safetensors file of a module's names and shapes in float16, with nothing behind them: its
+    gigabytes are a hole in the file system."""
+    header, end = {}, 0
+    for name, tensor in module.state_dict().items():
+        start, end = end, end + 2 * tensor.numel()
+        header[name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
+@pytest.mark.parametrize("variant", list(UNETS))
+def test_a_unet_of_published_size_is_recognised_and_loaded(models, tmp_path, variant):
+    with accelerate.init_empty_weights():
+        published = UNet2DConditionModel.from_config(UNETS[variant]["unet"])
+    write_hollow(tmp_path / "unet.safetensors", published)
+    loaded = load_unet(tmp_path / "unet.safetensors", "fp16").model
+    unet = loaded.diffusion_model
+    assert unet.variant == variant and loaded.scheduler_config == UNETS[variant]["scheduler"]
+    shapes = {name: tensor.shape for name, tensor in published.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in unet.state_dict().items()} == shapes
+    assert {parameter.dtype for parameter in unet.parameters()} == {torch.float16}
+
+
+def test_a_movq_of_published_size_is_recognised_and_loaded(models, tmp_path):
+    with accelerate.init_empty_weights():
+        published = VQModel.from_config(MOVQ)
+    write_hollow(tmp_path / "movq.safetensors", published)
+    movq = load_vae_file(tmp_path / "movq.safetensors").first_stage_model
+    shapes = {name: tensor.shape for name, tensor in published.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in movq.state_dict().items()} == shapes
