@@ -2,9 +2,9 @@
 
     python scripts/make_locales.py
 
-Run it after a text in a schema has changed. The page takes a text from here, in the user's language,
-or else from the schema. English is here because the page looks nowhere else for the tooltips of
-inputs that come and go with a choice (those of Interpolate). The other languages are written by hand.
+Run it after a text in a schema has changed. The page takes texts from here, in the user's language,
+or else from the schema. English is here, too: older pages look nowhere else for the tooltips of
+inputs that come and go with a choice, those of Interpolate. Other languages are written by hand.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-LOCALES = Path(__file__).resolve().parents[1] / "locales"
-
 if __name__ == "__main__":
     import host
 
@@ -27,7 +25,7 @@ if __name__ == "__main__":
     if find_spec("diffusers") is None:  # then this runs again in the environment that has it
         sys.exit(subprocess.call([found.python, *sys.argv]))
     package = types.ModuleType("kandinsky22")
-    package.__path__ = [str(LOCALES.parent)]
+    package.__path__ = [str(Path(__file__).resolve().parents[1])]
     sys.modules["kandinsky22"] = package
     sys.path[0] = str(found.comfyui)  # in place of scripts/
     import comfy.cli_args
@@ -38,6 +36,7 @@ import folder_paths
 from comfy_api.latest import io
 from kandinsky22.nodes import NODES
 
+LOCALES = Path(__file__).resolve().parents[1] / "locales"
 THE_HOSTS = {"loaders", "conditioning"}  # categories that ComfyUI translates itself
 
 

@@ -94,15 +94,15 @@ class Kandinsky22(comfy.model_base.BaseModel):
         """
         if self.diffusion_model.variant != "inpaint":
             return None
-        noise, picture = kwargs["noise"], kwargs.get(PICTURE)
-        if (keep := kwargs.get(KEEP)) is not None:
-            pass
-        elif (mask := kwargs.get("concat_mask")) is not None:  # of InpaintModelConditioning
-            keep = keep_from_mask(mask, *noise.shape[-2:])
-        elif (mask := kwargs.get("denoise_mask")) is not None:
-            picture, keep = kwargs["latent_image"], 1 - mask[:, :1].round()
-        else:
-            picture, keep = noise, torch.zeros_like(noise[:, :1])  # nothing is kept
+        noise, picture, keep = kwargs["noise"], kwargs.get(PICTURE), kwargs.get(KEEP)
+        if keep is None:
+            mask, noise_mask = kwargs.get("concat_mask"), kwargs.get("denoise_mask")
+            if mask is not None:  # of InpaintModelConditioning
+                keep = keep_from_mask(mask, *noise.shape[-2:])
+            elif noise_mask is not None:
+                picture, keep = kwargs["latent_image"], 1 - noise_mask[:, :1].round()
+            else:
+                picture, keep = noise, torch.zeros_like(noise[:, :1])  # nothing is kept
         picture, keep = (
             comfy.utils.repeat_to_batch_size(part.to(noise), len(noise)) for part in (picture, keep)
         )
