@@ -27,7 +27,7 @@ def vae_of(name):
     return LoadDecoder.execute(name, "default").args[1]
 
 
-def test_two_decoders_share_one(models):
+def test_two_decoders_share_one(models, nothing_shared):
     one, two = vae_of(NAME), vae_of(INPAINT)
     assert one.first_stage_model is two.first_stage_model
     assert one.patcher is not two.patcher and one.patcher.is_clone(two.patcher)
