@@ -18,7 +18,8 @@ from .residency import swap_ops
 # Names that older files use → today's; and buffers that older files stored needlessly.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 STORED_BUFFERS = ("position_ids",)
-BLOCK = 2**25  # numbers
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+BLOCK = 2**26  # numbers
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -48,6 +49,7 @@ class Stored:
     file: Path
     name: str
     shape: list[int]
+    dtype: torch.dtype | None  # None: not a floating-point number
 
 
 def list_stored(files: list[Path]) -> list[Stored]:
@@ -61,7 +63,9 @@ def list_stored(files: list[Path]) -> list[Stored]:
         try:
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (not a mapping)
-                    found.append(Stored(file, name, tensors.get_slice(name).get_shape()))
+                    tensor = tensors.get_slice(name)
+                    dtype = DTYPES.get(tensor.get_dtype())
+                    found.append(Stored(file, name, tensor.get_shape(), dtype))
         except SafetensorError as error:
             raise ValueError(
                 f"{file} is damaged or not a safetensors file ({error}). Download it again."
@@ -142,16 +146,19 @@ def recognise(
     )
 
 
-def in_blocks(named: list[tuple[str, Stored]]) -> Iterator[list[tuple[str, Stored]]]:
+def in_blocks(
+    named: list[tuple[str, Stored]], dtype: torch.dtype
+) -> Iterator[list[tuple[str, Stored]]]:
     """Tensors in groups, for each of which the file is opened anew.
 
     What a mapping has touched counts as this process's memory until it is closed; so a file that is
-    read into another type is never in memory as a whole.
+    read into another type is never in memory as a whole. In its own type it is not read at all, but
+    mapped: one group.
     """
     block, numbers = [], 0
     for name, tensor in named:
         block.append((name, tensor))
-        numbers += math.prod(tensor.shape)
+        numbers += math.prod(tensor.shape) if tensor.dtype not in (dtype, None) else 0
         if numbers >= BLOCK:
             yield block
             block, numbers = [], 0
@@ -178,7 +185,7 @@ def read_weights(
     weights = {}
     for file in files:
         wanted = [(n, s) for n, s in stored.items() if s.file == file and n in expected]
-        for block in in_blocks(wanted):
+        for block in in_blocks(wanted, dtype):
             with safe_open(file, framework="pt") as tensors:
                 for name, source in block:
                     tensor = tensors.get_tensor(source.name)
