@@ -22,6 +22,7 @@ sys.modules["kandinsky22"] = package
 sys.path.insert(0, HOST["comfyui"])
 
 import comfy.cli_args  # noqa: E402
+import utils.json_util  # noqa: E402, F401  # as main.py does: its nodes.py puts comfy/utils.py first
 
 comfy.cli_args.args.cpu = True  # before anything asks the host for a device
 
