@@ -12,26 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import sys
-import types
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import pack
 
-from scripts import host  # noqa: E402
-
-found = host.ensure()
-if find_spec("diffusers") is None:  # then this runs again in the environment that has it
-    sys.exit(subprocess.call([found.python, *sys.argv]))
-
-package = types.ModuleType("kandinsky22")  # this checkout, whatever its folder's name
-package.__path__ = [str(ROOT)]
-sys.modules["kandinsky22"] = package
-sys.path.insert(0, str(found.comfyui))
+found = pack.enter_host()
 
 import torch  # noqa: E402
 from kandinsky22.benchmarks import load, optimize  # noqa: E402
@@ -51,7 +38,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def save(name: str, rows: list[dict], table: str) -> None:
-    results, machine = ROOT / "benchmarks" / "results", describe_machine()
+    results, machine = pack.ROOT / "benchmarks" / "results", describe_machine()
     results.mkdir(parents=True, exist_ok=True)
     content = json.dumps({"machine": machine, "rows": rows}, indent=1)
     (results / f"{name}.json").write_text(content + "\n", encoding="utf-8")

@@ -8,23 +8,12 @@ Once for each decoder folder; Get Models does it for what it fetches.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import subprocess
-import sys
-import types
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+import pack
 
-import host  # noqa: E402
-
-if importlib.util.find_spec("diffusers") is None:  # then this runs again where it is
-    sys.exit(subprocess.call([host.ensure().python, *sys.argv]))
-
-package = types.ModuleType("kandinsky22")  # this checkout, whatever its folder's name
-package.__path__ = [str(ROOT)]
-sys.modules["kandinsky22"] = package
+pack.run_with_libraries()
+pack.name_pack()
 
 from kandinsky22.utils import preview  # noqa: E402
 

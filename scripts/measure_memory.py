@@ -14,24 +14,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import subprocess
-import sys
-import types
 import weakref
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
 
 if __name__ == "__main__":
-    import host
+    import pack
 
-    found = host.ensure()
-    if find_spec("diffusers") is None:  # then this runs again in the environment that has it
-        sys.exit(subprocess.call([found.python, *sys.argv]))
-    package = types.ModuleType("kandinsky22")
-    package.__path__ = [str(Path(__file__).resolve().parents[1])]
-    sys.modules["kandinsky22"] = package
-    sys.path[0] = str(found.comfyui)  # in place of scripts/
+    pack.enter_host()
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = True

@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host  # noqa: E402
+import pack  # noqa: E402
 
-if find_spec("diffusers") is None:  # then this runs again in the environment that has it
-    sys.exit(subprocess.call([host.ensure().python, *sys.argv]))
+pack.run_with_libraries()
 
 import torch  # noqa: E402
 from miniature import (  # noqa: E402

@@ -1,0 +1,35 @@
+"""For scripts that use the pack: the Python that has its libraries, and a name to import it by."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from importlib.util import find_spec
+from pathlib import Path
+
+import host
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_with_libraries() -> None:
+    """Go on if diffusers is here; else this script runs again in the environment that has it."""
+    if find_spec("diffusers") is None:
+        sys.exit(subprocess.call([host.ensure().python, *sys.argv]))
+
+
+def name_pack() -> None:
+    """`kandinsky22` is this checkout, whatever its folder's name."""
+    package = types.ModuleType("kandinsky22")
+    package.__path__ = [str(ROOT)]
+    sys.modules["kandinsky22"] = package
+
+
+def enter_host() -> host.Host:
+    """The pack and a ComfyUI are importable."""
+    found = host.ensure()
+    run_with_libraries()
+    name_pack()
+    sys.path[0] = str(found.comfyui)  # in place of scripts/
+    return found
