@@ -26,7 +26,7 @@ CHOICES = {
 def make_model(folder: Path, small: bool, dtype: str):
     from kandinsky22.utils.native_model import Settings, build_model
     from kandinsky22.utils.published import UNETS
-    from kandinsky22.utils.weights import weight_files
+    from kandinsky22.utils.stored import weight_files
 
     write_unet(folder, torch.float32, small)
     published = UNETS["text_to_image"]

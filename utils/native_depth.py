@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstima
 
 from . import checkpoints, hint
 from .residency import Owner, Resident, pick_dtypes, swap_ops
+from .stored import weight_files
 from .tensors import images_to_model
-from .weights import weight_files
 
 
 class NativeDepthEstimator(Owner):

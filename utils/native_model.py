@@ -25,8 +25,9 @@ from .preview import read_preview
 from .published import UNETS
 from .residency import move_stray_tensors, pick_dtypes
 from .sizes import PIXELS_PER_LATENT
+from .stored import weight_files
 from .tensors import images_to_model, keep_from_mask, resize
-from .weights import fill_module, recognise, weight_files
+from .weights import fill_module, recognise
 
 # Numbers in memory at the peak of a forward: for each latent pixel and channel of the first level
 # (`python scripts/measure_memory.py` shows up to 5,968 a pixel with 384 channels); for each pair of

@@ -17,7 +17,8 @@ from . import checkpoints, published
 from .residency import move_stray_tensors
 from .sharing import share_or_load
 from .sizes import PIXELS_PER_LATENT
-from .weights import fill_module, recognise, weight_files
+from .stored import weight_files
+from .weights import fill_module, recognise
 
 log = logging.getLogger("kandinsky22")
 
