@@ -1,4 +1,6 @@
-"""Write workflows/*.json, workflows/api/*.json and workflows/*.jpg from workflow_graphs.py.
+"""Write workflows/ (page form, api/, pictures) and subgraphs/.
+
+Their graphs are in workflow_graphs.py and blueprint_graphs.py.
 
 The page itself writes the files: the graph is built in it as a user would, laid out in columns,
 saved, exported, and run for its picture. Needs Chromium; run it after a node's inputs or a graph
@@ -16,146 +18,86 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/
 
-from scripts import host
+from scripts import host  # noqa: E402
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from scripts.blueprint_graphs import Blueprint
+    from scripts.graph import Graph
 
 PACK = Path(__file__).resolve().parents[1]
-WORKFLOWS = PACK / "workflows"
-
-# Builds one graph in the page: nodes, widgets, wires, columns, groups.
-BUILD = """
-async ({nodes, groups}) => {
-  app.graph.clear();
-  const made = {};
-  for (const spec of nodes) {
-    const node = LiteGraph.createNode(spec.type);
-    if (!node) throw new Error('unknown node ' + spec.type);
-    if (spec.title) node.title = spec.title;
-    app.graph.add(node);
-    made[spec.number] = node;
-    for (const [name, value] of Object.entries(spec.widgets)) {
-      const note = spec.type == 'MarkdownNote';  // its one widget has no name
-      const widget = note ? node.widgets[0] : (node.widgets || []).find(w => w.name == name);
-      if (!widget) throw new Error(spec.type + ' has no widget ' + name);
-      widget.value = value;
-    }
-    const control = (node.widgets || []).find(w => w.name == 'control_after_generate');
-    if (control) control.value = 'fixed';
-    if (spec.off) node.mode = 4;
-  }
-  for (const spec of nodes)
-    for (const [name, [source, slot]] of Object.entries(spec.links)) {
-      const target = made[spec.number];
-      const index = target.inputs.findIndex(i => i.name == name);
-      if (index < 0) throw new Error(spec.type + ' has no input ' + name);
-      if (!made[source].connect(slot, target, index))
-        throw new Error(spec.type + ' does not take ' + name);
-    }
-  const gap = 70, between = 80;
-  let x = 0;
-  const columns = [...new Set(nodes.map(n => n.column))].sort((a, b) => a - b);
-  for (const column of columns) {
-    let y = 0, width = 0;
-    for (const spec of nodes.filter(n => n.column == column)) {
-      const node = made[spec.number], least = node.computeSize();
-      const tall = {MarkdownNote: 260, PreviewImage: 240, SaveImage: 300}[spec.type] || 0;
-      node.size = [Math.max(spec.column ? 310 : 400, least[0]), Math.max(least[1], tall)];
-      node.pos = [x, y];
-      y += node.size[1] + gap;
-      width = Math.max(width, node.size[0]);
-    }
-    for (const spec of nodes.filter(n => n.column == column))
-      made[spec.number].size[0] = width;
-    x += width + between;
-  }
-  for (const [title, members] of groups) {
-    const boxes = members.map(number => made[number]);
-    const left = Math.min(...boxes.map(n => n.pos[0])) - 15;
-    const top = Math.min(...boxes.map(n => n.pos[1])) - 60;
-    const right = Math.max(...boxes.map(n => n.pos[0] + n.size[0])) + 15;
-    const bottom = Math.max(...boxes.map(n => n.pos[1] + n.size[1])) + 8;
-    const group = new LiteGraph.LGraphGroup(title);
-    group.pos = [left, top];
-    group.size = [right - left, bottom - top];
-    app.graph.add(group);
-  }
-  app.graph.updateExecutionOrder();
-  const api = (await app.graphToPrompt()).output;
-  return {ui: app.graph.serialize(), api};
-}
-"""
-
-# Brings the whole graph into view.
-FIT = """
-() => {
-  const boxes = [...app.graph._nodes, ...app.graph._groups];
-  const left = Math.min(...boxes.map(b => b.pos[0])) - 40;
-  const top = Math.min(...boxes.map(b => b.pos[1])) - 60;
-  const right = Math.max(...boxes.map(b => b.pos[0] + b.size[0])) + 40;
-  const bottom = Math.max(...boxes.map(b => b.pos[1] + b.size[1])) + 40;
-  const view = app.canvas.canvas.getBoundingClientRect();
-  const scale = Math.min((view.width - 70) / (right - left), (view.height - 90) / (bottom - top));
-  app.canvas.ds.scale = scale;
-  app.canvas.ds.offset = [70 / scale - left, 90 / scale - top];
-  app.canvas.setDirty(true, true);
-}
-"""
-
-
-def description(graph) -> dict:
-    nodes = []
-    for node in graph.nodes:
-        links = {k: [v[0].number, v[1]] for k, v in node.inputs.items() if isinstance(v, tuple)}
-        widgets = {k: v for k, v in node.inputs.items() if not isinstance(v, tuple)}
-        nodes.append(
-            dict(
-                number=node.number,
-                type=node.type,
-                title=node.title,
-                column=node.column,
-                off=node.off,
-                links=links,
-                widgets=widgets,
-            )
-        )
-    groups = [(title, [node.number for node in members]) for title, members in graph.groups]
-    return {"nodes": nodes, "groups": groups}
+WORKFLOWS, BLUEPRINTS = PACK / "workflows", PACK / "subgraphs"
 
 
 def write(names: list[str], screenshots: Path | None) -> None:
+    from scripts import blueprint_graphs, workflow_graphs
     from scripts.comfyui import Server
     from scripts.page import open_page
-    from scripts.workflow_graphs import GRAPHS
 
-    (WORKFLOWS / "api").mkdir(parents=True, exist_ok=True)
+    wanted = [make() for make in (*workflow_graphs.GRAPHS, *blueprint_graphs.BLUEPRINTS)]
+    if unknown := set(names) - {graph.name for graph in wanted}:
+        raise SystemExit(f"No workflow or blueprint is called {', '.join(unknown)}.")
     with tempfile.TemporaryDirectory() as base, Server(host.ensure(), Path(base)) as server:
-        for graph in [make() for make in GRAPHS]:
+        for graph in wanted:
             if names and graph.name not in names:
                 continue
             # A page each: it remembers widget values by node number, beyond graph.clear().
             with open_page(server.url, 1900, 1000) as page:
-                made = page.evaluate(BUILD, description(graph))
-                made["ui"]["extra"] = {}
-                for path, content in (
-                    (WORKFLOWS / f"{graph.name}.json", made["ui"]),
-                    (WORKFLOWS / "api" / f"{graph.name}.json", made["api"]),
-                ):
-                    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-                    print(path.relative_to(PACK))
-                page.evaluate(FIT)
-                page.evaluate("() => app.queuePrompt(0, 1)")
-                page.wait_for_timeout(1000)
-                while any(server.get("/queue").values()):
-                    page.wait_for_timeout(500)
+                api = None
+                if isinstance(graph, blueprint_graphs.Blueprint):
+                    write_blueprint(page, graph)
+                else:
+                    api = write_workflow(page, graph)
+                    page.evaluate("() => app.queuePrompt(0, 1)")
+                    page.wait_for_timeout(1000)
+                    while any(server.get("/queue").values()):
+                        page.wait_for_timeout(500)
+                page.evaluate("() => kandinsky22.fit()")
                 if screenshots:
                     page.wait_for_timeout(1500)
                     screenshots.mkdir(parents=True, exist_ok=True)
                     page.screenshot(path=screenshots / f"{graph.name}.png")
-            images = server.run(made["api"]).images  # what the page has just made
-            saved = [image for image in images if image["type"] == "output"]
-            save_thumbnail(server.fetch(saved[-1]), WORKFLOWS / f"{graph.name}.jpg")
+            if api:
+                images = server.run(api).images  # what the page has just made
+                saved = [image for image in images if image["type"] == "output"]
+                save_thumbnail(server.fetch(saved[-1]), WORKFLOWS / f"{graph.name}.jpg")
+
+
+def write_workflow(page: Page, graph: Graph) -> dict:
+    """Both forms of a workflow; returns the one for the API."""
+    made = page.evaluate("graph => kandinsky22.workflow(graph)", graph.described())
+    write_json(WORKFLOWS / f"{graph.name}.json", made["ui"] | {"extra": {}})
+    write_json(WORKFLOWS / "api" / f"{graph.name}.json", made["api"])
+    return made["api"]
+
+
+def write_blueprint(page: Page, graph: Blueprint) -> None:
+    box = dict(name=graph.name, about=graph.about, aliases=graph.aliases)
+    box["takes"] = [(name, [(n.number, key) for n, key in to]) for name, to in graph.takes]
+    box["gives"] = [(name, (node.number, slot)) for name, (node, slot) in graph.gives]
+    ui = page.evaluate(
+        "([graph, box]) => kandinsky22.blueprint(graph, box)", [graph.described(), box]
+    )
+    write_json(BLUEPRINTS / f"{graph.name}.json", without_nulls(ui | {"extra": {}}))
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(path.relative_to(PACK))
+
+
+def without_nulls(value):
+    """The page writes a dozen empty fields for every slot of a subgraph; links keep their null."""
+    if isinstance(value, dict):
+        kept = {key: without_nulls(part) for key, part in value.items()}
+        return {k: v for k, v in kept.items() if v is not None or k in ("link", "links")}
+    return [without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def save_thumbnail(png: bytes, path: Path, height: int = 384) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -19,6 +20,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+PAGE_SCRIPT = Path(__file__).with_name("page.js")
 READY = "() => !!(window.app && app.graph && LiteGraph.registered_node_types['Kandinsky22Prior'])"
 
 
@@ -36,10 +38,13 @@ def open_page(url: str, width: int = 1600, height: int = 1000) -> Iterator[Page]
         browser = playwright.chromium.launch(executable_path=browser_path, args=list(FLAGS))
         try:
             page = browser.new_page(viewport={"width": width, "height": height})
+            page.set_default_timeout(20_000)
+            page.add_init_script(path=PAGE_SCRIPT)
+            # Else the template browser greets a new user, a moment after all else.
+            page.request.post(f"{url}/settings/Comfy.TutorialCompleted", data="true")
             page.goto(url)
             page.wait_for_function(READY, timeout=60_000)
             page.wait_for_timeout(1000)
-            page.keyboard.press("Escape")  # the template browser, which greets a new user
             yield page
         finally:
             browser.close()

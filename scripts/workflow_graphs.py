@@ -7,103 +7,19 @@ with ComfyUI's own nodes, and a note says what to put in their place.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
-PRIOR = "kandinsky-2-2-mini-prior"
-DECODER = "kandinsky-2-2-mini-decoder"
-INPAINT = "kandinsky-2-2-mini-decoder-inpaint"
-DEPTH = "kandinsky-2-2-mini-controlnet-depth"
-ESTIMATOR = "mini-depth-estimator"
-SIZE = 128
-RED, BLUE, YELLOW, BLACK, GREEN = 0xE02020, 0x2040D0, 0xF0D020, 0x101010, 0x20A040
-
-
-@dataclass
-class Node:
-    type: str
-    inputs: dict[str, Any]
-    column: int
-    title: str | None = None
-    off: bool = False  # bypassed: there for the reader, and left out of a run
-    number: int = 0
-
-    def __getitem__(self, slot: int) -> tuple[Node, int]:
-        return self, slot
-
-
-@dataclass
-class Graph:
-    name: str
-    nodes: list[Node] = field(default_factory=list)
-    groups: list[tuple[str, list[Node]]] = field(default_factory=list)
-
-    def add(self, column: int, type: str, title: str | None = None, off=False, **inputs) -> Node:
-        node = Node(type, inputs, column, title, off, len(self.nodes) + 1)
-        self.nodes.append(node)
-        return node
-
-    def group(self, title: str, *nodes: Node) -> None:
-        self.groups.append((title, list(nodes)))
-
-    def note(self, text: str) -> Node:
-        return self.add(0, "MarkdownNote", "Read me", text=text)
-
-    # --- the parts that most workflows share ---------------------------------------------------
-
-    def loaders(self, decoder: str = DECODER, column: int = 0) -> tuple[Node, Node]:
-        prior = self.add(column, "Kandinsky22LoadPrior", model_name=PRIOR)
-        model = self.add(column, "Kandinsky22LoadDecoder", model_name=decoder)
-        self.group("Load", prior, model)
-        return prior, model
-
-    def picture(self, column: int, back=BLUE, front=RED, size=SIZE, at=32, side=64) -> Node:
-        """A square on a ground, drawn with ComfyUI's own nodes."""
-        ground = self.add(column, "EmptyImage", "Ground", width=size, height=size, color=back)
-        square = self.add(column, "EmptyImage", "Square", width=side, height=side, color=front)
-        picture = self.add(
-            column,
-            "ImageCompositeMasked",
-            "Picture",
-            destination=ground[0],
-            source=square[0],
-            x=at,
-            y=at,
-        )
-        self.group("Picture (put Load Image here)", ground, square, picture)
-        return picture
-
-    def box_mask(self, column: int, x: int, y: int, width: int, height: int, size=SIZE) -> Node:
-        """White where the picture is repainted."""
-        black = self.add(column, "SolidMask", "Keep", value=0.0, width=size, height=size)
-        white = self.add(column, "SolidMask", "Repaint", value=1.0, width=width, height=height)
-        mask = self.add(
-            column,
-            "MaskComposite",
-            "Mask",
-            destination=black[0],
-            source=white[0],
-            x=x,
-            y=y,
-            operation="add",
-        )
-        self.group("Mask (white is repainted)", black, white, mask)
-        return mask
-
-    def canvas(self, column: int, **size) -> Node:
-        size = dict(width=SIZE, height=SIZE, batch_size=1) | size
-        return self.add(column, "EmptyLatentImage", "Canvas", **size)
-
-    def save(self, column: int, latent: Node, model: Node) -> Node:
-        image = self.add(column, "VAEDecode", samples=latent[0], vae=model[1])
-        prefix = f"kandinsky22/{self.name}"
-        self.add(column + 1, "SaveImage", images=image[0], filename_prefix=prefix)
-        return image
-
-
-def embeds_of(prior: Node) -> dict[str, Any]:
-    """Both outputs of a Prior node, as a decoding stage takes them."""
-    return dict(image_embeds=prior[0], negative_image_embeds=prior[1])
+from scripts.graph import (
+    BLACK,
+    DEPTH,
+    ESTIMATOR,
+    GREEN,
+    INPAINT,
+    SIZE,
+    YELLOW,
+    Graph,
+    Node,
+    embeds_of,
+)
 
 
 def text_to_image() -> Graph:
@@ -118,15 +34,14 @@ def text_to_image() -> Graph:
     )
     prior, model = g.loaders()
     prompt = g.add(
-        1, "Kandinsky22Prior", prior=prior[0], prompt="a large red circle on a blue background"
+        "Kandinsky22Prior", prior=prior[0], prompt="a large red circle on a blue background"
     )
-    canvas = g.canvas(1)
+    canvas = g.canvas()
     latent = g.add(
-        2, "Kandinsky22Decoder", model=model[0], **embeds_of(prompt), latent=canvas[0], seed=1
+        "Kandinsky22Decoder", model=model[0], **embeds_of(prompt), latent=canvas[0], seed=1
     )
-    g.save(3, latent, model)
+    g.save(latent, model)
     guide = g.add(
-        1,
         "Kandinsky22Prior",
         "Prior, as in the guide",
         off=True,
@@ -135,7 +50,6 @@ def text_to_image() -> Graph:
         cfg=1.0,
     )
     second = g.add(
-        2,
         "Kandinsky22Decoder",
         off=True,
         model=model[0],
@@ -143,8 +57,8 @@ def text_to_image() -> Graph:
         latent=canvas[0],
         seed=1,
     )
-    image = g.add(3, "VAEDecode", off=True, samples=second[0], vae=model[1])
-    g.add(4, "PreviewImage", off=True, images=image[0])
+    image = g.add("VAEDecode", off=True, samples=second[0], vae=model[1])
+    g.add("PreviewImage", off=True, images=image[0])
     return g
 
 
@@ -157,13 +71,12 @@ def image_to_image() -> Graph:
         "with 100 steps."
     )
     prior, model = g.loaders()
-    picture = g.picture(0)
+    picture = g.picture()
     prompt = g.add(
-        1, "Kandinsky22Prior", prior=prior[0], prompt="a yellow square on a blue background"
+        "Kandinsky22Prior", prior=prior[0], prompt="a yellow square on a blue background"
     )
-    start = g.add(1, "VAEEncode", pixels=picture[0], vae=model[1])
+    start = g.add("VAEEncode", pixels=picture[0], vae=model[1])
     latent = g.add(
-        2,
         "Kandinsky22Img2Img",
         model=model[0],
         **embeds_of(prompt),
@@ -171,22 +84,22 @@ def image_to_image() -> Graph:
         seed=1,
         denoise=0.7,
     )
-    g.save(3, latent, model)
+    g.save(latent, model)
     return g
 
 
-def paste_back(g: Graph, column: int, latent: Node, model: Node, picture: Node, mask) -> None:
+def paste_back(g: Graph, latent: Node, model: Node, picture: Node, mask) -> None:
     """Decode, and put the untouched pixels back, so that they stay the same to the bit."""
-    image = g.add(column, "VAEDecode", samples=latent[0], vae=model[1])
+    image = g.add("VAEDecode", samples=latent[0], vae=model[1])
     whole = g.add(
-        column,
         "ImageCompositeMasked",
         "Put the rest back",
+        stage="Pixels",
         destination=picture[0],
         source=image[0],
         mask=mask,
     )
-    g.add(column + 1, "SaveImage", images=whole[0], filename_prefix=f"kandinsky22/{g.name}")
+    g.add("SaveImage", images=whole[0], filename_prefix=f"kandinsky22/{g.name}")
 
 
 def inpaint() -> Graph:
@@ -199,14 +112,13 @@ def inpaint() -> Graph:
         "the whole picture, not only the new part."
     )
     prior, model = g.loaders(INPAINT)
-    picture = g.picture(0)
+    picture = g.picture()
     prompt = g.add(
-        1, "Kandinsky22Prior", prior=prior[0], prompt="a yellow circle on a blue background"
+        "Kandinsky22Prior", prior=prior[0], prompt="a yellow circle on a blue background"
     )
-    whole = g.add(1, "VAEEncode", pixels=picture[0], vae=model[1])
-    mask = g.box_mask(1, 24, 24, 80, 80)
+    whole = g.add("VAEEncode", pixels=picture[0], vae=model[1])
+    mask = g.box_mask(24, 24, 80, 80)
     latent = g.add(
-        2,
         "Kandinsky22Inpaint",
         model=model[0],
         **embeds_of(prompt),
@@ -214,7 +126,7 @@ def inpaint() -> Graph:
         mask=mask[0],
         seed=1,
     )
-    paste_back(g, 3, latent, model, picture, mask[0])
+    paste_back(g, latent, model, picture, mask[0])
     return g
 
 
@@ -227,9 +139,8 @@ def outpaint() -> Graph:
         "padding in multiples of 64."
     )
     prior, model = g.loaders(INPAINT)
-    picture = g.picture(0)
+    picture = g.picture()
     padded = g.add(
-        1,
         "ImagePadForOutpaint",
         image=picture[0],
         left=64,
@@ -238,12 +149,9 @@ def outpaint() -> Graph:
         bottom=0,
         feathering=0,
     )
-    prompt = g.add(
-        1, "Kandinsky22Prior", prior=prior[0], prompt="a red square on a blue background"
-    )
-    whole = g.add(1, "VAEEncode", pixels=padded[0], vae=model[1])
+    prompt = g.add("Kandinsky22Prior", prior=prior[0], prompt="a red square on a blue background")
+    whole = g.add("VAEEncode", pixels=padded[0], vae=model[1])
     latent = g.add(
-        2,
         "Kandinsky22Inpaint",
         model=model[0],
         **embeds_of(prompt),
@@ -251,7 +159,7 @@ def outpaint() -> Graph:
         mask=padded[1],
         seed=1,
     )
-    paste_back(g, 3, latent, model, padded, padded[1])
+    paste_back(g, latent, model, padded, padded[1])
     return g
 
 
@@ -263,13 +171,12 @@ def interpolate() -> Graph:
         "For your own: *Load Image* twice, *kandinsky-2-2-prior* and *kandinsky-2-2-decoder*."
     )
     prior, model = g.loaders()
-    one = g.picture(0)
-    two = g.picture(0, back=GREEN, front=YELLOW)
-    first = g.add(1, "Kandinsky22EncodeImage", prior=prior[0], image=one[0])
-    second = g.add(1, "Kandinsky22EncodeImage", prior=prior[0], image=two[0])
-    words = g.add(1, "Kandinsky22Prior", prior=prior[0], prompt="a red circle on a blue background")
+    one = g.picture()
+    two = g.picture(back=GREEN, front=YELLOW, stage="Second picture")
+    first = g.add("Kandinsky22EncodeImage", prior=prior[0], image=one[0])
+    second = g.add("Kandinsky22EncodeImage", prior=prior[0], image=two[0])
+    words = g.add("Kandinsky22Prior", prior=prior[0], prompt="a red circle on a blue background")
     mixed = g.add(
-        2,
         "Kandinsky22Interpolate",
         **{
             "count": "3",
@@ -281,9 +188,8 @@ def interpolate() -> Graph:
             "count.weight_3": 0.4,
         },
     )
-    canvas = g.canvas(2)
+    canvas = g.canvas()
     latent = g.add(
-        3,
         "Kandinsky22Decoder",
         model=model[0],
         image_embeds=mixed[0],
@@ -291,7 +197,7 @@ def interpolate() -> Graph:
         latent=canvas[0],
         seed=1,
     )
-    g.save(4, latent, model)
+    g.save(latent, model)
     return g
 
 
@@ -305,25 +211,22 @@ def morph() -> Graph:
     )
     prior, model = g.loaders()
     start = g.add(
-        1,
         "Kandinsky22Prior",
         "From",
         prior=prior[0],
         prompt="a red circle on a white background",
     )
     end = g.add(
-        1, "Kandinsky22Prior", "To", prior=prior[0], prompt="a blue circle on a black background"
+        "Kandinsky22Prior", "To", prior=prior[0], prompt="a blue circle on a black background"
     )
     frames = g.add(
-        2,
         "Kandinsky22InterpolateSequence",
         start_embeds=start[0],
         end_embeds=end[0],
         frames=8,
     )
-    canvas = g.canvas(2)
+    canvas = g.canvas()
     latent = g.add(
-        3,
         "Kandinsky22Decoder",
         model=model[0],
         image_embeds=frames[0],
@@ -331,9 +234,8 @@ def morph() -> Graph:
         latent=canvas[0],
         seed=1,
     )
-    images = g.save(4, latent, model)
+    images = g.save(latent, model)
     g.add(
-        5,
         "SaveAnimatedWEBP",
         images=images[0],
         filename_prefix="kandinsky22/morph",
@@ -345,11 +247,9 @@ def morph() -> Graph:
     return g
 
 
-def depth_of(g: Graph, column: int, picture: Node) -> Node:
-    estimator = g.add(column, "Kandinsky22LoadDepthEstimator", model_name=ESTIMATOR)
-    hint = g.add(column, "Kandinsky22DepthHint", depth_estimator=estimator[0], image=picture[0])
-    shown = g.add(column, "PreviewImage", "The hint", images=hint[0])
-    g.group("Depth (white is near)", estimator, hint, shown)
+def depth_of(g: Graph, picture: Node) -> Node:
+    estimator = g.add("Kandinsky22LoadDepthEstimator", model_name=ESTIMATOR)
+    hint = g.add("Kandinsky22DepthHint", depth_estimator=estimator[0], image=picture[0])
     return hint
 
 
@@ -363,14 +263,13 @@ def depth_controlnet() -> Graph:
         "prompt is *A robot, 4k photo*."
     )
     prior, model = g.loaders(DEPTH)
-    picture = g.picture(0)
+    picture = g.picture()
     prompt = g.add(
-        1, "Kandinsky22Prior", prior=prior[0], prompt="a yellow square on a black background"
+        "Kandinsky22Prior", prior=prior[0], prompt="a yellow square on a black background"
     )
-    hint = depth_of(g, 1, picture)
-    canvas = g.canvas(2)
+    hint = depth_of(g, picture)
+    canvas = g.canvas()
     latent = g.add(
-        2,
         "Kandinsky22ControlNet",
         model=model[0],
         **embeds_of(prompt),
@@ -378,7 +277,7 @@ def depth_controlnet() -> Graph:
         hint=hint[0],
         seed=1,
     )
-    g.save(3, latent, model)
+    g.save(latent, model)
     return g
 
 
@@ -395,12 +294,11 @@ def depth_controlnet_img2img() -> Graph:
         "watermark, signature*."
     )
     prior, model = g.loaders(DEPTH)
-    picture = g.picture(0)
-    seen = g.add(1, "Kandinsky22EncodeImage", prior=prior[0], image=picture[0])
-    hint = depth_of(g, 1, picture)
-    start = g.add(1, "VAEEncode", pixels=picture[0], vae=model[1])
+    picture = g.picture()
+    seen = g.add("Kandinsky22EncodeImage", prior=prior[0], image=picture[0])
+    hint = depth_of(g, picture)
+    start = g.add("VAEEncode", pixels=picture[0], vae=model[1])
     wanted = g.add(
-        2,
         "Kandinsky22PriorEmb2Emb",
         "Prompt",
         prior=prior[0],
@@ -410,7 +308,6 @@ def depth_controlnet_img2img() -> Graph:
         seed=43,
     )
     unwanted = g.add(
-        2,
         "Kandinsky22PriorEmb2Emb",
         "Negative",
         prior=prior[0],
@@ -420,7 +317,6 @@ def depth_controlnet_img2img() -> Graph:
         seed=43,
     )
     latent = g.add(
-        3,
         "Kandinsky22ControlNetImg2Img",
         model=model[0],
         image_embeds=wanted[0],
@@ -430,7 +326,7 @@ def depth_controlnet_img2img() -> Graph:
         seed=43,
         denoise=0.5,
     )
-    g.save(4, latent, model)
+    g.save(latent, model)
     return g
 
 
@@ -446,18 +342,16 @@ def inpaint_hat() -> Graph:
         "for them (Ctrl+B)."
     )
     prior, model = g.loaders(INPAINT)
-    picture = g.picture(0, back=GREEN, front=BLACK, at=40, side=56)
+    picture = g.picture(back=GREEN, front=BLACK, at=40, side=56)
     prompt = g.add(
-        1,
         "Kandinsky22Prior",
         prior=prior[0],
         prompt="a white triangle on a green background, at the top",
     )
-    whole = g.add(1, "VAEEncode", pixels=picture[0], vae=model[1])
-    mask = g.box_mask(1, 40, 0, 56, 40)
-    invert = g.add(1, "InvertMask", "Invert Mask (old polarity only)", off=True, mask=mask[0])
+    whole = g.add("VAEEncode", pixels=picture[0], vae=model[1])
+    mask = g.box_mask(40, 0, 56, 40)
+    invert = g.add("InvertMask", "Invert Mask (old polarity only)", off=True, mask=mask[0])
     latent = g.add(
-        2,
         "Kandinsky22Inpaint",
         model=model[0],
         **embeds_of(prompt),
@@ -465,7 +359,7 @@ def inpaint_hat() -> Graph:
         mask=invert[0],
         seed=1,
     )
-    paste_back(g, 3, latent, model, picture, invert[0])
+    paste_back(g, latent, model, picture, invert[0])
     return g
 
 
@@ -478,17 +372,16 @@ def save_and_load_embeds() -> Graph:
     )
     prior, model = g.loaders()
     prompt = g.add(
-        1, "Kandinsky22Prior", prior=prior[0], prompt="a green triangle on a white background"
+        "Kandinsky22Prior", prior=prior[0], prompt="a green triangle on a white background"
     )
-    canvas = g.canvas(1)
-    g.add(2, "Kandinsky22SaveEmbeds", image_embeds=prompt[0], filename_prefix="embeds/triangle")
+    canvas = g.canvas()
+    g.add("Kandinsky22SaveEmbeds", image_embeds=prompt[0], filename_prefix="embeds/triangle")
     latent = g.add(
-        2, "Kandinsky22Decoder", model=model[0], **embeds_of(prompt), latent=canvas[0], seed=1
+        "Kandinsky22Decoder", model=model[0], **embeds_of(prompt), latent=canvas[0], seed=1
     )
-    g.save(3, latent, model)
-    loaded = g.add(1, "Kandinsky22LoadEmbeds", off=True)
+    g.save(latent, model)
+    loaded = g.add("Kandinsky22LoadEmbeds", off=True)
     again = g.add(
-        2,
         "Kandinsky22Decoder",
         off=True,
         model=model[0],
@@ -497,24 +390,23 @@ def save_and_load_embeds() -> Graph:
         latent=canvas[0],
         seed=1,
     )
-    image = g.add(3, "VAEDecode", off=True, samples=again[0], vae=model[1])
-    g.add(4, "PreviewImage", off=True, images=image[0])
+    image = g.add("VAEDecode", off=True, samples=again[0], vae=model[1])
+    g.add("PreviewImage", off=True, images=image[0])
     return g
 
 
-def conditions(g: Graph, column: int, prior: Node) -> dict[str, Node]:
+def conditions(g: Graph, prior: Node) -> dict[str, Node]:
     """A Prior node's two outputs as CONDITIONING."""
     names = ("positive", "negative")
     return {
-        name: g.add(column, "Kandinsky22Conditioning", name.title(), image_embeds=prior[slot])
+        name: g.add("Kandinsky22Conditioning", name.title(), image_embeds=prior[slot])
         for slot, name in enumerate(names)
     }
 
 
-def ksampler_on(g: Graph, column: int, model, latent, positive, negative, **widgets) -> Node:
+def ksampler_on(g: Graph, model, latent, positive, negative, **widgets) -> Node:
     settings = dict(seed=1, steps=25, cfg=4.0, sampler_name="dpmpp_2m", scheduler="karras")
     return g.add(
-        column,
         "KSampler",
         model=model,
         positive=positive,
@@ -535,19 +427,18 @@ def lora() -> Graph:
     )
     prior, model = g.loaders()
     patched = g.add(
-        1,
         "Kandinsky22LoadDecoderLora",
         model=model[0],
         lora_name="kandinsky-2-2-mini-night.safetensors",
     )
     prompt = g.add(
-        1, "Kandinsky22Prior", prior=prior[0], prompt="a yellow circle on a white background"
+        "Kandinsky22Prior", prior=prior[0], prompt="a yellow circle on a white background"
     )
-    canvas = g.canvas(1)
+    canvas = g.canvas()
     latent = g.add(
-        2, "Kandinsky22Decoder", model=patched[0], **embeds_of(prompt), latent=canvas[0], seed=1
+        "Kandinsky22Decoder", model=patched[0], **embeds_of(prompt), latent=canvas[0], seed=1
     )
-    g.save(3, latent, model)
+    g.save(latent, model)
     return g
 
 
@@ -564,12 +455,12 @@ def ksampler() -> Graph:
     )
     prior, model = g.loaders()
     prompt = g.add(
-        1, "Kandinsky22Prior", prior=prior[0], prompt="a green triangle on a yellow background"
+        "Kandinsky22Prior", prior=prior[0], prompt="a green triangle on a yellow background"
     )
-    canvas = g.canvas(1)
-    given = conditions(g, 2, prompt)
-    latent = ksampler_on(g, 3, model[0], canvas[0], given["positive"][0], given["negative"][0])
-    g.save(4, latent, model)
+    canvas = g.canvas()
+    given = conditions(g, prompt)
+    latent = ksampler_on(g, model[0], canvas[0], given["positive"][0], given["negative"][0])
+    g.save(latent, model)
     return g
 
 
@@ -581,22 +472,21 @@ def ksampler_depth() -> Graph:
         "depth estimator such as *Depth-Anything-V2-Small-hf*, a 768 × 768 canvas."
     )
     prior, model = g.loaders(DEPTH)
-    picture = g.picture(0)
+    picture = g.picture()
     prompt = g.add(
-        1, "Kandinsky22Prior", prior=prior[0], prompt="a green square on a white background"
+        "Kandinsky22Prior", prior=prior[0], prompt="a green square on a white background"
     )
-    hint = depth_of(g, 1, picture)
-    given = conditions(g, 2, prompt)
-    canvas = g.canvas(2)
+    hint = depth_of(g, picture)
+    given = conditions(g, prompt)
+    canvas = g.canvas()
     both = g.add(
-        3,
         "Kandinsky22DepthConditioning",
         positive=given["positive"][0],
         negative=given["negative"][0],
         hint=hint[0],
     )
-    latent = ksampler_on(g, 3, model[0], canvas[0], both[0], both[1])
-    g.save(4, latent, model)
+    latent = ksampler_on(g, model[0], canvas[0], both[0], both[1])
+    g.save(latent, model)
     return g
 
 
@@ -610,23 +500,22 @@ def ksampler_inpaint() -> Graph:
         "*kandinsky-2-2-decoder-inpaint*."
     )
     prior, model = g.loaders(INPAINT)
-    picture = g.picture(0)
+    picture = g.picture()
     prompt = g.add(
-        1, "Kandinsky22Prior", prior=prior[0], prompt="a white triangle on a blue background"
+        "Kandinsky22Prior", prior=prior[0], prompt="a white triangle on a blue background"
     )
-    whole = g.add(1, "VAEEncode", pixels=picture[0], vae=model[1])
-    mask = g.box_mask(1, 24, 24, 80, 80)
-    given = conditions(g, 2, prompt)
+    whole = g.add("VAEEncode", pixels=picture[0], vae=model[1])
+    mask = g.box_mask(24, 24, 80, 80)
+    given = conditions(g, prompt)
     both = g.add(
-        2,
         "Kandinsky22InpaintConditioning",
         positive=given["positive"][0],
         negative=given["negative"][0],
         latent=whole[0],
         mask=mask[0],
     )
-    latent = ksampler_on(g, 3, model[0], both[2], both[0], both[1])
-    paste_back(g, 4, latent, model, picture, mask[0])
+    latent = ksampler_on(g, model[0], both[2], both[0], both[1])
+    paste_back(g, latent, model, picture, mask[0])
     return g
 
 
@@ -640,10 +529,9 @@ def area_composition() -> Graph:
     )
     prior, model = g.loaders()
     left = g.add(
-        1, "Kandinsky22Prior", "Left", prior=prior[0], prompt="a red circle on a blue background"
+        "Kandinsky22Prior", "Left", prior=prior[0], prompt="a red circle on a blue background"
     )
     right = g.add(
-        1,
         "Kandinsky22Prior",
         "Right",
         prior=prior[0],
@@ -651,19 +539,18 @@ def area_composition() -> Graph:
     )
     placed = []
     for x, side in ((0, left), (SIZE, right)):
-        given = g.add(2, "Kandinsky22Conditioning", side.title, image_embeds=side[0])
+        given = g.add("Kandinsky22Conditioning", side.title, image_embeds=side[0])
         area = dict(width=SIZE, height=SIZE, x=x, y=0, strength=1.0)
-        placed.append(g.add(3, "ConditioningSetArea", conditioning=given[0], **area))
-    negative = g.add(2, "Kandinsky22Conditioning", "Negative", image_embeds=left[1])
+        placed.append(g.add("ConditioningSetArea", conditioning=given[0], **area))
+    negative = g.add("Kandinsky22Conditioning", "Negative", image_embeds=left[1])
     both = g.add(
-        3,
         "ConditioningCombine",
         conditioning_1=placed[0][0],
         conditioning_2=placed[1][0],
     )
-    canvas = g.canvas(3, width=2 * SIZE)
-    latent = ksampler_on(g, 4, model[0], canvas[0], both[0], negative[0], seed=2, cfg=2.0)
-    g.save(5, latent, model)
+    canvas = g.canvas(width=2 * SIZE)
+    latent = ksampler_on(g, model[0], canvas[0], both[0], negative[0], seed=2, cfg=2.0)
+    g.save(latent, model)
     return g
 
 
@@ -677,14 +564,13 @@ def tiled_decode() -> Graph:
         "512 with an overlap of 64."
     )
     prior, model = g.loaders()
-    picture = g.picture(0, back=GREEN, front=YELLOW, size=2 * SIZE, at=64, side=128)
+    picture = g.picture(back=GREEN, front=YELLOW, size=2 * SIZE, at=64, side=128)
     prompt = g.add(
-        1, "Kandinsky22Prior", prior=prior[0], prompt="a yellow square on a green background"
+        "Kandinsky22Prior", prior=prior[0], prompt="a yellow square on a green background"
     )
     tiles = dict(tile_size=128, overlap=32, temporal_size=64, temporal_overlap=8)
-    whole = g.add(1, "VAEEncodeTiled", pixels=picture[0], vae=model[1], **tiles)
+    whole = g.add("VAEEncodeTiled", pixels=picture[0], vae=model[1], **tiles)
     latent = g.add(
-        2,
         "Kandinsky22Img2Img",
         model=model[0],
         **embeds_of(prompt),
@@ -692,8 +578,8 @@ def tiled_decode() -> Graph:
         seed=1,
         denoise=0.3,
     )
-    image = g.add(3, "VAEDecodeTiled", samples=latent[0], vae=model[1], **tiles)
-    g.add(4, "SaveImage", images=image[0], filename_prefix=f"kandinsky22/{g.name}")
+    image = g.add("VAEDecodeTiled", samples=latent[0], vae=model[1], **tiles)
+    g.add("SaveImage", images=image[0], filename_prefix=f"kandinsky22/{g.name}")
     return g
 
 

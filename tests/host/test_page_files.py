@@ -1,10 +1,12 @@
 """What the page fetches of the pack beside its nodes: help and translations."""
 
+import json
 import urllib.request
 
 import pytest
 from checkout import PACK
 
+BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 HELP = sorted((PACK / "web" / "docs").glob("*.md"))
 
 
@@ -39,5 +41,27 @@ def test_translations(server, object_info):
             assert ("tooltip" in russian["inputs"][key]) == ("tooltip" in options)
 
 
-def test_the_page_gets_no_script_from_us(server):
-    assert not [path for path in server.get("/extensions") if "kandinsky22" in path]
+def test_the_page_gets_one_script_from_us(server):
+    ours = [path for path in server.get("/extensions") if "kandinsky22" in path]
+    assert ours == ["/extensions/kandinsky22/wire_colors.js"]
+
+
+def test_blueprints(server, object_info):
+    """The page's node library gets them; their nodes, inputs and wires are what the nodes have."""
+    listed = server.get("/global_subgraphs")
+    ours = {entry["name"]: key for key, entry in listed.items() if "Kandinsky" in entry["name"]}
+    assert set(ours) == {path.stem for path in BLUEPRINTS}
+    for name, key in ours.items():
+        blueprint = json.loads(server.get(f"/global_subgraphs/{key}")["data"])
+        (box,), (inside,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
+        assert box["title"] == inside["name"] == name and box["type"] == inside["id"]
+        assert [i["name"] for i in box["inputs"]] == [i["name"] for i in inside["inputs"]]
+        wires = {wire["id"]: wire for wire in inside["links"]}
+        assert all(i["linkIds"] and set(i["linkIds"]) <= set(wires) for i in inside["inputs"])
+        for node in inside["nodes"]:
+            spec = object_info[node["type"]]["input"]
+            known = {**spec.get("required", {}), **spec.get("optional", {})}
+            assert {i["name"].split(".")[0] for i in node["inputs"]} <= set(known)
+            for slot in node["inputs"]:  # what is neither wired nor a widget would be missing
+                required = slot["name"] in spec.get("required", {})
+                assert slot["link"] in wires or "widget" in slot or not required

@@ -1,0 +1,134 @@
+"""What the page makes of our nodes: search, help, wires, errors, Russian, dropped pictures."""
+
+import json
+
+import browser_user as user
+import pytest
+from checkout import PACK
+
+DISPLAY_NAMES = {
+    node_id: node["display_name"]
+    for node_id, node in json.loads((PACK / "locales/en/nodeDefs.json").read_text()).items()
+}
+WORDS = {  # what people type → the node they mean
+    "kandinsky": "Prior",
+    "unclip": "Decoder",
+    "movq": "Load MoVQ",
+    "mix": "Interpolate",
+    "blend": "Interpolate",
+    "morph": "Interpolate Sequence",
+    "strength": "Img2Img",
+    "depth map": "Depth Hint",
+}
+
+
+def test_the_search_finds_each_node(page):
+    user.clear(page)
+    user.search(page, "kandinsky")
+    for name in DISPLAY_NAMES.values():
+        assert user.search_again(page, name[: user.LONGEST_SEARCH])[0].startswith(name)
+    for words, name in WORDS.items():
+        found = user.search_again(page, words)
+        assert [line for line in found if line.startswith(f"{name} (Kandinsky 2.2)")], words
+    user.keep_screenshot(page, "search")
+    page.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize("node_id", DISPLAY_NAMES)
+def test_help_opens(page, node_id):
+    user.put_node(page, node_id)
+    page.get_by_test_id("info-button").first.click()
+    page.get_by_role("heading", name=DISPLAY_NAMES[node_id]).first.wait_for()
+    page.get_by_role("heading", name="What goes wrong").or_(
+        page.get_by_role("heading", name="Wired")
+    ).first.wait_for()
+    user.keep_screenshot(page, f"help {node_id}")
+
+
+def test_only_wires_of_the_same_kind_connect(page):
+    canvas = user.put_node(page, "EmptyLatentImage", 100, 100)
+    black = user.put_node(page, "Kandinsky22ZeroEmbeds", 100, 350, clear=False)
+    decoder = user.put_node(page, "Kandinsky22Decoder", 500, 100, clear=False)
+    wired = "id => app.graph.getNodeById(id).inputs.map(i => i.link != null)"
+    names = page.evaluate("id => app.graph.getNodeById(id).inputs.map(i => i.name)", decoder)
+    slot = names.index("image_embeds")
+    user.drag_wire(page, canvas, 0, decoder, slot)
+    assert not any(page.evaluate(wired, decoder))
+    user.drag_wire(page, black, 0, decoder, slot)
+    assert page.evaluate(wired, decoder)[slot]
+    user.keep_screenshot(page, "wires")
+
+
+def test_our_wires_have_colours_of_their_own(page):
+    colors = page.evaluate(
+        """() => ['EMBEDS', 'PRIOR', 'DEPTH_ESTIMATOR'].map(
+          name => LGraphCanvas.link_type_colors['KANDINSKY22_' + name])"""
+    )
+    known = page.evaluate("() => ['LATENT', 'IMAGE'].map(n => LGraphCanvas.link_type_colors[n])")
+    assert all(colors) and len({*colors, *known}) == 5
+
+
+def test_an_input_without_a_wire_is_marked(page):
+    decoder = user.put_node(page, "Kandinsky22Decoder")
+    preview = user.put_node(page, "PreviewImage", 900, 100, clear=False)
+    decode = user.put_node(page, "VAEDecode", 600, 100, clear=False)
+    page.evaluate(
+        """([a, b, c]) => { const at = id => app.graph.getNodeById(id)
+          at(a).connect(0, at(b), 0); at(b).connect(0, at(c), 0) }""",
+        [decoder, decode, preview],
+    )
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function("id => app.graph.getNodeById(id).has_errors", arg=decoder)
+    user.keep_screenshot(page, "missing input")
+
+
+def test_our_message_is_shown(page, server):
+    user.open_template(page, "inpaint")
+    page.evaluate(
+        """() => { const node = app.graph._nodes.find(n => n.type == 'Kandinsky22LoadDecoder')
+          node.widgets.find(w => w.name == 'model_name').value = 'kandinsky-2-2-mini-decoder' }"""
+    )
+    page.get_by_test_id("queue-button").click()
+    page.get_by_test_id("error-overlay-see-errors").click()
+    page.get_by_text("This stage needs the inpaint decoder").first.wait_for()
+    user.keep_screenshot(page, "error")
+    page.keyboard.press("Escape")
+
+
+def test_a_saved_picture_brings_its_graph_back(page, server):
+    user.open_template(page, "text_to_image")
+    user.take_few_steps(page, 3)
+    user.run(page, server)
+    nodes = """() => app.graph.serialize().nodes
+      .map(n => [n.id, n.type, n.mode, n.widgets_values]).sort()"""
+    before = page.evaluate(nodes)
+    (image,) = page.evaluate(
+        "() => app.graph._nodes.filter(n => n.type == 'SaveImage').map(n => n.imgs[0].src)"
+    )
+    content = page.request.get(image.split("&preview")[0]).body()
+    user.clear(page)
+    user.drop_file(page, "picture.png", content, "image/png")
+    page.wait_for_function("count => app.graph._nodes.length == count", arg=len(before))
+    assert page.evaluate(nodes) == before
+
+
+def test_a_run_shows_its_progress(page, server):
+    """The picture comes out of the noise on the decoder's face; kept as the README's GIF."""
+    user.open_template(page, "text_to_image")
+    user.free_memory(server)  # or the picture may come from the cache
+    page.evaluate("() => app.graph.remove(app.graph._nodes.find(n => n.type == 'MarkdownNote'))")
+    page.evaluate("() => app.graph._nodes.filter(n => n.mode == 4).map(n => app.graph.remove(n))")
+    page.evaluate("() => [...app.graph._groups].map(group => app.graph.remove(group))")
+    page.evaluate("() => kandinsky22.fit()")
+    decoder = page.evaluate("() => app.graph._nodes.find(n => n.type == 'Kandinsky22Decoder').id")
+    frames, previews = [], set()
+    page.get_by_test_id("queue-button").click()
+    for _ in range(200):
+        frames.append(user.frame(page))
+        previews |= set(page.evaluate("id => app.nodePreviewImages[id] ?? []", decoder))
+        if all(page.evaluate(user.PICTURES)):
+            break
+        page.wait_for_timeout(100)
+    frames.append(user.frame(page))
+    assert len(previews) > 3
+    user.keep_moving_picture(frames, "run")

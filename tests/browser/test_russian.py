@@ -1,0 +1,46 @@
+"""The page in Russian: names of our nodes, of what goes in and of what comes out."""
+
+import json
+
+import browser_user as user
+import pytest
+from checkout import PACK
+from kandinsky22.scripts.page import open_page
+
+RUSSIAN = json.loads((PACK / "locales/ru/nodeDefs.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    server.post("/settings/Comfy.Locale", "ru")
+    with open_page(server.url) as page:
+        yield page
+    server.post("/settings/Comfy.Locale", "en")
+
+
+@pytest.mark.parametrize("node_id", ["Prior", "Inpaint", "DepthHint", "LoadDecoder"])
+def test_a_node_is_in_russian(page, node_id):
+    node_id = "Kandinsky22" + node_id
+    number = user.put_node(page, node_id, 80, 80)
+    title, inputs, outputs = page.evaluate(
+        """id => {
+          const node = app.graph.getNodeById(id)
+          const names = slots => slots.map(s => [s.name, s.label ?? s.localized_name])
+          return [node.title, names(node.inputs), names(node.outputs)]
+        }""",
+        number,
+    )
+    expected = RUSSIAN[node_id]
+    assert title == expected["display_name"]
+    for name, label in inputs:
+        assert label == expected["inputs"][name]["name"]
+    for i, (_, label) in enumerate(outputs):
+        assert label == expected["outputs"][str(i)]["name"]
+    user.keep_screenshot(page, f"russian {node_id}")
+
+
+def test_the_search_answers_in_russian(page):
+    user.clear(page)
+    name = RUSSIAN["Kandinsky22Inpaint"]["display_name"]
+    assert user.search(page, name[: user.LONGEST_SEARCH])[0].startswith(name)
+    user.keep_screenshot(page, "russian search")

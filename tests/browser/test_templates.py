@@ -1,0 +1,37 @@
+"""The template browser: lists ours with pictures, opens each, and each runs as it is."""
+
+import browser_user as user
+import pytest
+from checkout import WORKFLOWS
+
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+# A node that the page does not know, or one that lacks an input, has errors.
+AMISS = """() => app.graph._nodes
+  .filter(n => n.has_errors || !LiteGraph.registered_node_types[n.type]).map(n => n.type)"""
+
+
+def test_the_browser_lists_ours_with_pictures(page):
+    user.open_templates(page)
+    cards = page.locator("[data-testid^=template-workflow-]")
+    listed = [cards.nth(i).get_attribute("data-testid") for i in range(cards.count())]
+    assert sorted(listed) == [f"template-workflow-{name}" for name in NAMES]
+    for name in NAMES:
+        card = page.get_by_test_id(f"template-workflow-{name}")
+        card.scroll_into_view_if_needed()  # pictures are fetched when they come into view
+        picture = card.locator("img").first
+        assert picture.evaluate("async e => { await e.decode(); return e.naturalHeight }") == 384
+    user.keep_screenshot(page, "templates")
+    page.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_opens_and_runs_to_a_picture(page, server, name):
+    user.open_template(page, name)
+    assert page.evaluate(AMISS) == []
+    user.take_few_steps(page, 4)
+    sizes = user.run(page, server)
+    assert sizes and all(width >= 128 and height >= 128 for width, height in sizes)
+    assert page.evaluate(AMISS) == []
+    page.evaluate("() => kandinsky22.fit()")
+    page.wait_for_timeout(300)
+    user.keep_screenshot(page, f"template {name}")
