@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+from .browser import BROWSERS, find_browser
+
 # Nothing but the page: no updates, no sync, no look-ups.
 FLAGS = (
     "--no-sandbox",
@@ -22,10 +22,6 @@ FLAGS = (
 )
 PAGE_SCRIPT = Path(__file__).with_name("page.js")
 READY = "() => !!(window.app && app.graph && LiteGraph.registered_node_types['Kandinsky22Prior'])"
-
-
-def find_browser() -> str | None:
-    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 python scripts/test.py                            ruff, pyright, and all tests that need no GPU
 python scripts/test.py --host 0.18.2              the same on another ComfyUI version
+python scripts/test.py --matrix                   the tests on every ComfyUI version, one by one
+python scripts/test.py --coverage                 and which lines of nodes/ and utils/ they ran
 python scripts/test.py --no-lint tests/test_x.py  what is not an option here goes to pytest
 """
 
@@ -17,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # in place of scripts/, where this file would hide Python's own `test`
 
+from scripts.browser import find_browser  # noqa: E402
 from scripts.host import HOSTS, NEWEST, Host, SetupError, ensure  # noqa: E402
 
 
@@ -27,17 +30,25 @@ def main() -> int:
         allow_abbrev=False,
     )
     choices = ", ".join(HOSTS)
-    parser.add_argument("--host", default=NEWEST, metavar="VERSION", help=f"ComfyUI: {choices}")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--host", default=NEWEST, metavar="VERSION", help=f"ComfyUI: {choices}")
+    which.add_argument("--matrix", action="store_true", help="pytest on each of them")
     parser.add_argument("--slow", action="store_true", help="the tests marked slow, too")
+    parser.add_argument("--coverage", action="store_true", help="of lines and branches")
     parser.add_argument("--no-lint", action="store_true", help="pytest only")
     options, pytest_arguments = parser.parse_known_args()
 
+    marks = "not gpu" if options.slow else "not gpu and not slow"
+    tests = ["pytest", "-m", marks, "--durations=10", *pytest_arguments]
+    if options.coverage:
+        tests = ["coverage", "run", "-m", *tests]
     try:
-        host = ensure(options.host)
-        checks = [] if options.no_lint else lint_commands(host)
-        marks = "not gpu" if options.slow else "not gpu and not slow"
-        checks.append(("pytest", ["pytest", "-m", marks, "--durations=10", *pytest_arguments]))
-        return run_all(host, checks)
+        hosts = [ensure(version) for version in (HOSTS if options.matrix else [options.host])]
+        lint = [] if options.no_lint or options.matrix else lint_commands(hosts[0])
+        checks = lint + [(f"pytest {host.version}", host, tests) for host in hosts]
+        if options.coverage:
+            checks.append(("coverage", hosts[0], ["coverage", "report"]))
+        return run_all(checks)
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -46,30 +57,33 @@ def main() -> int:
         return 130
 
 
-def lint_commands(host: Host) -> list[tuple[str, list[str]]]:
+def lint_commands(host: Host) -> list[tuple[str, Host, list[str]]]:
     return [
-        ("ruff check", ["ruff", "check", "."]),
-        ("ruff format", ["ruff", "format", "--check", "."]),
-        ("pyright", ["pyright", "--pythonpath", str(host.python)]),
+        ("ruff check", host, ["ruff", "check", "."]),
+        ("ruff format", host, ["ruff", "format", "--check", "."]),
+        ("pyright", host, ["pyright", "--pythonpath", str(host.python)]),
     ]
 
 
-def run_all(host: Host, checks: list[tuple[str, list[str]]]) -> int:
+def run_all(checks: list[tuple[str, Host, list[str]]]) -> int:
     """Run every check, also after one has failed; returns the first failure's exit code."""
-    environment = {**os.environ, "KANDINSKY22_HOST": host.to_json()}  # for tests/conftest.py
     summary = []
     first_failure = 0
-    for name, command in checks:
+    for name, host, command in checks:
         print(f"\n--- {name}", flush=True)
         start = time.monotonic()
+        environment = {**os.environ, "KANDINSKY22_HOST": host.to_json()}  # for tests/conftest.py
         # pyright looks for `comfy` where Python would; the tests put it on the path themselves.
         extra = {"PYTHONPATH": str(host.comfyui)} if name == "pyright" else {}
         code = run(host, command, {**environment, **extra})
         first_failure = first_failure or code
         verdict = f"FAILED ({code})" if code else "passed"
-        summary.append(f"{name:12} {verdict:12} {time.monotonic() - start:6.1f} s")
-    print(f"\nComfyUI {host.version}, Python {sys.version.split()[0]}")
-    print("\n".join(summary), flush=True)
+        summary.append(f"{name:14} {verdict:12} {time.monotonic() - start:6.1f} s")
+    print(f"\nPython {sys.version.split()[0]}")
+    print("\n".join(summary))
+    if not find_browser():
+        print("NOT RUN: the tests of ComfyUI's page (tests/browser). No Chromium or Chrome here.")
+    sys.stdout.flush()
     return first_failure
 
 

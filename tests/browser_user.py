@@ -10,10 +10,11 @@ ARTEFACTS = PACK / "artefacts" / "browser"
 FRAME = {"x": 60, "y": 40, "width": 1540, "height": 900}  # the canvas without what is around it
 CANVAS = "#graph-canvas"
 LONGEST_SEARCH = 30  # beyond 32 letters the page finds nothing
-# The nodes of a graph that show pictures, and whether they do.
+# For each node that shows pictures, the size of what it has; null for a preview or nothing.
 PICTURES = """() => app.graph._nodes
   .filter(n => ['SaveImage', 'PreviewImage'].includes(n.type) && n.mode == 0)
-  .map(n => n.imgs?.length ? [n.imgs[0].naturalWidth, n.imgs[0].naturalHeight] : null)"""
+  .map(n => n.imgs?.[0]).map(picture => picture && !picture.src.startsWith('blob:')
+    ? [picture.naturalWidth, picture.naturalHeight] : null)"""
 
 
 def keep_screenshot(page, name: str) -> None:

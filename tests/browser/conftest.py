@@ -4,8 +4,9 @@ import browser_user
 import pytest
 from checkout import HOST
 from kandinsky22.scripts import host
+from kandinsky22.scripts.browser import find_browser
 from kandinsky22.scripts.comfyui import Server
-from kandinsky22.scripts.page import find_browser, open_page
+from kandinsky22.scripts.page import open_page
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """What the page makes of our nodes: search, help, wires, errors, Russian, dropped pictures."""
 
 import json
+import re
 
 import browser_user as user
 import pytest
@@ -89,7 +90,7 @@ def test_our_message_is_shown(page, server):
           node.widgets.find(w => w.name == 'model_name').value = 'kandinsky-2-2-mini-decoder' }"""
     )
     page.get_by_test_id("queue-button").click()
-    page.get_by_test_id("error-overlay-see-errors").click()
+    page.get_by_role("button", name=re.compile("View details|See errors", re.I)).first.click()
     page.get_by_text("This stage needs the inpaint decoder").first.wait_for()
     user.keep_screenshot(page, "error")
     page.keyboard.press("Escape")
