@@ -24,9 +24,16 @@ PAGE_SCRIPT = Path(__file__).with_name("page.js")
 READY = "() => !!(window.app && app.graph && LiteGraph.registered_node_types['Kandinsky22Prior'])"
 
 
+# Else the template browser greets a new user, a moment after all else.
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.RightSidePanel.IsOpen": False}
+
+
 @contextmanager
-def open_page(url: str, width: int = 1600, height: int = 1000) -> Iterator[Page]:
-    """The page of a running server, loaded, with this pack's nodes known to it."""
+def open_page(url: str, width: int = 1600, height: int = 1000, **settings) -> Iterator[Page]:
+    """The page of a running server, loaded, with this pack's nodes known to it.
+
+    settings: of the server's user from now on, with _ for each dot of their names.
+    """
     browser_path = find_browser()
     if browser_path is None:
         raise FileNotFoundError(f"No Chromium or Chrome found (looked for {', '.join(BROWSERS)}).")
@@ -36,8 +43,8 @@ def open_page(url: str, width: int = 1600, height: int = 1000) -> Iterator[Page]
             page = browser.new_page(viewport={"width": width, "height": height})
             page.set_default_timeout(20_000)
             page.add_init_script(path=PAGE_SCRIPT)
-            # Else the template browser greets a new user, a moment after all else.
-            page.request.post(f"{url}/settings/Comfy.TutorialCompleted", data="true")
+            named = {name.replace("_", "."): value for name, value in settings.items()}
+            page.request.post(f"{url}/settings", data=SETTINGS | named)
             page.goto(url)
             page.wait_for_function(READY, timeout=60_000)
             page.wait_for_timeout(1000)

@@ -7,7 +7,7 @@ from checkout import PACK
 from PIL import Image
 
 ARTEFACTS = PACK / "artefacts" / "browser"
-FRAME = {"x": 60, "y": 40, "width": 1540, "height": 900}  # the canvas without what is around it
+FRAME = {"x": 60, "y": 40, "width": 1540, "height": 880}  # the canvas without what is around it
 CANVAS = "#graph-canvas"
 LONGEST_SEARCH = 30  # beyond 32 letters the page finds nothing
 # For each node that shows pictures, the size of what it has; null for a preview or nothing.
@@ -29,8 +29,8 @@ def frame(page) -> Image.Image:
 def keep_moving_picture(frames: list[Image.Image], name: str) -> None:
     """A GIF of at most some 40 frames; the last one stays for two seconds."""
     frames = frames[:: len(frames) // 40 + 1] + frames[-1:]
-    small = [frame.resize((800, 800 * frame.height // frame.width)) for frame in frames]
-    palette = small[len(small) // 2].quantize(255)
+    small = [frame.resize((900, 900 * frame.height // frame.width)) for frame in frames]
+    palette = small[len(small) // 2].quantize(256, Image.Quantize.FASTOCTREE)
     first, *rest = [frame.quantize(palette=palette, dither=0) for frame in small]
     times = [150] * len(rest) + [2000]
     path = ARTEFACTS / f"{name}.gif"

@@ -111,25 +111,3 @@ def test_a_saved_picture_brings_its_graph_back(page, server):
     user.drop_file(page, "picture.png", content, "image/png")
     page.wait_for_function("count => app.graph._nodes.length == count", arg=len(before))
     assert page.evaluate(nodes) == before
-
-
-def test_a_run_shows_its_progress(page, server):
-    """The picture comes out of the noise on the decoder's face; kept as the README's GIF."""
-    user.open_template(page, "text_to_image")
-    user.free_memory(server)  # or the picture may come from the cache
-    page.evaluate("() => app.graph.remove(app.graph._nodes.find(n => n.type == 'MarkdownNote'))")
-    page.evaluate("() => app.graph._nodes.filter(n => n.mode == 4).map(n => app.graph.remove(n))")
-    page.evaluate("() => [...app.graph._groups].map(group => app.graph.remove(group))")
-    page.evaluate("() => kandinsky22.fit()")
-    decoder = page.evaluate("() => app.graph._nodes.find(n => n.type == 'Kandinsky22Decoder').id")
-    frames, previews = [], set()
-    page.get_by_test_id("queue-button").click()
-    for _ in range(200):
-        frames.append(user.frame(page))
-        previews |= set(page.evaluate("id => app.nodePreviewImages[id] ?? []", decoder))
-        if all(page.evaluate(user.PICTURES)):
-            break
-        page.wait_for_timeout(100)
-    frames.append(user.frame(page))
-    assert len(previews) > 3
-    user.keep_moving_picture(frames, "run")

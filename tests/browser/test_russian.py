@@ -12,10 +12,9 @@ RUSSIAN = json.loads((PACK / "locales/ru/nodeDefs.json").read_text())
 
 @pytest.fixture(scope="module")
 def page(server):
-    server.post("/settings/Comfy.Locale", "ru")
-    with open_page(server.url) as page:
+    with open_page(server.url, Comfy_Locale="ru") as page:
         yield page
-    server.post("/settings/Comfy.Locale", "en")
+    server.post("/settings", {"Comfy.Locale": "en"})
 
 
 @pytest.mark.parametrize("node_id", ["Prior", "Inpaint", "DepthHint", "LoadDecoder"])
