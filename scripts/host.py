@@ -57,6 +57,7 @@ PACKAGES = """
     pydantic==2.14.3 pydantic-settings==2.16.3
     pytest==9.2.0 pytest-timeout==2.4.0 hypothesis==6.170.15 coverage==7.17.3
     ruff==0.17.6 pyright[nodejs]==1.1.414 playwright==1.65.2
+    ray==2.60.0 pyarrow==26.0.1
 """.split()
 
 PYTHONS = ((3, 11), (3, 14))  # oldest and newest that these versions are published for

@@ -12,6 +12,9 @@ import host
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Behind Python's own modules: queue.py and test.py in this folder have names of theirs.
+sys.path.sort(key=lambda folder: Path(folder).resolve() == ROOT / "scripts")
+
 
 def run_with_libraries() -> None:
     """Go on if diffusers is here; else this script runs again in the environment that has it."""
@@ -31,5 +34,5 @@ def enter_host() -> host.Host:
     found = host.ensure()
     run_with_libraries()
     name_pack()
-    sys.path[0] = str(found.comfyui)  # in place of scripts/
+    sys.path.insert(0, str(found.comfyui))
     return found

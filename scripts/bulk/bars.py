@@ -1,0 +1,58 @@
+"""What a terminal shows: one bar for the jobs, one for every server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from tqdm import tqdm
+
+from .workers import Step
+
+EVERY = 0.5  # seconds between two looks at the servers
+
+
+class Bars:
+    """As many servers as there are lines have theirs; none, where nobody looks at a terminal."""
+
+    def __init__(self, total: int, workers: list[ActorHandle], title: str = "jobs"):
+        self.jobs = tqdm(total=total, desc=title, unit="job", disable=None, smoothing=0.05)
+        lines = 0 if self.jobs.disable else os.get_terminal_size(sys.stderr.fileno()).lines - 3
+        shown = workers[: max(lines, 0)]
+        form = "  {desc} {bar:30} {n_fmt}/{total_fmt}"
+        self.steps = {
+            worker: tqdm(position=i, bar_format=form, leave=False)
+            for i, worker in enumerate(shown, 1)
+        }
+        self.asked: dict[ray.ObjectRef, ActorHandle] = {w.progress.remote(): w for w in shown}
+        self.next = 0.0
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_) -> None:
+        for bar in [*self.steps.values(), self.jobs]:
+            bar.close()
+
+    def update(self) -> None:
+        self.jobs.update()
+
+    def tick(self) -> None:
+        """Show what has been answered, and ask again; never waits."""
+        if not self.asked or time.monotonic() < self.next:
+            return
+        self.next = time.monotonic() + EVERY
+        for done in ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)[0]:
+            worker = self.asked.pop(done)
+            with contextlib.suppress(RayError):  # of one that is not there now
+                self.show(self.steps[worker], ray.get(done))
+            self.asked[worker.progress.remote()] = worker
+
+    def show(self, bar: tqdm, step: Step) -> None:
+        bar.total, bar.n = step.most, step.value
+        bar.set_description_str(f"{step.server} {step.node:20}")

@@ -1,0 +1,114 @@
+"""Ray: here and now, or a cluster that runs; and the workers in it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import ray
+from ray.actor import ActorHandle
+
+from .workers import IN_FLIGHT, StartedWorker, Worker
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What Ray carries to machines that do not have this checkout: what the workers import, and for
+# servers that they start the pack.
+SCRIPTS = ("scripts",)
+PACK = ("scripts", "models", "nodes", "utils", "__init__.py")
+OBJECT_STORE = 200_000_000  # bytes: outcomes on their way; beyond it, Ray uses the disk
+
+
+@contextmanager
+def connect(address: str | None, carried: tuple[str, ...], cpus: int | None) -> Iterator[None]:
+    """The Ray cluster at `address`, or a Ray of our own, of which nothing is left on leaving.
+
+    cpus: how many of them our own is told of; all, if unsaid.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    allowed = [f"!/{name}{end}" for name in carried for end in ("", "/**")]
+    ours = {"working_dir": str(ROOT), "excludes": ["*", "!.", *allowed]}
+    quiet = {"runtime_env": ours, "logging_level": "error", "log_to_driver": False}
+    with ExitStack() as stack:
+        if address:
+            check_address(address)
+            ray.init(address, **quiet)
+        else:
+            # Not where temporary files are elsewhere: the names of sockets must be short.
+            place = "/tmp" if os.path.isdir("/tmp") else None
+            logs = TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True)
+            ray.init(
+                "local",
+                num_cpus=cpus,
+                object_store_memory=OBJECT_STORE,
+                include_dashboard=False,
+                _temp_dir=stack.enter_context(logs),
+                **quiet,
+            )
+        stack.callback(ray.shutdown)
+        yield
+
+
+def check_address(address: str) -> None:
+    """Ray would knock at a closed door for ten minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(f"There is no Ray at {address}: {error}") from None
+
+
+@contextmanager
+def reach_servers(
+    urls: list[str], needed: list[str], patience: float
+) -> Iterator[list[ActorHandle]]:
+    """A worker for each server that runs."""
+    actor = as_actor(Worker, num_cpus=0)
+    with stopping([actor.remote(url, needed, patience) for url in urls], 5) as workers:
+        yield workers
+
+
+@contextmanager
+def start_servers(
+    needed: list[str], patience: float, version: str, models: str, cpus: int | None
+) -> Iterator[list[ActorHandle]]:
+    """A worker with a server of its own for each GPU; or for every `cpus` CPUs, which are by
+    default those of the smallest machine."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpu = True if cpus else None
+    gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
+    if gpus and not cpus:
+        count, each, cpu = gpus, {"num_gpus": 1}, False
+    else:
+        there = [int(machine["CPU"]) for machine in machines if machine.get("CPU")]
+        cpus = cpus or min(there)
+        count, each = sum(n // cpus for n in there), {"num_cpus": cpus}
+        if not count:
+            raise ValueError(f"No machine has {cpus} CPUs for a server; they have {there}.")
+    actor = as_actor(StartedWorker, **each)
+    arguments = needed, patience, version, models, cpu
+    with stopping([actor.remote(*arguments) for _ in range(count)], 20) as workers:
+        yield workers
+
+
+def as_actor(worker: type, **resources: int):
+    """A worker whose process or machine fails is started again, where and when there is room."""
+    return ray.remote(worker).options(
+        max_restarts=-1,
+        max_concurrency=IN_FLIGHT + 2,  # and progress(), and stop()
+        **resources,
+    )
+
+
+@contextmanager
+def stopping(workers: list[ActorHandle], seconds: float) -> Iterator[list[ActorHandle]]:
+    """On leaving, they have some seconds to leave nothing behind."""
+    try:
+        yield workers
+    finally:
+        ray.wait([w.stop.remote() for w in workers], num_returns=len(workers), timeout=seconds)

@@ -1,0 +1,125 @@
+"""The values of inputs, as they stand in --set and in tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+
+def read_value(text: str, now: Any, name: str) -> Any:
+    """Text as a value of the kind that the workflow has `now`: a truth value, a number, a text.
+
+    Where the workflow has a wire, JSON, or else text.
+    """
+    if isinstance(now, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{name} is true or false, not {text!r}.")
+        return text.lower() == "true"
+    if isinstance(now, int | float):
+        try:
+            return as_number(Decimal(text))
+        except InvalidOperation:
+            raise ValueError(f"{name} is a number (now {now}), not {text!r}.") from None
+    if isinstance(now, str):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def read_values(text: str, now: Any, name: str) -> Sequence:
+    """The same, or for numbers a range: 1..100, or 0.2..0.8..0.1 with a step. Both ends count."""
+    if isinstance(now, bool) or not isinstance(now, int | float) or ".." not in text:
+        return [read_value(text, now, name)]
+    try:
+        first, last, *rest = map(Decimal, text.split(".."))
+        (step,) = rest or [Decimal(1)]
+    except (InvalidOperation, ValueError):
+        raise ValueError(
+            f"{name}={text} is not a range: write first..last or first..last..step."
+        ) from None
+    if step <= 0 or last < first:
+        raise ValueError(f"{name}={text} has nothing in it: count upwards, by a step above 0.")
+    return [as_number(first + i * step) for i in range(int((last - first) // step) + 1)]
+
+
+def as_number(number: Decimal) -> int | float:
+    if not number.is_finite():
+        raise InvalidOperation
+    return int(number) if number == number.to_integral_value() else float(number)
+
+
+def read_cell(value: Any, now: Any, name: str) -> Any:
+    """A value out of a table. JSONL and Parquet have kinds of their own; seeds may come as 7.0."""
+    if isinstance(value, float):
+        value = str(value)
+    if isinstance(value, str):
+        return read_value(value, now, name)
+    if isinstance(value, bool | int | list):
+        return value
+    raise ValueError(f"{name} cannot be {value!r}: no text, number or truth value.")
+
+
+def read_setting(setting: str) -> tuple[str, str]:
+    """ "Decoder.seed=1..100" → ("Decoder.seed", "1..100")"""
+    name, equals, text = setting.partition("=")
+    if not equals or not name:
+        raise ValueError(f"--set {setting!r}: write NODE.INPUT=VALUE.")
+    return name, text
+
+
+def read_columns(path: Path) -> list[str]:
+    """The columns of a table, in order; of JSONL, all that any line has."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_schema(path).names
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            columns = next(csv.reader(file), [])
+        if twice := [name for name in columns if columns.count(name) > 1]:
+            raise ValueError(f"{path} has the column {twice[0]!r} twice.")
+        return columns
+    return list(dict.fromkeys(name for row in read_rows(path) for name in row))
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """One dict a row of a CSV, JSONL or Parquet file. What is empty (null, "" in CSV) is left out:
+    the workflow's own value stays."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):
+            yield from (
+                {n: v for n, v in row.items() if v is not None} for row in batch.to_pylist()
+            )
+    elif path.suffix == ".csv":
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file)
+            columns = next(rows, [])
+            for row in rows:
+                if row and len(row) != len(columns):
+                    raise ValueError(
+                        f"{path}, line {rows.line_num}: {len(row)} cells under {len(columns)} "
+                        "columns. A text with a comma in it stands in quotes."
+                    )
+                if row:
+                    yield {n: cell for n, cell in zip(columns, row, strict=True) if cell}
+    elif path.suffix == ".jsonl":
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    row = json.loads(line) if line.strip() else None
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path}, line {number}: {error}") from None
+                if isinstance(row, dict):
+                    yield {name: value for name, value in row.items() if value is not None}
+                elif row is not None:
+                    raise ValueError(f"{path}, line {number} is not an object: {line.strip()}")
+    else:
+        raise ValueError(f"{path}: a table is a .csv, .jsonl or .parquet file.")

@@ -1,0 +1,94 @@
+"""A workflow on its way through a ComfyUI server, as the server's websocket tells it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+
+
+class WorkflowError(RuntimeError):
+    """The server refused a workflow, or a node of it failed. The message is the server's own.
+
+    `node_id` and `node_type` name the node, where there is one; `report` is all the server sent:
+    the body of a 400 answer, or an execution_error event (with its traceback).
+    """
+
+    def __init__(self, message: str, report: dict, node_id: str | None = None, node_type: str = ""):
+        super().__init__(message)
+        self.report = report
+        self.node_id = node_id
+        self.node_type = node_type
+
+
+class WorkflowInterrupted(WorkflowError):
+    """Somebody asked the server to stop this workflow, and it did."""
+
+
+class Followed:
+    """One workflow, as the websocket tells it."""
+
+    def __init__(self, prompt_id: str, on_event: Callable[[str, Any], None]):
+        self.prompt_id = prompt_id
+        self.on_event = on_event
+        self.executed: list[str] = []
+        self.cached: list[str] = []
+        self.failure: WorkflowError | None = None
+
+    async def to_the_end(self, events: aiohttp.ClientWebSocketResponse) -> None:
+        async for message in events:
+            if message.type == aiohttp.WSMsgType.BINARY:
+                if message.data[:4] == b"\0\0\0\1":  # a preview; then 4 bytes of format
+                    self.on_event("preview", message.data[8:])
+                continue
+            if message.type != aiohttp.WSMsgType.TEXT:
+                break
+            event = json.loads(message.data)
+            name, fields = event["type"], event["data"]
+            if fields.get("prompt_id", self.prompt_id) != self.prompt_id:
+                continue
+            self.on_event(name, fields)
+            if name == "executing" and fields["node"] is None and "prompt_id" in fields:
+                return  # the history is written by now, and the next workflow can start
+            self._note(name, fields)
+        raise ConnectionError
+
+    def _note(self, name: str, fields: dict) -> None:
+        if name == "executing" and fields["node"] not in self.executed:
+            self.executed.append(fields["node"])
+        elif name == "execution_cached":
+            self.cached = list(fields["nodes"])
+        elif name == "execution_error":
+            kind, text = fields["exception_type"], fields["exception_message"].strip()
+            where = fields["node_id"], fields["node_type"]
+            message = f"Node {where[0]} ({where[1]}) failed: {kind}: {text}"
+            self.failure = WorkflowError(message, fields, *where)
+        elif name == "execution_interrupted":
+            where = fields["node_id"], fields["node_type"]
+            message = f"Interrupted at node {where[0]} ({where[1]})."
+            self.failure = WorkflowInterrupted(message, fields, *where)
+
+
+def server_seconds(history: dict) -> float:
+    """How long a finished workflow ran, by the server's own clock."""
+    times = {name: fields.get("timestamp") for name, fields in history["status"]["messages"]}
+    return (times["execution_success"] - times["execution_start"]) / 1000
+
+
+def refusal(answer: dict) -> WorkflowError:
+    """The server's answer to a workflow that is not valid, one line for each thing wrong."""
+    error = answer.get("error") or {}
+    node_errors = answer.get("node_errors") or {}
+    lines = [f"The server refused the workflow: {error.get('message', 'a part of it is invalid')}"]
+    for node_id, node in node_errors.items():
+        for reason in node["errors"]:
+            what = f"{reason['message']}: {reason['details']}"
+            lines.append(f"  node {node_id} ({node['class_type']}): {what}")
+    if not node_errors and error.get("details"):
+        lines.append(f"  {error['details']}")
+    info = error.get("extra_info") or {}
+    node_id = next(iter(node_errors), info.get("node_id"))
+    node_type = node_errors[node_id]["class_type"] if node_errors else info.get("class_type") or ""
+    return WorkflowError("\n".join(lines), answer, node_id, node_type)

@@ -1,0 +1,156 @@
+"""Many pictures of one workflow: from a table or from ranges, on one server or on a cluster.
+
+    python scripts/queue.py workflows/api/text_to_image.json --set Decoder.seed=1..100
+    python scripts/queue.py my_api.json --table prompts.csv --servers http://gpu1:8188,http://gpu2:8188
+
+Pictures and a manifest go to output/queue/. Run again, only what is missing is made. docs/queue.md
+has the whole of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # in place of scripts/, where this file would hide Python's own `queue`
+
+from scripts.host import HOSTS, NEWEST, SetupError, ensure  # noqa: E402
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="Without --servers, a ComfyUI is started for each GPU, or else one on the CPU.",
+    )
+    parser.add_argument("workflow", type=Path, help="a file in API form")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT=VALUE",
+        help="a value, or first..last[..step] of a number; several make every combination",
+    )
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="CSV, JSONL or Parquet: a job a row"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/queue/WORKFLOW")
+    parser.add_argument(
+        "--manifest", type=Path, metavar="FILE", help=".jsonl or .parquet; in --output if unsaid"
+    )
+    parser.add_argument("--retry", action="store_true", help="what failed before, too")
+    parser.add_argument(
+        "--stages-apart", action="store_true", help="all embeddings first, then the pictures"
+    )
+    where = parser.add_argument_group("where it runs")
+    where.add_argument("--servers", metavar="URL,URL", help="ComfyUI servers that run")
+    where.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster; else Ray starts here")
+    where.add_argument(
+        "--cpus", type=int, metavar="N", help="a server for every N CPUs, not for every GPU"
+    )
+    where.add_argument("--models-dir", type=Path, metavar="DIR", help="for started servers")
+    where.add_argument(
+        "--host", default=NEWEST, choices=HOSTS, help=f"their ComfyUI version; default: {NEWEST}"
+    )
+    where.add_argument(
+        "--patience",
+        type=float,
+        default=60,
+        metavar="S",
+        help="seconds without an answer after which a server is given up; default: 60",
+    )
+    options = parser.parse_args()
+    if options.servers and (options.cpus or options.models_dir):
+        parser.error("--cpus and --models-dir are for servers that are started, not for --servers")
+    if options.manifest and options.manifest.suffix not in (".jsonl", ".parquet"):
+        parser.error(f"--manifest {options.manifest}: a .jsonl or a .parquet file")
+    return options
+
+
+def main() -> int:
+    options = parse_arguments()
+    needed = {"ray", "aiohttp", "tqdm"}
+    tables = [path for path in (options.table, options.manifest) if path]
+    needed |= {"pyarrow"} if any(path.suffix == ".parquet" for path in tables) else set()
+    if missing := sorted(name for name in needed if not find_spec(name)):
+        print(
+            f"{sys.executable} has no {', '.join(missing)}: "
+            "python -m pip install -r requirements-queue.txt",
+            file=sys.stderr,
+        )
+        return 1
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def run(options: argparse.Namespace) -> int:
+    from scripts.bulk import session
+    from scripts.bulk.dispatch import NoServer
+    from scripts.bulk.jobs import Jobs
+    from scripts.bulk.manifest import Manifest
+    from scripts.bulk.workflow import read_workflow
+
+    output = options.output or ROOT / "output" / "queue" / options.workflow.stem
+    path = options.manifest or output / "manifest.jsonl"
+    try:
+        with ExitStack() as stack:
+            jobs = Jobs(read_workflow(options.workflow), options.set, options.table)
+            manifest = stack.enter_context(Manifest(path, output, options.retry))
+            all_jobs = {job.id: job for job in jobs}
+            todo = [job for job in all_jobs.values() if job.id not in manifest.done]
+            say(f"{len(all_jobs)} jobs, {len(all_jobs) - len(todo)} of them in {path}.")
+            if todo:
+                needed = session.node_types(jobs.workflow, options.stages_apart)
+                workers = open_workers(stack, options, needed)
+                if options.stages_apart:
+                    folder = output / "embeds"
+                    embeds = Manifest(folder / "manifest.jsonl", folder, options.retry)
+                    stack.enter_context(embeds)
+                    session.run_apart(jobs, todo, manifest, embeds, workers, say)
+                else:
+                    session.run(map(jobs.task, todo), len(todo), manifest, workers, say)
+            failed = [job for job in all_jobs if manifest.done[job]]
+    except (ValueError, OSError, NoServer, SetupError) as error:
+        say(str(error))
+        return 1
+    say(f"{len(todo)} jobs were run; {len(failed)} of the {len(all_jobs)} failed. See {path}.")
+    return 1 if failed else 0
+
+
+def open_workers(stack: ExitStack, options: argparse.Namespace, needed: list[str]) -> list:
+    from scripts.bulk import cluster
+
+    urls = list(dict.fromkeys(tidy(url) for url in (options.servers or "").split(",") if url))
+    if urls:
+        stack.enter_context(cluster.connect(options.ray, cluster.SCRIPTS, cpus=1))
+        return stack.enter_context(cluster.reach_servers(urls, needed, options.patience))
+    if not options.ray:
+        ensure(options.host)  # the workers would do so, too, but where nobody sees it
+    stack.enter_context(cluster.connect(options.ray, cluster.PACK, cpus=None))
+    models = str(options.models_dir.resolve()) if options.models_dir else ""
+    workers = stack.enter_context(
+        cluster.start_servers(needed, options.patience, options.host, models, options.cpus)
+    )
+    say(f"Starting ComfyUI {options.host}, {len(workers)} of it (about 15 seconds) ...")
+    return workers
+
+
+def tidy(url: str) -> str:
+    url = url.strip().rstrip("/")
+    return url if "://" in url else f"http://{url}"
+
+
+def say(text: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""scripts/queue.py on two real servers and a real Ray, as a user would start it."""
+
+import hashlib
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkout import HOST, PACK, WORKFLOWS
+from kandinsky22.benchmarks import queue as benchmark
+from kandinsky22.benchmarks import report
+from kandinsky22.scripts import host
+from kandinsky22.scripts.bulk import stages
+from kandinsky22.scripts.bulk.jobs import Jobs
+from kandinsky22.scripts.comfyui import Server
+from PIL import Image
+from ray.cluster_utils import Cluster
+
+SCRIPT = PACK / "scripts" / "queue.py"
+PROMPTS = ("a red circle", "a green square", "a blue triangle", "a white circle")
+JOBS = 40
+BAD = {"Prior.prompt": "a red circle", "Decoder.sampler_name": "magic"}
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        two = [
+            Server(host.ensure(HOST["version"]), tmp_path_factory.mktemp("comfyui"), cpu=True)
+            for _ in range(2)
+        ]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(stack.enter_context, two))
+        yield two
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray, as a cluster of one machine."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets must be short
+    node = dict(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False)
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": folder})
+    yield cluster.address
+    cluster.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def workflow(tmp_path_factory):
+    """Text to image on the miniature, small and in few steps."""
+    prompt = json.loads((WORKFLOWS / "api" / "text_to_image.json").read_text())
+    for node in prompt.values():
+        node["inputs"] |= {"steps": 4} if "steps" in node["inputs"] else {}
+        node["inputs"] |= {"width": 64, "height": 64} if "width" in node["inputs"] else {}
+    path = tmp_path_factory.mktemp("workflow") / "small.json"
+    path.write_text(json.dumps(prompt))
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    rows = [
+        {"Prior.prompt": prompt, "Decoder.seed": seed}
+        for prompt in PROMPTS
+        for seed in range(JOBS // len(PROMPTS))
+    ]
+    path = tmp_path_factory.mktemp("table") / "table.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:5], BAD, *rows[5:]]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def queue(servers, cluster, workflow):
+    """The command on the two servers, begun: arguments → process."""
+
+    def start(output, *arguments, workflow=workflow, **options) -> subprocess.Popen:
+        urls = ",".join(server.url for server in servers)
+        command = [sys.executable, SCRIPT, workflow, "--output", output, *arguments]
+        command += ["--ray", cluster, "--servers", urls]
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+        return subprocess.Popen([str(part) for part in command], **options)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def alone(servers, workflow, table):
+    """What a single server makes of the jobs: id → pixels."""
+    jobs = Jobs(json.loads(workflow.read_text()), [], table)
+    made = {}
+    for task in map(jobs.task, jobs):
+        if task.inputs != BAD:
+            file = servers[0].run(task.workflow).images[0]
+            made[task.id] = np.asarray(
+                Image.open(servers[0].output / file["subfolder"] / file["filename"])
+            )
+    return made
+
+
+@pytest.fixture(scope="module")
+def finished(queue, servers, table, tmp_path_factory):
+    """A whole run, looked at in a terminal: (its folder, what the terminal showed)."""
+    output = tmp_path_factory.mktemp("finished")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 120))
+    shown = []
+
+    def read() -> None:
+        try:
+            while text := os.read(ours, 4096):
+                shown.append(text)
+        except OSError:  # the other end was closed
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    process = queue(output, "--table", table, stderr=theirs)
+    os.close(theirs)
+    assert process.wait() == 1  # for the bad job
+    reader.join()
+    return output, b"".join(shown).decode()
+
+
+def records(output: Path) -> list[dict]:
+    path = output / "manifest.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for(condition, process=None) -> None:
+    while not condition():
+        assert process is None or process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+
+
+def assert_each_once(output: Path, alone: dict) -> None:
+    """All jobs are in the manifest, once, and the files are those of a single server."""
+    made = {record["job"]: record for record in records(output) if not record["error"]}
+    assert len(records(output)) == len(alone) + 1 == len({r["job"] for r in records(output)})
+    assert made.keys() == alone.keys()
+    for job, record in made.items():
+        (file,) = record["files"]
+        content = (output / file["name"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == file["sha256"]
+        assert np.array_equal(np.asarray(Image.open(output / file["name"])), alone[job])
+
+
+def test_every_job_once_and_as_a_single_server_makes_it(finished, alone, servers):
+    output, _ = finished
+    assert_each_once(output, alone)
+    assert {r["server"] for r in records(output) if not r["error"]} == {s.url for s in servers}
+    record = next(r for r in records(output) if r["inputs"].get("Decoder.seed") == 7)
+    assert record["seed"] == {"Prior.seed": 0, "Decoder.seed": 7} and record["seconds"] > 0
+
+
+def test_a_job_that_fails_has_the_servers_message(finished):
+    output, shown = finished
+    (record,) = (record for record in records(output) if record["error"])
+    assert record["inputs"] == BAD and record["files"] == []
+    assert "sampler_name" in record["error"] and "not in list" in record["error"]
+    assert "Value not in list" in shown and "1 of the 41 failed" in shown
+
+
+def test_bars_for_the_jobs_and_for_each_server(finished, servers):
+    _, shown = finished
+    assert "/41" in shown and "Decoder" in shown and "4/4" in shown
+    assert all(server.url in shown for server in servers)
+
+
+def test_run_again_only_what_is_missing_runs(queue, finished, table, tmp_path):
+    output = shutil.copytree(finished[0], tmp_path / "again")
+    process = queue(output, "--table", table)
+    assert "0 jobs were run; 1 of the 41 failed" in process.communicate()[1]
+    lost = next(record for record in records(output) if not record["error"])
+    (output / lost["files"][0]["name"]).unlink()
+    process = queue(output, "--table", table, "--retry")
+    assert "2 jobs were run; 1 of the 41 failed" in process.communicate()[1]
+    assert {record["job"] for record in records(output)[-2:]} == {
+        lost["job"],
+        next(record["job"] for record in records(output) if record["error"]),
+    }
+
+
+def test_stages_apart_make_the_same_pictures(queue, alone, tmp_path):
+    settings = [f"--set=Prior.prompt={prompt}" for prompt in PROMPTS[:2]]
+    process = queue(tmp_path, *settings, "--set", "Decoder.seed=0..3", "--stages-apart")
+    assert "0 of the 8 failed" in process.communicate()[1]
+    assert len(records(tmp_path)) == 8 and len(records(tmp_path / "embeds")) == 2
+    for record in records(tmp_path):
+        (file,) = record["files"]
+        assert np.array_equal(np.asarray(Image.open(tmp_path / file["name"])), alone[record["job"]])
+        assert record["seed"].keys() == {"Prior.seed", "Decoder.seed"}
+
+
+def test_what_the_split_takes_for_embeddings(servers):
+    nodes = {name: node for name, node in servers[0].object_info().items() if "22" in name}
+    makers = {n for n, node in nodes.items() if "KANDINSKY22_EMBEDS" in node["output"]}
+    assert makers == stages.MAKE_EMBEDS
+    assert all(set(nodes[name]["output"]) == {"KANDINSKY22_EMBEDS"} for name in makers)
+
+
+def test_a_server_without_the_nodes_gets_nothing(queue, workflow, servers, tmp_path):
+    prompt = json.loads(workflow.read_text())
+    prompt["9"] = {"class_type": "Kandinsky22Nothing", "inputs": {}}
+    (tmp_path / "other.json").write_text(json.dumps(prompt))
+    before = len(servers[0].get("/history"))
+    process = queue(tmp_path, workflow=tmp_path / "other.json")
+    shown = process.communicate()[1]
+    assert process.returncode == 1 and "No server is left" in shown
+    for server in servers:
+        assert f"{server.url} has no Kandinsky22Nothing: install this pack there" in shown
+    assert len(servers[0].get("/history")) == before and not records(tmp_path)
+
+
+def test_a_client_that_is_killed_and_one_that_is_interrupted(
+    queue, table, alone, servers, tmp_path
+):
+    first = queue(tmp_path, "--table", table)
+    wait_for(lambda: len(records(tmp_path)) >= 10, first)
+    first.kill()
+    first.communicate()
+    kept = records(tmp_path)
+    second = queue(tmp_path, "--table", table)
+    wait_for(lambda: len(records(tmp_path)) >= len(kept) + 10, second)
+    second.send_signal(signal.SIGINT)
+    shown = second.communicate()[1]
+    assert second.returncode == 130 and "goes on from here" in shown
+    assert f"41 jobs, {len(kept)} of them in" in shown
+    wait_for(lambda: not any(any(server.get("/queue").values()) for server in servers))
+    third = queue(tmp_path, "--table", table)
+    assert f"{41 - len(records(tmp_path))} jobs were run" in third.communicate()[1]
+    assert records(tmp_path)[: len(kept)] == kept
+    assert_each_once(tmp_path, alone)
+
+
+def test_a_server_that_stops_answering_is_given_up(queue, servers, tmp_path):
+    """Stopped, not ended: its connections stay open, and nothing comes over them."""
+    process = queue(tmp_path, "--set", "Decoder.seed=1..12", "--patience", "6")
+    try:
+        wait_for(lambda: servers[1].url in {r["server"] for r in records(tmp_path)}, process)
+        servers[1].process.send_signal(signal.SIGSTOP)
+        shown = process.communicate()[1]
+    finally:
+        servers[1].process.send_signal(signal.SIGCONT)
+    assert process.returncode == 0 and "0 of the 12 failed" in shown
+    assert "goes to another server" in shown
+    assert Counter(record["job"] for record in records(tmp_path)).most_common(1)[0][1] == 1
+
+
+def test_a_started_server_and_ray_embedded(workflow, tmp_path):
+    """No server, no cluster: all of it is started, and gone afterwards."""
+    command = [sys.executable, SCRIPT, workflow, "--set", "Decoder.seed=1..2", "--output", tmp_path]
+    command += ["--host", HOST["version"], "--manifest", tmp_path / "manifest.parquet"]
+    bases = set(host.cache_folder().glob("queue-*"))
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert "0 of the 2 failed" in done.stderr, done.stderr
+    assert (tmp_path / "manifest.parquet").is_file() and len(list(tmp_path.rglob("*.png"))) == 2
+    assert set(host.cache_folder().glob("queue-*")) == bases
+
+
+def test_the_python_of_the_docs(servers, workflow, tmp_path):
+    text = (PACK / "docs" / "queue.md").read_text("utf-8")
+    program = text.split("```python\n")[1].split("```")[0]
+    program = program.replace("http://127.0.0.1:8188", servers[0].url)
+    program = program.replace("workflows/api/text_to_image.json", str(workflow))
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    assert Image.open(*tmp_path.glob("*.png")).size == (64, 64)
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs():
+    rows = benchmark.run(prompts=1, seeds=3, steps=4, rounds=1)
+    assert len(report.table(rows, benchmark.COLUMNS).splitlines()) == 2 + len(rows) == 6
+    assert all(row["ratio"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_a_machine_that_fails(workflow, tmp_path):
+    """Two machines with a started server on each; one of them fails, and there is no third."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    node = dict(num_cpus=1, object_store_memory=100_000_000)
+    head = {**node, "include_dashboard": False, "temp_dir": folder}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    second = cluster.add_node(**node)
+    command = [sys.executable, SCRIPT, workflow, "--ray", cluster.address, "--cpus", "1"]
+    command += ["--set", "Decoder.seed=1..150", "--output", tmp_path, "--host", HOST["version"]]
+    try:
+        process = subprocess.Popen([str(part) for part in command])
+        wait_for(lambda: len({record["server"] for record in records(tmp_path)}) == 2, process)
+        cluster.remove_node(second, allow_graceful=False)
+        assert process.wait() == 0
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+    assert len(records(tmp_path)) == 150 == len({record["job"] for record in records(tmp_path)})
+
+
+def test_a_server_that_is_killed(queue, servers, table, alone, tmp_path):
+    """The last one here: it takes a server away."""
+    process = queue(tmp_path, "--table", table, "--patience", "20")
+    wait_for(lambda: servers[1].url in {r["server"] for r in records(tmp_path)}, process)
+    servers[1].process.kill()
+    shown = process.communicate()[1]
+    assert "goes to another server" in shown and "1 of the 41 failed" in shown
+    assert_each_once(tmp_path, alone)

@@ -1,0 +1,308 @@
+"""What scripts/queue.py makes of its arguments, before any server is asked."""
+
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from checkout import PACK, WORKFLOWS
+from kandinsky22.scripts.bulk import stages
+from kandinsky22.scripts.bulk.jobs import Jobs, Task
+from kandinsky22.scripts.bulk.manifest import Manifest
+from kandinsky22.scripts.bulk.values import read_values
+from kandinsky22.scripts.bulk.workers import Outcome
+from kandinsky22.scripts.bulk.workflow import content_id, find_input, read_workflow, seeds
+
+API = WORKFLOWS / "api"
+NAMES = sorted(path.stem for path in API.glob("*.json"))
+
+
+@pytest.fixture
+def workflow() -> dict:
+    return read_workflow(API / "text_to_image.json")
+
+
+@pytest.mark.parametrize(
+    "text, now, values",
+    [
+        ("1..4", 0, [1, 2, 3, 4]),
+        ("5", 0, [5]),
+        ("-2..2..2", 0, [-2, 0, 2]),
+        ("0.1..0.3..0.1", 4, [0.1, 0.2, 0.3]),
+        ("4.5", 4, [4.5]),
+        ("18446744073709551615", 0, [2**64 - 1]),
+        ("1..4", "a cat", ["1..4"]),
+        ('a "red", large = cat', "", ['a "red", large = cat']),
+        ("false", True, [False]),
+        ('["4", 0]', ["2", 0], [["4", 0]]),
+        ("text", ["2", 0], ["text"]),
+    ],
+)
+def test_values(text, now, values):
+    found = read_values(text, now, "Node.input")
+    assert found == values and [type(v) for v in found] == [type(v) for v in values]
+
+
+@pytest.mark.parametrize(
+    "text, now, message",
+    [
+        ("4..1", 0, "count upwards"),
+        ("1..4..0", 0, "count upwards"),
+        ("1..x", 0, "is not a range"),
+        ("1..2..3..4", 0, "is not a range"),
+        ("red", 0, r"is a number \(now 0\), not 'red'"),
+        ("nan", 0.5, "is a number"),
+        ("1", True, "true or false"),
+    ],
+)
+def test_values_refused(text, now, message):
+    with pytest.raises(ValueError, match=message):
+        read_values(text, now, "Node.input")
+
+
+@pytest.mark.parametrize(
+    "name, slot",
+    [
+        ("Prior.prompt", ("4", "prompt")),
+        ("Prior (Kandinsky 2.2).prompt", ("4", "prompt")),
+        ("Kandinsky22Prior.prompt", ("4", "prompt")),
+        ("4.prompt", ("4", "prompt")),
+        ("Load Decoder / Inpaint / ControlNet (Kandinsky 2.2).model_name", ("3", "model_name")),
+        ("LoadDecoder.model_name", ("3", "model_name")),
+    ],
+)
+def test_a_node_has_several_names(workflow, name, slot):
+    assert find_input(workflow, name) == slot
+
+
+def test_both_halves_of_a_name_may_hold_dots():
+    workflow = read_workflow(API / "interpolate.json")
+    number, slot = find_input(workflow, "Interpolate (Kandinsky 2.2).count.weight_1")
+    assert workflow[number]["class_type"] == "Kandinsky22Interpolate" and slot == "count.weight_1"
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        (
+            "Decodr.seed",
+            "no input 'Decodr.seed'; near it: Decoder.seed.*Its nodes: .*Prior, Canvas",
+        ),
+        ("Decoder.sed", "Decoder has no input 'sed'; near it: Decoder.seed.*It has: seed, steps"),
+        ("seed", "has no input 'seed'"),
+    ],
+)
+def test_unknown_names_list_the_near_ones(workflow, name, message):
+    with pytest.raises(ValueError, match=message):
+        find_input(workflow, name)
+
+
+def test_a_name_that_two_nodes_have_is_not_guessed():
+    with pytest.raises(ValueError, match="say From.prompt or To.prompt"):
+        find_input(read_workflow(API / "morph.json"), "Kandinsky22Prior.prompt")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ((WORKFLOWS / "inpaint.json").read_text(), r"choose Export \(API\)"),
+        ("Prior.prompt,Decoder.seed\n", "is not a JSON file"),
+        ("[]", "no nodes"),
+        ('{"prompt": {"4": {}}}', "'prompt' in it has no class_type"),
+    ],
+)
+def test_what_is_not_in_api_form(tmp_path, content, message):
+    path = tmp_path / "workflow.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_workflow(path)
+
+
+def test_ranges_make_every_combination(workflow):
+    settings = ["Prior.prompt=a", "Decoder.seed=1..3", "Prior.prompt=b, c"]
+    jobs = list(Jobs(workflow, settings))
+    assert [tuple(job.inputs.values()) for job in jobs] == [
+        (prompt, seed) for prompt in ("a", "b, c") for seed in (1, 2, 3)
+    ]
+    assert len({job.id for job in jobs}) == 6
+
+
+def test_an_id_is_that_of_what_is_computed(workflow):
+    (default,) = Jobs(workflow, [])
+    (same,) = Jobs(workflow, ["4.seed=0"])
+    (other,) = Jobs(workflow, ["Prior.seed=1"])
+    assert same.id == default.id != other.id
+    workflow["4"]["_meta"]["title"] = "Another title"
+    assert content_id(workflow) == default.id
+
+
+TABLES = {
+    "csv": '\ufeffPrior.prompt,Decoder.seed,Decoder.cfg\n"a red cat, asleep",7,\nb,,2.5\n',
+    "jsonl": '{"Prior.prompt": "a red cat, asleep", "Decoder.seed": 7, "Decoder.cfg": null}\n\n'
+    '{"Prior.prompt": "b", "Decoder.cfg": 2.5}\n',
+}
+ROWS = [
+    {"Prior.prompt": "a red cat, asleep", "Decoder.seed": 7},
+    {"Prior.prompt": "b", "Decoder.cfg": 2.5},
+]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_tables(workflow, tmp_path, kind):
+    path = tmp_path / f"table.{kind}"
+    if kind == "parquet":  # in which a column of numbers with a gap often is of floats
+        columns = {"Prior.prompt": ["a red cat, asleep", "b"], "Decoder.seed": [7.0, None]}
+        pq.write_table(pa.table({**columns, "Decoder.cfg": [None, 2.5]}), path)
+    else:
+        path.write_text(TABLES[kind], encoding="utf-8")
+    assert [job.inputs for job in Jobs(workflow, [], path)] == ROWS
+    assert type(next(iter(Jobs(workflow, [], path))).inputs["Decoder.seed"]) is int
+    assert len(list(Jobs(workflow, ["Prior.seed=1..3"], path))) == 6
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("t.csv", "Prior.prompt,Colour\na,red\n", "The column 'Colour' of .*t.csv matches nothing"),
+        ("t.csv", "Prior.prompt,Decoder.seed\na cat, red,1\n", "line 2: 3 cells under 2 columns"),
+        ("t.csv", "4.seed,4.seed\n1,2\n", "has the column '4.seed' twice"),
+        ("t.csv", "4.seed,Prior.seed\n1,2\n", "4.seed and Prior.seed are the same input"),
+        ("t.csv", "Decoder.seed\nred\n", "Decoder.seed is a number"),
+        ("t.jsonl", '{"Decoder.sed": 1}\n', "near it: Decoder.seed"),
+        ("t.jsonl", '{"Decoder.seed": 1}\n{"Dec', "line 2: "),
+        ("t.jsonl", "[1]\n", "line 1 is not an object"),
+        ("t.jsonl", '{"Decoder.seed": {"a": 1}}\n', "no text, number or truth value"),
+        ("t.xlsx", "", "a table is a .csv, .jsonl or .parquet file"),
+    ],
+)
+def test_tables_refused(workflow, tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        list(Jobs(workflow, [], tmp_path / name))
+
+
+def test_a_column_that_is_set_too(workflow, tmp_path):
+    (tmp_path / "t.csv").write_text("Prior.prompt\na\n")
+    with pytest.raises(ValueError, match="are the same input"):
+        Jobs(workflow, ["4.prompt=b"], tmp_path / "t.csv")
+
+
+# --- the manifest ---------------------------------------------------------------------------------
+
+TASK = Task(
+    "0123456789abcdef", {}, {"Prior.prompt": "ein Fuchs, müde"}, {"Decoder.seed": 2**64 - 1}
+)
+MADE = Outcome("http://a", 1.5, (("8", "x_00001_.png", b"picture"), ("9", "y.webp", b"film")))
+FAILED = Outcome("http://a", error="Node 8 failed")
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_manifest_and_files(tmp_path):
+    path = tmp_path / "manifest.jsonl"
+    with Manifest(path, tmp_path) as manifest:
+        manifest.write(TASK, MADE)
+        (record,) = lines(path)  # at once
+    assert record["inputs"] == TASK.inputs and record["seed"] == TASK.seed
+    assert [file["name"] for file in record["files"]] == [
+        "01/0123456789abcdef-0.png",
+        "01/0123456789abcdef-1.webp",
+    ]
+    assert (tmp_path / record["files"][1]["name"]).read_bytes() == b"film"
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_line_that_was_cut_off_and_a_file_that_is_gone_are_not_done(tmp_path):
+    path = tmp_path / "manifest.jsonl"
+    names = [f"{i:016x}" for i in range(4)]
+    with Manifest(path, tmp_path) as manifest:
+        for name in names:
+            manifest.write(Task(name, {}), MADE)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 20)
+    (tmp_path / "00" / f"{names[1]}-1.webp").unlink()
+    with Manifest(path, tmp_path) as manifest:
+        assert list(manifest.done) == [names[0], names[2]]
+    assert [record["job"] for record in lines(path)] == [names[0], names[2]]
+
+
+def test_another_file_is_not_taken_for_a_manifest(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"Prior.prompt": "a"}\n')
+    with pytest.raises(ValueError, match="prompts.jsonl is no manifest: {.Prior.prompt"):
+        Manifest(path, tmp_path).__enter__()
+    assert path.read_text() == '{"Prior.prompt": "a"}\n'
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_failed_job_is_done_unless_it_is_tried_again(tmp_path, again):
+    path = tmp_path / "manifest.jsonl"
+    with Manifest(path, tmp_path) as manifest:
+        manifest.write(TASK, FAILED)
+    with Manifest(path, tmp_path, again) as manifest:
+        assert manifest.done == ({} if again else {TASK.id: "Node 8 failed"})
+
+
+def test_two_runs_cannot_write_one_manifest(tmp_path):
+    with Manifest(tmp_path / "m.jsonl", tmp_path):
+        with pytest.raises(ValueError, match="Another run writes"):
+            with Manifest(tmp_path / "m.jsonl", tmp_path):
+                pass
+
+
+def test_parquet(tmp_path):
+    path = tmp_path / "m.parquet"
+    with Manifest(path, tmp_path) as manifest:
+        manifest.write(TASK, MADE)
+        manifest.write(Task("f" * 16, {}), FAILED)
+    made, failed = pq.read_table(path).to_pylist()
+    assert json.loads(made["inputs"]) == TASK.inputs and made["seed"] == [
+        ("Decoder.seed", 2**64 - 1)
+    ]
+    assert made["files"][0]["bytes"] == len(b"picture") and made["error"] is None
+    assert failed["error"] == "Node 8 failed" and failed["seconds"] is None
+    with Manifest(path, tmp_path) as manifest:
+        assert len(manifest.done) == 2
+
+
+# --- stages apart ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_split(name):
+    """Nothing that makes embeddings is left in the second part, no decoder in the first, and every
+    wire of both leads somewhere."""
+    workflow = read_workflow(API / f"{name}.json")
+    halves = stages.split(workflow)
+    decode = halves.decode_from(dict.fromkeys(halves.wires, "queue/x.safetensors"))
+    kinds = [{node["class_type"] for node in half.values()} for half in (halves.prior, decode)]
+    assert stages.SAVE in kinds[0] and not {"VAEDecode", "VAEDecodeTiled", "SaveImage"} & kinds[0]
+    assert kinds[1] & stages.MAKE_EMBEDS == {stages.LOAD} and "Kandinsky22LoadPrior" not in kinds[1]
+    for half in (halves.prior, decode):
+        assert stages.sources(half.values()) <= set(half)
+    outputs = {n for n in workflow if n not in stages.sources(workflow.values())}
+    assert outputs <= set(decode)
+    assert seeds(workflow).keys() == seeds({**decode, **halves.prior}).keys()
+
+
+def test_a_workflow_without_embeddings_is_not_split():
+    workflow = {"1": {"class_type": "EmptyImage", "inputs": {}}}
+    with pytest.raises(ValueError, match="Nothing in this workflow decodes"):
+        stages.split(workflow)
+
+
+# --- the file's name ------------------------------------------------------------------------------
+
+
+def test_no_script_takes_it_for_pythons_own_queue():
+    """Started from scripts/, Python looks there first. The scripts see to it that it does not."""
+    program = "import sys; sys.path[0] = 'scripts'; import pack, queue; queue.SimpleQueue"
+    subprocess.run([sys.executable, "-c", program], cwd=PACK, check=True)
+    for path in sorted((PACK / "scripts").glob("*.py")):
+        text = path.read_text("utf-8")
+        if '__name__ == "__main__"' in text and path.stem != "host":  # which imports no library
+            assert "import pack" in text or "sys.path[0] = " in text, path.name
