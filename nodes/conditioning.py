@@ -35,7 +35,7 @@ class Conditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, image_embeds) -> io.NodeOutput:
-        return io.NodeOutput(condition_on_embeds(image_embeds))
+        return io.NodeOutput(condition_on_embeds(types.Embeds.take(image_embeds)))
 
 
 class DepthConditioning(io.ComfyNode):

@@ -1,9 +1,10 @@
 """Image embeddings from pictures, and mixes of them."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..utils import embeds as verbs
-from ..utils.values import ImageEmbeds
+from ..utils.mix_chart import draw_mix
+from ..utils.values import MOST_ITEMS
 from . import types
 
 MOST_INPUTS = 8
@@ -28,7 +29,7 @@ class EncodeImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, prior, image) -> io.NodeOutput:
-        return io.NodeOutput(prior.encode_image(image))
+        return io.NodeOutput(types.Prior.take(prior).encode_image(image))
 
 
 class ZeroEmbeds(io.ComfyNode):
@@ -46,7 +47,7 @@ class ZeroEmbeds(io.ComfyNode):
 
     @classmethod
     def execute(cls, prior) -> io.NodeOutput:
-        return io.NodeOutput(prior.zero_embeds())
+        return io.NodeOutput(types.Prior.take(prior).zero_embeds())
 
 
 class EmbedsFromClipVision(io.ComfyNode):
@@ -65,7 +66,7 @@ class EmbedsFromClipVision(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip_vision_output) -> io.NodeOutput:
-        return io.NodeOutput(ImageEmbeds(clip_vision_output["image_embeds"]))
+        return io.NodeOutput(verbs.from_clip_vision(clip_vision_output))
 
 
 def method_input(default: str) -> io.Input:
@@ -107,7 +108,8 @@ class Interpolate(io.ComfyNode):
             node_id="Kandinsky22Interpolate",
             display_name="Interpolate (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
-            description="Mixes pictures and prompts: a weighted blend of 2 to 8 embeddings.",
+            description="Mixes pictures and prompts: a weighted blend of 2 to 8 embeddings. The "
+            "bars on the node say how like each of them the mix is.",
             search_aliases=["mix", "blend", "merge", "average", "slerp", "lerp", "combine"],
             inputs=[
                 io.DynamicCombo.Input(
@@ -119,13 +121,15 @@ class Interpolate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, count, method, **_) -> io.NodeOutput:
-        if not isinstance(count, dict):
+    def execute(cls, method, **inputs) -> io.NodeOutput:
+        count = inputs.get("count")  # a dict of all that the choice brings along
+        if not isinstance(count, dict) or "image_embeds_1" not in count:
             raise ValueError(f"count is one of the words '2' to '{MOST_INPUTS}', not {count!r}.")
-        numbers = range(1, int(count["count"]) + 1)
-        embeds = [count[f"image_embeds_{i}"] for i in numbers]
-        weights = [count[f"weight_{i}"] for i in numbers]
-        return io.NodeOutput(verbs.mix(embeds, weights, method))
+        numbers = [i for i in range(1, MOST_INPUTS + 1) if f"image_embeds_{i}" in count]
+        embeds = [types.Embeds.take(count[f"image_embeds_{i}"]) for i in numbers]
+        weights = [count.get(f"weight_{i}") for i in numbers]
+        mixed = verbs.mix(embeds, weights, method)
+        return io.NodeOutput(mixed, ui=ui.PreviewImage(draw_mix(mixed, embeds), cls=cls))
 
 
 class InterpolateSequence(io.ComfyNode):
@@ -142,7 +146,7 @@ class InterpolateSequence(io.ComfyNode):
                 types.Embeds.Input("start_embeds"),
                 types.Embeds.Input("end_embeds"),
                 io.Int.Input(
-                    "frames", default=8, min=2, max=4096, tooltip="Both ends are among them."
+                    "frames", default=8, min=2, max=MOST_ITEMS, tooltip="Both ends are among them."
                 ),
                 method_input("slerp"),
             ],
@@ -151,4 +155,5 @@ class InterpolateSequence(io.ComfyNode):
 
     @classmethod
     def execute(cls, start_embeds, end_embeds, frames, method) -> io.NodeOutput:
-        return io.NodeOutput(verbs.interpolate_sequence(start_embeds, end_embeds, frames, method))
+        start, end = types.Embeds.take(start_embeds), types.Embeds.take(end_embeds)
+        return io.NodeOutput(verbs.interpolate_sequence(start, end, frames, method))

@@ -7,7 +7,24 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..utils.embeds import load_embeds, save_embeds
+from ..utils.values import ImageEmbeds, check_texts
 from . import types
+
+
+def save_as(prefix: str, embeds: ImageEmbeds) -> dict[str, str]:
+    """Into a new file of the output folder; returns what the page is told of it."""
+    check_texts(filename_prefix=prefix)
+    output = folder_paths.get_output_directory()
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
+        file = f"{name}_{counter:05}_.safetensors"
+        save_embeds(embeds, Path(folder) / file)
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"Nothing is saved under {prefix!r:.80} in {output}: {error}. Choose another "
+            "filename_prefix, or make room there."
+        ) from error
+    return {"filename": file, "subfolder": subfolder, "type": "output"}
 
 
 class SaveEmbeds(io.ComfyNode):
@@ -32,14 +49,8 @@ class SaveEmbeds(io.ComfyNode):
 
     @classmethod
     def execute(cls, image_embeds, filename_prefix) -> io.NodeOutput:
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        file = f"{name}_{counter:05}_.safetensors"
-        save_embeds(image_embeds, Path(folder) / file)
-        return io.NodeOutput(
-            ui={"embeds": [{"filename": file, "subfolder": subfolder, "type": "output"}]}
-        )
+        saved = save_as(filename_prefix, types.Embeds.take(image_embeds))
+        return io.NodeOutput(ui={"embeds": [saved]})
 
 
 def input_file(name: str) -> Path | None:
@@ -49,6 +60,13 @@ def input_file(name: str) -> Path | None:
     root = os.path.abspath(folder or folder_paths.get_input_directory())
     path = Path(os.path.abspath(os.path.join(root, name)))
     return path if path.is_relative_to(root) and path.is_file() else None
+
+
+def missing(name: str) -> str:
+    return (
+        f"There is no file {name!r} in the input folder. Move what Save Embeds wrote there, then "
+        "press R in the page."
+    )
 
 
 class LoadEmbeds(io.ComfyNode):
@@ -77,12 +95,7 @@ class LoadEmbeds(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file) -> bool | str:
-        if file is None or input_file(file):
-            return True
-        return (
-            f"There is no file {file!r} in the input folder. Move what Save Embeds wrote there, "
-            "then press R in the page."
-        )
+        return file is None or bool(input_file(file)) or missing(file)
 
     @classmethod
     def fingerprint_inputs(cls, file):
@@ -93,5 +106,5 @@ class LoadEmbeds(io.ComfyNode):
     def execute(cls, file) -> io.NodeOutput:
         path = input_file(file)
         if path is None:
-            raise FileNotFoundError(cls.validate_inputs(file))
+            raise FileNotFoundError(missing(file))
         return io.NodeOutput(load_embeds(path))

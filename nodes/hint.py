@@ -1,6 +1,6 @@
 """The depth hint: picture → depth map, which the ControlNet stages follow."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from . import types
 
@@ -21,4 +21,5 @@ class DepthHint(io.ComfyNode):
 
     @classmethod
     def execute(cls, depth_estimator, image) -> io.NodeOutput:
-        return io.NodeOutput(depth_estimator.estimate(image))
+        hint = types.DepthEstimator.take(depth_estimator).estimate(image)
+        return io.NodeOutput(hint, ui=ui.PreviewImage(hint, cls=cls))

@@ -76,4 +76,4 @@ class LoadPriorLora(LoraNode):
 
     @classmethod
     def execute(cls, prior, lora_name, strength) -> io.NodeOutput:
-        return io.NodeOutput(apply_to_prior(prior, lora_name, strength))
+        return io.NodeOutput(apply_to_prior(types.Prior.take(prior), lora_name, strength))

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..utils.values import MOST_ITEMS
 from . import types
 from .widgets import cfg_input, seed_input
 
@@ -53,7 +54,7 @@ class SamplePrior(io.ComfyNode):
                     "batch_size",
                     default=1,
                     min=1,
-                    max=4096,
+                    max=MOST_ITEMS,
                     tooltip="How many different embeddings to make for the prompt.",
                 ),
             ],
@@ -63,7 +64,9 @@ class SamplePrior(io.ComfyNode):
     @classmethod
     def execute(cls, prior, prompt, negative_prompt, seed, steps, cfg, batch_size) -> io.NodeOutput:
         return io.NodeOutput(
-            *prior.sample(prompt, negative_prompt, seed, steps, cfg, batch_size=batch_size)
+            *types.Prior.take(prior).sample(
+                prompt, negative_prompt, seed, steps, cfg, batch_size=batch_size
+            )
         )
 
 
@@ -100,8 +103,9 @@ class PriorEmb2Emb(io.ComfyNode):
     def execute(
         cls, prior, image_embeds, prompt, negative_prompt, strength, seed, steps, cfg
     ) -> io.NodeOutput:
+        start = types.Embeds.take(image_embeds)
         return io.NodeOutput(
-            *prior.sample(
-                *(prompt, negative_prompt, seed, steps, cfg), start=image_embeds, strength=strength
+            *types.Prior.take(prior).sample(
+                prompt, negative_prompt, seed, steps, cfg, start=start, strength=strength
             )
         )

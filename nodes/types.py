@@ -7,16 +7,36 @@ from ..utils.native_prior import NativePrior
 from ..utils.values import ImageEmbeds
 
 
+class Socket(io.ComfyTypeIO):
+    source: str  # the nodes to connect it to
+
+    @classmethod
+    def take(cls, value):
+        """The value as it came; the host lets literals and wires of any type through.
+
+        Raises:
+            ValueError: it is not what travels on this wire; says what to connect.
+        """
+        if isinstance(value, cls.Type):
+            return value
+        raise ValueError(
+            f"{value!r:.80} came where a {cls.io_type} belongs. Connect {cls.source} there."
+        )
+
+
 @io.comfytype(io_type="KANDINSKY22_PRIOR")
-class Prior(io.ComfyTypeIO):
+class Prior(Socket):
     Type = NativePrior
+    source = "Load Prior"
 
 
 @io.comfytype(io_type="KANDINSKY22_EMBEDS")
-class Embeds(io.ComfyTypeIO):
+class Embeds(Socket):
     Type = ImageEmbeds
+    source = "Prior, or another node that gives embeddings,"
 
 
 @io.comfytype(io_type="KANDINSKY22_DEPTH_ESTIMATOR")
-class DepthEstimator(io.ComfyTypeIO):
+class DepthEstimator(Socket):
     Type = NativeDepthEstimator
+    source = "Load Depth Estimator"

@@ -27,6 +27,12 @@ import utils.json_util  # noqa: E402, F401  # as main.py does: its nodes.py puts
 comfy.cli_args.args.cpu = True  # before anything asks the host for a device
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fuzz", type=int, metavar="N", help="N new random graphs in test_fuzz.py")
+    parser.addoption("--soak", type=int, metavar="N", help="N prompts in test_soak.py")
+    parser.addoption("--replay", metavar="FILE", help="one graph that test_fuzz.py kept")
+
+
 @pytest.fixture(autouse=True)
 def inference_mode():
     """Nodes run under inference mode in the host."""

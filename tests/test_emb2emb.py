@@ -56,6 +56,7 @@ def test_input_is_left_as_it_was(prior, embeds):
         (dict(strength=0.1), "8 steps .* of 0.1 leave no step"),
         (dict(strength=0.0), "above 0 and at most 1, not 0"),
         (dict(strength=1.5), "above 0 and at most 1, not 1.5"),
+        (dict(strength="x"), "strength .denoise. is 'x', not a finite number"),
         (dict(width=16), "16 wide, and this prior takes 24"),
     ],
 )
@@ -64,3 +65,8 @@ def test_bad_input(prior, embeds, change, message):
     start = embeds(width=change.pop("width", 24))
     with pytest.raises(ValueError, match=message):
         edit(prior, start, **change)
+
+
+def test_only_embeddings_are_changed(prior):
+    with pytest.raises(ValueError, match="'x' came where a KANDINSKY22_EMBEDS belongs"):
+        PriorEmb2Emb.execute(prior, "x", "a cat", "", 0.5, 0, 8, 4.0)

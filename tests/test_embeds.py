@@ -3,6 +3,7 @@
 import json
 import math
 
+import comfy.clip_vision
 import folder_paths
 import oracle
 import pytest
@@ -22,7 +23,7 @@ def interpolate(values, weights, method="linear"):
     count = {"count": str(len(values))}
     for i, (value, weight) in enumerate(zip(values, weights, strict=True), 1):
         count |= {f"image_embeds_{i}": value, f"weight_{i}": weight}
-    return nodes.Interpolate.execute(count, method).args[0]
+    return nodes.Interpolate.execute(count=count, method=method).args[0]
 
 
 def test_linear_equals_the_pipeline(models, prior, embeds):
@@ -121,12 +122,21 @@ def test_sequence_goes_from_one_to_the_other(embeds, method):
         (lambda e: mix([e(), e(1, 1)], [0, 0], "slerp"), "not all 0"),
         (lambda e: mix([e(), ImageEmbeds(-e().tensor)], [1, 1], "slerp"), "opposite directions"),
         (lambda e: mix([e(), ImageEmbeds(-e().tensor)], [1, 2], "slerp"), "opposite directions"),
-        (lambda e: nodes.Interpolate.execute("9", "linear", other=1), "count is one of .* not '9'"),
+        (lambda e: interpolate([e(), "x"], [1, 1]), "'x' came where a KANDINSKY22_EMBEDS belongs"),
+        (lambda e: interpolate([e(), e()], [1, "1"]), "weight_2 is '1', not a finite"),
+        (lambda e: interpolate([e(), e()], [1, 1], "cubic"), "'cubic'; choose one of linear, sl"),
+        (lambda e: nodes.Interpolate.execute(count="9", method="linear"), "count is one of .* '9'"),
+        # what the host makes of {"count": "9"}, for which it has no inputs
+        (lambda e: nodes.Interpolate.execute(method="linear"), "count is one of .* not None"),
+        (lambda e: nodes.InterpolateSequence.execute(e(), 5, 3, "slerp"), "5 came where a KAND"),
+        (lambda e: interpolate_sequence(e(), e(), 0, "slerp"), "frames is 0; it goes from 1"),
+        (lambda e: interpolate_sequence(e(), e(), 2**64, "slerp"), "it goes from 1 to 4096"),
         (lambda e: ImageEmbeds(torch.zeros(0, 24)), "empty batch"),
         (lambda e: ImageEmbeds(torch.full((1, 24), 1e300, dtype=torch.float64)), "infinity"),
         (lambda e: interpolate_sequence(e(2), e(), 3, "slerp"), "start_embeds has 2"),
-        (lambda e: interpolate([e(), e(1, 1)], [math.nan, 1]), "NaN or infinity"),
-        (lambda e: ImageEmbeds(torch.zeros(24)), r"not one of shape \(24,\)"),
+        (lambda e: interpolate([e(), e(1, 1)], [math.nan, 1]), "weight_1 is nan, not a finite"),
+        (lambda e: nodes.Interpolate.execute(count={}, method="linear"), "count is one of .* {}"),
+        (lambda e: ImageEmbeds(torch.zeros(24)), r"tensor, not \(24,\)"),
     ],
 )
 def test_bad_input(embeds, call, message):
@@ -135,8 +145,13 @@ def test_bad_input(embeds, call, message):
 
 
 def test_from_clip_vision(embeds):
-    output = {"image_embeds": embeds(2).tensor}
+    output = comfy.clip_vision.Output()
+    output["image_embeds"] = embeds(2).tensor
     assert torch.equal(nodes.EmbedsFromClipVision.execute(output).args[0].tensor, embeds(2).tensor)
+    output["image_embeds"] = None  # of a model that has no such projection
+    for wrong in (output, "x", {"image_embeds": embeds().tensor}):
+        with pytest.raises(ValueError, match="embeddings are a .batch, width. tensor, not"):
+            nodes.EmbedsFromClipVision.execute(wrong)
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -159,6 +174,20 @@ def test_saved_and_loaded_are_the_same(folders, embeds):
     loaded = files.LoadEmbeds.execute(name).args[0]
     assert torch.equal(loaded.tensor, embeds(3).tensor)
     assert name in files.LoadEmbeds.define_schema().inputs[0].options
+
+
+@pytest.mark.parametrize("prefix", ["x" * 300, "x" * 300 + "/y", "a\0b"])
+def test_a_name_that_no_disk_takes(folders, embeds, prefix):
+    with pytest.raises(OSError, match="Nothing is saved under .* Choose another filename_prefix"):
+        files.SaveEmbeds.execute(embeds(), prefix)
+    assert not list(folders.rglob("*.safetensors"))
+
+
+def test_nothing_else_is_saved(folders, embeds):
+    with pytest.raises(ValueError, match="'x' came where a KANDINSKY22_EMBEDS belongs"):
+        files.SaveEmbeds.execute("x", "a")
+    with pytest.raises(ValueError, match="filename_prefix is 5, not a text"):
+        files.SaveEmbeds.execute(embeds(), 5)
 
 
 @pytest.mark.parametrize("prefix", ["../outside", "/etc/outside", "a/../../outside"])

@@ -44,6 +44,11 @@ def test_flat_depth_gives_zeros(models):
     assert torch.equal(maps, torch.zeros(2, 32, 32))
 
 
+def test_only_an_estimator_sees_depth(models):
+    with pytest.raises(ValueError, match="5 came where a KANDINSKY22_DEPTH_ESTIMATOR belongs"):
+        DepthHint.execute(5, torch.zeros(1, 64, 64, 3))
+
+
 def test_a_picture_too_small_to_see_depth_in(models):
     estimator = LoadDepthEstimator.execute("tiny-glpn").args[0]
     with pytest.raises(ValueError, match="500×1 pixels is too small.*32"):

@@ -7,7 +7,7 @@ import pytest
 from checkout import PACK
 
 PURE = {"values", "sizes", "tensors", "embeds", "latents"}
-LOOPS = {"prior", "decoder", "schedulers", "hint", "preview"}
+LOOPS = {"prior", "decoder", "schedulers", "hint", "preview", "mix_chart"}
 DOWNLOADS = {"downloads", "hub", "repositories", "half_precision"}
 STDLIB = {
     "collections",

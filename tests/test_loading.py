@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
+from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior, LoadUNet
 from kandinsky22.utils import checkpoints
 from safetensors.torch import load_file, save_file
 
@@ -44,6 +44,13 @@ def test_finds_owner_and_name(models):
         shutil.rmtree(models / "somebody")
 
 
+@pytest.mark.parametrize("weight_dtype", ["fp8", 5, {}])
+def test_unknown_types_of_weights(models, weight_dtype):
+    for node, name in ((LoadPrior, PRIOR), (LoadDecoder, DECODER)):
+        with pytest.raises(ValueError, match="weight_dtype is .*; choose one of default, fp32, fp"):
+            node.execute(name, weight_dtype)
+
+
 @pytest.mark.parametrize(
     "node, name, message",
     [
@@ -56,6 +63,9 @@ def test_finds_owner_and_name(models):
         (LoadPrior, DECODER, "is a Kandinsky 2.2 decoder: use Load Decoder for it"),
         (LoadDecoder, PRIOR, "is a Kandinsky 2.2 prior: use Load Prior for it"),
         (LoadDecoder, "../../etc", "No model named '../../etc'"),
+        (LoadPrior, {"a": 1}, "No model named {'a': 1} for Load Prior"),
+        (LoadDecoder, ["a"], "No model named .'a'. for Load Decoder"),
+        (LoadUNet, {"a": 1}, "No file named {'a': 1} among diffusion_models"),
     ],
 )
 def test_wrong_names(models, node, name, message):

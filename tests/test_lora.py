@@ -140,6 +140,15 @@ def test_the_output_is_another_value_of_the_same_kind(written, kind):
 
 
 @each_kind
+def test_values_of_another_type_are_named(written, kind):
+    name, *_ = written(kind, "peft")
+    with pytest.raises(ValueError, match="strength is 'x', not a finite number"):
+        NODES[kind].execute(load(kind), name, "x")
+    with pytest.raises(ValueError, match="'x' came where|MODEL is a str"):
+        NODES[kind].execute("x", name, 1.0)
+
+
+@each_kind
 def test_strength_0_is_nothing(written, kind):
     name, *_ = written(kind, "peft")
     plain = load(kind)

@@ -70,9 +70,28 @@ def test_long_prompt_warns_with_the_lost_text(models, prior, caplog):
     assert oracle.max_diff(ours, reference(models, prompt=prompt)[0]) == 0.0
 
 
-def test_one_step_is_refused(prior):
-    with pytest.raises(ValueError, match="at least 2 steps, not 1"):
-        prior.sample("a cat", "", 0, 1, 4.0)
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(steps=1), "at least 2 steps and at most 1000, not 1"),
+        (dict(steps=1001), "at least 2 steps and at most 1000, not 1001"),
+        (dict(steps="x"), "steps is 'x', not a finite number"),
+        (dict(seed=1.5), "seed is 1.5, and has to be a whole number"),
+        (dict(cfg=float("inf")), "cfg is inf, not a finite number"),
+        (dict(cfg=None), "cfg is None, not a finite number"),
+        (dict(batch_size=0), "batch_size is 0; it goes from 1 to 4096"),
+        (dict(batch_size=2**64), "batch_size is 18446744073709551616"),
+        (dict(prompt=5), "prompt is 5, not a text"),
+        (dict(negative_prompt=None), "negative_prompt is None, not a text"),
+        (dict(prompt="a \ud83d cat"), "prompt has half a character .* at place 3"),
+        (dict(prior="x"), "'x' came where a KANDINSKY22_PRIOR belongs. Connect Load Prior"),
+    ],
+)
+def test_bad_input(prior, change, message):
+    """What the host lets through: over wires, and in place of them."""
+    inputs = dict(prior=prior, prompt="a cat", negative_prompt="", seed=0, steps=2, cfg=4.0)
+    with pytest.raises(ValueError, match=message):
+        SamplePrior.execute(**inputs | dict(batch_size=1) | change)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

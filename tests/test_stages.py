@@ -471,8 +471,28 @@ def test_nan_is_not_passed_on(load_decoder, embeds):
 
 
 @pytest.mark.parametrize(
+    "node, change, message",
+    [
+        (nodes.Inpaint, dict(mask=None), "mask is None, and the inpaint decoder"),
+        (nodes.ControlNet, dict(hint=None), "hint is None, and the depth decoder"),
+        (nodes.Inpaint, dict(mask="x"), "A MASK is .* not empty: 'x'"),
+        (nodes.Inpaint, dict(mask=torch.zeros(1, 0, 24)), r"not empty: \(1, 0, 24\)"),
+        (nodes.ControlNet, dict(hint="x"), "An IMAGE is .* not empty: 'x'"),
+        (nodes.ControlNet, dict(hint=torch.zeros(1, 0, 64, 3)), r"not empty: \(1, 0, 64, 3\)"),
+        (nodes.Img2Img, dict(denoise="x"), "denoise.* is 'x', not a finite number"),
+    ],
+)
+def test_what_only_some_stages_take(load_decoder, embeds, node, change, message):
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    model, _ = load_decoder(STAGES[node][0])
+    with pytest.raises(ValueError, match=message):
+        run(node, model, embeds(1, 1), embeds(1, 2), latent, **change)
+
+
+@pytest.mark.parametrize(
     "change, message",
     [
+        (dict(latent={"samples": torch.zeros(1, 4, 0, 8)}), r"empty: \(1, 4, 0, 8\)"),
         (dict(positive="x"), "image_embeds is 'x', not image embeddings"),
         (dict(latent=5), "not 5: this LATENT is for another model"),
         (dict(model="x"), "This MODEL is a str"),

@@ -83,6 +83,23 @@ def test_odd_sizes_lose_less_than_a_latent_pixel(vae):
     assert decode(vae, random_latents(1, 7, 9)).shape == (1, 56, 72, 3)
 
 
+@pytest.mark.parametrize("height, width", [(7, 64), (1, 1)])
+def test_too_small_to_encode(vae, height, width):
+    with pytest.raises(ValueError, match="too small to encode: 8 on each side are needed"):
+        encode(vae, random_picture(1, height, width))
+
+
+@pytest.mark.parametrize("decode", ["decode", "decode_tiled"])
+def test_latents_that_are_none_of_ours(vae, decode):
+    with pytest.raises(ValueError, match=r"not \(1, 16, 4, 4\): this LATENT is for another model"):
+        getattr(vae, decode)(torch.zeros(1, 16, 4, 4))
+
+
+def test_empty_latents(vae):
+    with pytest.raises(ValueError, match=r"This LATENT is empty: \(1, 4, 0, 4\)"):
+        vae.decode_tiled(torch.zeros(1, 4, 0, 4))
+
+
 def test_alpha_is_dropped_and_grey_is_repeated(vae):
     image = random_picture(2, channels=4)
     assert torch.equal(encode(vae, image), encode(vae, image[..., :3]))

@@ -120,7 +120,7 @@ def find_model(name: str, kind: str) -> Path:
             looked and what to do.
         ValueError: it is a model of another kind; says which node it belongs to.
     """
-    folder = all_folders(kind).get(name)
+    folder = all_folders(kind).get(str(name))
     wanted = KINDS[kind]
     found = folder and kind_of(folder)
     if folder is not None and found == kind:
@@ -170,7 +170,7 @@ def list_files(kind: str) -> dict[str, Path]:
 def find_file(name: str, kind: str) -> Path:
     """Raises FileNotFoundError, or ValueError for a pickle; both say what to do."""
     files = list_files(kind)
-    path = files.get(PurePath(name).as_posix())
+    path = files.get(PurePath(str(name)).as_posix())
     if path is None:
         folders = ", ".join(folder_paths.get_folder_paths(kind))
         raise FileNotFoundError(

@@ -14,7 +14,7 @@ import torch
 from .latents import check_latent
 from .native_unet import VARIANTS, Kandinsky22UNet, refuse_foreign_parts
 from .sizes import PIXELS_PER_LATENT
-from .tensors import common_batch, keep_from_mask, keep_from_noise_mask
+from .tensors import common_batch, images_to_model, keep_from_mask, keep_from_noise_mask
 from .values import ImageEmbeds
 
 HINT = "kandinsky22_hint"  # an IMAGE, resized when its noise is known
@@ -47,8 +47,9 @@ def condition_on_embeds(embeds: ImageEmbeds) -> Conditioning:
 
 
 def add_hint(conditioning: Conditioning, hint: torch.Tensor) -> Conditioning:
-    """`hint`: IMAGE (B, H, W, C) of any size."""
-    return node_helpers.conditioning_set_values(conditioning, {HINT: hint})
+    """`hint`: IMAGE (B, H, W, C) of any size; raises ValueError if it is none."""
+    images_to_model(hint)
+    return set_values(conditioning, {HINT: hint})
 
 
 def mask_latent(latent: dict[str, Any], mask: torch.Tensor) -> dict[str, Any]:
@@ -70,6 +71,17 @@ def mask_latent(latent: dict[str, Any], mask: torch.Tensor) -> dict[str, Any]:
 def add_picture(conditioning: Conditioning, latent: dict[str, Any]) -> Conditioning:
     """Show the inpaint UNet what stays of a picture: a LATENT of `mask_latent`."""
     values = {PICTURE: latent["samples"], KEEP: 1 - latent["noise_mask"]}
+    return set_values(conditioning, values)
+
+
+def set_values(conditioning: Any, values: dict[str, Any]) -> Conditioning:
+    """The CONDITIONING with more beside its embeddings; raises ValueError if it is none."""
+    parts = conditioning if isinstance(conditioning, list) else [conditioning]
+    if not all(isinstance(part, list | tuple) and len(part) == 2 for part in parts):
+        raise ValueError(
+            f"{conditioning!r:.80} came where a CONDITIONING belongs. Connect Conditioning "
+            "(Kandinsky 2.2) there."
+        )
     return node_helpers.conditioning_set_values(conditioning, values)
 
 

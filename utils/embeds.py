@@ -1,16 +1,22 @@
 """Mixing image embeddings, and keeping them in files."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .tensors import broadcast, common_batch
-from .values import ImageEmbeds
+from .values import ImageEmbeds, check_choice, check_counts, check_numbers
 
 METHODS = ("linear", "slerp")
 FILE_FORMAT = "kandinsky22 image_embeds 1"
+
+
+def from_clip_vision(output: Any) -> ImageEmbeds:
+    """Of the host's CLIP_VISION_OUTPUT; raises ValueError if it has none, or is something else."""
+    return ImageEmbeds(getattr(output, "image_embeds", output))
 
 
 def mix(embeds: list[ImageEmbeds], weights: list[float], method: str) -> ImageEmbeds:
@@ -22,6 +28,8 @@ def mix(embeds: list[ImageEmbeds], weights: list[float], method: str) -> ImageEm
     Raises:
         ValueError: different widths or batches, or (slerp) weights or directions without a mean.
     """
+    check_choice("method", method, METHODS)
+    check_numbers(**{f"weight_{i + 1}": weight for i, weight in enumerate(weights)})
     for value in embeds[1:]:
         value.check_width(embeds[0].width, "the first input of this mix")
     batch = common_batch(**{f"image_embeds_{i + 1}": e.batch for i, e in enumerate(embeds)})
@@ -75,6 +83,7 @@ def interpolate_sequence(
     start: ImageEmbeds, end: ImageEmbeds, frames: int, method: str
 ) -> ImageEmbeds:
     """`frames` embeddings from one to another, both ends included: a batch to decode as a morph."""
+    check_counts(frames=frames)
     if start.batch != 1 or end.batch != 1:
         raise ValueError(
             f"A sequence goes from one embedding to one other; start_embeds has {start.batch} and "
@@ -86,7 +95,12 @@ def interpolate_sequence(
 
 
 def save_embeds(embeds: ImageEmbeds, path: Path) -> None:
-    save_file({"image_embeds": embeds.tensor.contiguous()}, path, metadata={"format": FILE_FORMAT})
+    """Raises OSError if the file cannot be written."""
+    tensors = {"image_embeds": embeds.tensor.contiguous()}
+    try:
+        save_file(tensors, path, metadata={"format": FILE_FORMAT})
+    except SafetensorError as error:  # what the disk says, in the library's words
+        raise OSError(f"{path} cannot be written ({error})") from error
 
 
 def load_embeds(path: Path) -> ImageEmbeds:

@@ -17,6 +17,7 @@ from .checkpoints import find_file
 from .lora_files import read_tensors
 from .native_model import kandinsky_of
 from .native_prior import NativePrior
+from .values import check_numbers
 
 log = logging.getLogger("kandinsky22")
 
@@ -130,6 +131,7 @@ def looks_like(network: Network, keys) -> bool:
 
 def apply_lora(patcher: Any, name: str, strength: float, network: Network) -> Any:
     """A clone of a ModelPatcher with a LoRA on it; at strength 0 the patcher itself."""
+    check_numbers(strength=strength)
     if strength == 0:
         return patcher
     patches = read_patches(find_file(name, "loras"), patcher.model_state_dict(), network)

@@ -35,6 +35,8 @@ class NativeDepthEstimator(Owner):
                 **local,
             )
             self.image_processor = AutoImageProcessor.from_pretrained(folder, **local)
+        except torch.OutOfMemoryError:
+            raise  # the host has its own words for it
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise ValueError(
                 f"The depth estimator in {folder} cannot be loaded: {error}. Download it again."

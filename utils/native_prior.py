@@ -18,8 +18,17 @@ from . import checkpoints, prior
 from .residency import Owner, Resident, pick_dtypes, step_reporter
 from .schedulers import last_steps
 from .tensors import draw_noise, images_to_model, item_generators
-from .values import ImageEmbeds
+from .values import ImageEmbeds, check_counts, check_numbers, check_texts, check_whole_numbers
 from .weights import build_module
+
+
+class PriorNetwork(PriorTransformer):
+    """diffusers' prior transformer, which asks for its own type at every step."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights. diffusers' own looks through all modules for hooks, and none is here."""
+        return self.proj_in.weight.dtype
 
 
 class NativePrior(Owner):
@@ -34,7 +43,7 @@ class NativePrior(Owner):
             module = build_module(build, folder / component, weights, ops)
             return Resident(module, compute)
 
-        self.transformer = resident("prior", PriorTransformer.from_config)
+        self.transformer = resident("prior", PriorNetwork.from_config)
         self.text_encoder = resident(
             "text_encoder", lambda c: CLIPTextModelWithProjection(CLIPTextConfig.from_dict(c))
         )
@@ -119,10 +128,15 @@ class NativePrior(Owner):
                 batch takes the place of `batch_size`.
             strength: with `start`, the part of the steps to run.
         """
-        if steps < 2:
-            raise ValueError(f"The prior needs at least 2 steps, not {steps}.")
-        batch = batch_size if start is None else start.batch
+        check_texts(prompt=prompt, negative_prompt=negative_prompt)
+        check_whole_numbers(seed=seed, steps=steps)
+        check_counts(batch_size=batch_size)
+        check_numbers(cfg=cfg)
         scheduler: Any = UnCLIPScheduler.from_config(self.scheduler_config)
+        levels = scheduler.config.num_train_timesteps
+        if not 2 <= steps <= levels:
+            raise ValueError(f"The prior needs at least 2 steps and at most {levels}, not {steps}.")
+        batch = batch_size if start is None else start.batch
         scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps
         if start is not None:
@@ -145,7 +159,7 @@ class NativePrior(Owner):
             timesteps,
             latents,
             text,
-            cfg,
+            float(cfg),
             generators,
             on_step=step_reporter(len(timesteps)),
         )

@@ -90,6 +90,12 @@ class Kandinsky22UNet(UNet2DConditionModel):
         return unet
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights. The host asks for it at every step, and diffusers' own looks through all
+        modules for hooks that are never here."""
+        return self.conv_in.weight.dtype
+
+    @property
     def variant(self) -> str:
         if self.config["addition_embed_type"] == "image_hint":
             return "depth"
@@ -127,6 +133,11 @@ class Kandinsky22UNet(UNet2DConditionModel):
         options = transformer_options or {}
         refuse_foreign_parts(options, control)
         height, width = x.shape[-2:]
+        if 0 in (height, width):
+            raise ValueError(
+                f"There are no latents to denoise: {height}×{width}. An area that is set on a "
+                "CONDITIONING lies outside of the canvas; move it, or make the canvas larger."
+            )
         # Mirrored noise is still noise; a repeated edge is not, but the only way for tiny sizes.
         mode = "reflect" if min(height, width) >= self.grid else "replicate"
         x = pad_to_grid(x, self.grid, mode)

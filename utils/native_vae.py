@@ -14,6 +14,7 @@ from comfy.patcher_extension import CallbacksMP
 from diffusers import VQModel
 
 from . import checkpoints, published
+from .latents import check_samples
 from .residency import move_stray_tensors
 from .sharing import share_or_load
 from .sizes import PIXELS_PER_LATENT
@@ -41,6 +42,11 @@ class MoVQ(VQModel):
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """(B, 3, H, W) in [-1, 1] → latents (B, 4, H/8, W/8)."""
         encode: Any = super().encode
+        if min(pixels.shape[-2:]) < PIXELS_PER_LATENT:
+            raise ValueError(
+                f"A picture of {pixels.shape[-1]}×{pixels.shape[-2]} pixels is too small to "
+                f"encode: {PIXELS_PER_LATENT} on each side are needed."
+            )
         if pixels.shape[1] == 1:  # grey
             pixels = pixels.expand(-1, 3, -1, -1)
         # Contiguous on the way in and out: channels-last views give other bits than the pipelines'.
@@ -49,6 +55,7 @@ class MoVQ(VQModel):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """(B, 4, h, w) → pixels (B, 3, 8h, 8w) in [-1, 1]."""
         decode: Any = super().decode
+        check_samples(latents)
         return self._in_range(lambda x: decode(x, force_not_quantize=True).sample, latents)
 
     def _in_range(self, run: Callable, x: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 from .native_model import kandinsky_of
 from .native_unet import ATTENTION, ATTENTIONS, CHANNELS_LAST
+from .values import check_choice
 
 
 def optimize(model: Any, attention: str, channels_last: bool) -> Any:
@@ -14,8 +15,7 @@ def optimize(model: Any, attention: str, channels_last: bool) -> Any:
         ValueError: there is no such attention, or the MODEL is another model's.
     """
     kandinsky_of(model)
-    if attention not in ATTENTIONS:
-        raise ValueError(f"attention is {attention!r}; choose one of {', '.join(ATTENTIONS)}.")
+    check_choice("attention", attention, ATTENTIONS)
     optimized = model.clone()
     options = optimized.model_options["transformer_options"]
     options[ATTENTION], options[CHANNELS_LAST] = attention, channels_last

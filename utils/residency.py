@@ -14,6 +14,8 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP
 
+from .values import check_choice
+
 log = logging.getLogger("kandinsky22")
 
 SWAPPED = (
@@ -41,6 +43,7 @@ def pick_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
 
     `default` is what the device computes well in: fp32 on a CPU, usually fp16 on a GPU.
     """
+    check_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
     device = comfy.model_management.get_torch_device()
     weights = WEIGHT_DTYPES[weight_dtype] or comfy.model_management.unet_dtype(device)
     compute = comfy.model_management.unet_manual_cast(weights, device) or weights

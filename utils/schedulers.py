@@ -5,6 +5,8 @@ from typing import Any
 import diffusers
 import torch
 
+from .values import check_choice, check_numbers
+
 # sampler_name → scheduler class, and what tells that algorithm apart within its class
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {}),
@@ -43,10 +45,8 @@ def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str):
     Raises:
         ValueError: an unknown name, or a pair that diffusers does not have.
     """
-    if sampler_name not in SAMPLERS:
-        raise ValueError(f"Unknown sampler_name {sampler_name!r}. Known: {', '.join(SAMPLERS)}.")
-    if scheduler not in SPACINGS:
-        raise ValueError(f"Unknown scheduler {scheduler!r}. Known: {', '.join(SPACINGS)}.")
+    check_choice("sampler_name", sampler_name, SAMPLERS)
+    check_choice("scheduler", scheduler, SPACINGS)
 
     class_name, algorithm = SAMPLERS[sampler_name]
     scheduler_class = getattr(diffusers, class_name)
@@ -75,6 +75,7 @@ def last_steps(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
     Raises:
         ValueError: strength is not in (0, 1], or leaves no step.
     """
+    check_numbers(**{"strength (denoise)": strength})
     if not 0 < strength <= 1:
         raise ValueError(f"The strength (denoise) is above 0 and at most 1, not {strength:g}.")
     count = int(steps * strength)

@@ -28,7 +28,7 @@ from .tensors import (
     keep_from_noise_mask,
     resize,
 )
-from .values import ImageEmbeds
+from .values import ImageEmbeds, check_numbers, check_whole_numbers
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Sampling:
     cfg: float
     sampler_name: str
     scheduler: str
+
+    def __post_init__(self):
+        check_whole_numbers(seed=self.seed, steps=self.steps)
+        check_numbers(cfg=self.cfg)
 
 
 def unet_of(model: Any, variant: str) -> Kandinsky22UNet:
@@ -81,12 +85,13 @@ def plan_steps(config: dict[str, Any], sampling: Sampling, strength: float):
     if sampling.steps < 1:
         raise ValueError(f"steps is {sampling.steps}; at least 1 is needed.")
     scheduler = build_scheduler(config, sampling.sampler_name, sampling.scheduler)
-    scheduler.set_timesteps(sampling.steps)
-    if scheduler.timesteps.max() >= scheduler.config.num_train_timesteps:
+    levels = scheduler.config.num_train_timesteps
+    if sampling.steps <= levels:
+        scheduler.set_timesteps(sampling.steps)
+    if sampling.steps > levels or scheduler.timesteps.max() >= levels:
         raise ValueError(
             f"{sampling.steps} steps are too many for {sampling.sampler_name} with "
-            f"{sampling.scheduler}: the model knows {scheduler.config.num_train_timesteps} noise "
-            "levels. Use 500 or fewer."
+            f"{sampling.scheduler}: the model knows {levels} noise levels. Use 500 or fewer."
         )
     return scheduler, last_steps(scheduler, sampling.steps, strength)
 
@@ -131,6 +136,9 @@ def run_stage(
         ValueError: see the messages; nothing has been changed.
     """
     unet = unet_of(model, variant)
+    needed = {"inpaint": {"mask": mask}, "depth": {"hint": hint}}.get(variant, {})
+    for name in [name for name, value in needed.items() if value is None]:
+        raise ValueError(f"{name} is None, and the {variant} decoder needs one. Connect it.")
     refuse_what_only_samplers_honour(model)
     picture = check_latent(latent)
     embeds = check_embeds(image_embeds, negative_image_embeds, sampling.cfg, unet.embeds_width)
@@ -183,7 +191,7 @@ def run_stage(
         timesteps,
         start,
         torch.cat([ready(value.tensor) for value in embeds.values()]),
-        sampling.cfg,
+        float(sampling.cfg),
         generators,
         concat=concat,
         preserve=preserve,

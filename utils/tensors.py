@@ -15,11 +15,12 @@ def images_to_model(images: torch.Tensor) -> torch.Tensor:
     Grey pictures are repeated to three channels and an alpha channel is dropped. Contiguous,
     because a channels-last view gives other bits than the pipelines' tensors.
     """
-    channels = images.shape[-1]
-    if images.ndim != 4 or 0 in images.shape:
+    shape = tuple(getattr(images, "shape", ()))
+    if not torch.is_tensor(images) or len(shape) != 4 or 0 in shape:
         raise ValueError(
-            f"An IMAGE is (batch, height, width, channels), and not empty: {tuple(images.shape)}."
+            f"An IMAGE is (batch, height, width, channels), and not empty: {shape or images!r:.80}."
         )
+    channels = shape[-1]
     if channels == 1:
         images = images.expand(*images.shape[:-1], 3)
     elif channels not in (3, 4):
@@ -46,12 +47,17 @@ def keep_from_mask(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
     As the reference does it: cut at 0.5, nearest resize to the latent, then every latent pixel
     beside a repainted one is repainted too (except at the upper right and the lower left).
     """
-    if 0 in mask.shape:
-        raise ValueError(f"This MASK is empty: {tuple(mask.shape)}. Connect one of some size.")
-    keep = 1 - (mask.reshape(-1, 1, *mask.shape[-2:]) >= 0.5).float()
-    small = F.interpolate(keep, (height, width), mode="nearest")
-    for i in range(len(keep)):
-        if small[i].min() == 1 and keep[i].min() == 0:
+    shape = tuple(getattr(mask, "shape", ()))
+    if not torch.is_tensor(mask) or len(shape) < 2 or 0 in shape:
+        raise ValueError(
+            f"A MASK is (batch, height, width), and not empty: {shape or mask!r:.80}. Connect one "
+            "of some size."
+        )
+    masks = mask.reshape(-1, 1, *mask.shape[-2:]).float()
+    # Nearest picks pixels, so those that it picks are cut: as cutting first, and 64 times fewer.
+    small = 1 - (F.interpolate(masks, (height, width), mode="nearest") >= 0.5).float()
+    for i in range(len(masks)):
+        if small[i].min() == 1 and masks[i].max() >= 0.5:
             log.warning(
                 "The mask of item %d is so thin that nothing of it is left at %d×%d latent pixels, "
                 "so nothing is repainted. Grow it to 8 pixels or more (Grow Mask).",

@@ -19,7 +19,8 @@ BLOCK = 2**26  # numbers
 
 def build_empty(build: Any, config: dict[str, Any]) -> Any:
     """A module without memory for its weights; its small buffers are real."""
-    with no_init_weights(), accelerate.init_empty_weights():
+    # CLIP's vision model draws its class embedding, whatever is done with it: not from the host's.
+    with no_init_weights(), accelerate.init_empty_weights(), torch.random.fork_rng(devices=[]):
         return build(config)
 
 

@@ -1,6 +1,8 @@
 """One real ComfyUI server for all tests of this folder, with tiny checkpoints."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import tiny_models
@@ -21,9 +23,8 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    base = tmp_path_factory.mktemp("comfyui")
+def write_models(base: Path) -> None:
+    """All that TINY names, where a server looks for it."""
     tiny_models.write_all(base / "models" / "diffusers")
     tiny_models.write_depth_estimators(base / "models" / "depth_estimators")
     lora = {"add_k_proj.lora_down.weight": (4, 16), "add_k_proj.lora_up.weight": (64, 4)}
@@ -33,8 +34,25 @@ def server(tmp_path_factory):
         {prefix + name: torch.ones(shape) for name, shape in lora.items()},
         base / "models" / "loras" / "tiny.safetensors",
     )
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    base = tmp_path_factory.mktemp("comfyui")
+    write_models(base)
     previews = ("--preview-method", "latent2rgb")
     with Server(host.ensure(HOST["version"]), base, previews, cpu=True) as running:
+        yield running
+
+
+@pytest.fixture
+def probed_server(tmp_path):
+    """One of its own, which can be asked what of this pack is alive in it."""
+    write_models(tmp_path)
+    probe = tmp_path / "custom_nodes" / "probe" / "__init__.py"
+    probe.parent.mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("probe.py"), probe)
+    with Server(host.ensure(HOST["version"]), tmp_path, cpu=True) as running:
         yield running
 
 

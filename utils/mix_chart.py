@@ -1,0 +1,32 @@
+"""What a mix of embeddings came out as, to look at: it has no picture before it is decoded."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from .values import ImageEmbeds
+
+WIDTH, ROW, EDGE = 384, 40, 12
+GROUND, BAR, TRACK, INK = (24, 24, 27), (167, 139, 250), (52, 52, 60), (228, 228, 231)
+
+
+def similarities(mixed: ImageEmbeds, parts: list[ImageEmbeds]) -> list[float]:
+    """The cosine between a mix and each of its parts, averaged over the batch."""
+    return [torch.cosine_similarity(mixed.tensor, e.tensor).mean().item() for e in parts]
+
+
+def draw_mix(mixed: ImageEmbeds, parts: list[ImageEmbeds]) -> torch.Tensor:
+    """A bar for each part: how like it the mix is. IMAGE (1, H, 384, 3), H by the count."""
+    picture = Image.new("RGB", (WIDTH, ROW * len(parts) + EDGE), GROUND)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(20)
+    left, right = 2 * EDGE + 16, WIDTH - EDGE - 60
+    for row, similarity in enumerate(similarities(mixed, parts)):
+        top, bottom = row * ROW + EDGE, (row + 1) * ROW
+        middle = (top + bottom) / 2
+        draw.text((EDGE, middle), str(row + 1), INK, font, anchor="lm")
+        draw.rectangle((left, top, right, bottom), TRACK)
+        end = left + max(similarity, 0.0) * (right - left)
+        draw.rectangle((left, top, end, bottom), BAR)
+        draw.text((WIDTH - EDGE, middle), f"{similarity:.2f}", INK, font, anchor="rm")
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
