@@ -205,13 +205,27 @@ def test_a_batch_of_embeddings_pairs_up_with_latents(load_decoder, embeds):
 # --- the host's conditioning nodes ------------------------------------------------------------
 
 
+@pytest.mark.parametrize("wrong", [None, "x", 5, [1], [["x"]]])
+def test_what_is_no_conditioning_is_named(embeds, wrong):
+    good = conditioning(embeds(1, 1))
+    for pair in ((wrong, good), (good, wrong)):
+        with pytest.raises(ValueError, match="came where a CONDITIONING belongs. Connect Condit"):
+            DepthConditioning.execute(*pair, random(1, 64, 64, 3))
+        with pytest.raises(ValueError, match="came where a CONDITIONING belongs. Connect Condit"):
+            InpaintConditioning.execute(*pair, canvas(), half_mask(True))
+    with pytest.raises(ValueError, match="An IMAGE is .* not empty: 'x'"):
+        DepthConditioning.execute(good, good, "x")
+    with pytest.raises(ValueError, match="5 came where a KANDINSKY22_EMBEDS belongs"):
+        Conditioning.execute(5)
+
+
 def test_conditioning_average_is_interpolate(load_decoder, embeds):
     model, negative = load_decoder(TEXT_TO_IMAGE)[0], conditioning(embeds(1, 3))
     one, two = embeds(1, 1), embeds(1, 2)
     (averaged,) = host.ConditioningAverage().addWeighted(conditioning(one), conditioning(two), 0.25)
     mixed = Interpolate.execute(
-        dict(count="2", image_embeds_1=one, weight_1=0.25, image_embeds_2=two, weight_2=0.75),
-        "linear",
+        count=dict(count="2", image_embeds_1=one, weight_1=0.25, image_embeds_2=two, weight_2=0.75),
+        method="linear",
     ).args[0]
     assert torch.equal(averaged[0][0][:, 0], mixed.tensor)
     assert torch.equal(
@@ -240,6 +254,15 @@ def test_conditioning_set_mask_gives_each_part_its_own(load_decoder, embeds):
         assert oracle.max_diff(samples[..., columns], expected[..., columns]) < 1e-5
     alone = ksampler(model, left, negative, canvas(), steps=1)
     assert oracle.max_diff(samples[..., 4:], alone[..., 4:]) > 1
+
+
+def test_an_area_outside_of_the_canvas_is_named(load_decoder, embeds):
+    model, negative = load_decoder(TEXT_TO_IMAGE)[0], conditioning(embeds(1, 3))
+    (area,) = host.ConditioningSetArea().append(conditioning(embeds(1, 1)), 64, 64, 0, 64, 1.0)
+    with pytest.raises(
+        ValueError, match="no latents to denoise: 0×8. An area that is set on a CON"
+    ):
+        ksampler(model, area, negative, canvas())
 
 
 @pytest.mark.parametrize("name", [TEXT_TO_IMAGE, INPAINT, DEPTH])

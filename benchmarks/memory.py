@@ -1,0 +1,137 @@
+"""The most memory that a decode takes: load, two steps, MoVQ; each in a process of its own.
+
+On a CPU: resident memory above what imports took. On a GPU: what torch has allocated there, in each
+of the host's modes (theirs are diffusers' model and sequential offload), and under caps. A cap is
+torch's own limit; the host is told with --reserve-vram.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkpoints import PIXELS, checkpoints
+from .pairs import compare
+from .report import RATIO
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
+STEPS = 2
+OFFLOAD = {"lowvram": "enable_model_cpu_offload", "novram": "enable_sequential_cpu_offload"}
+COLUMNS = {
+    "case": "{case}",
+    "MiB, ours": "{ours:.0f}",
+    "MiB, diffusers": "{theirs:.0f}",
+    "ratio (quartiles)": RATIO,
+    "ours": "{outcomes[ours]}",
+    "diffusers": "{outcomes[diffusers]}",
+}
+
+
+def resident(field: str) -> int:
+    """MiB of this process: VmRSS is now, VmHWM the most so far."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(field + ":")[1].split()[0]) // 1024
+
+
+def reset_peak() -> int:
+    """Peaks count from here on; returns the MiB that are resident now."""
+    gc.collect()
+    gc.freeze()  # a collection is as long as all that has been imported, and of neither side
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    return before
+
+
+def in_own_process(module: str, *arguments: Any) -> dict[str, Any]:
+    """What `once` of a benchmark gives there."""
+    child = [sys.executable, SCRIPT, "once", module, json.dumps(arguments)]
+    done = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def set_host(mode: str, cap: float) -> None:
+    """Before the host looks at its device. `cap` is in GiB; 0 is none."""
+    import comfy.cli_args
+
+    setattr(comfy.cli_args.args, mode, True)  # there is no option "normal"
+    if cap:
+        total = torch.cuda.mem_get_info()[1] / 2**30
+        torch.cuda.set_per_process_memory_fraction(min(cap / total, 1.0))
+        comfy.cli_args.args.reserve_vram = max(total - cap, 0.0)
+
+
+def load_and_decode(run: str, folder: Path, dtype: str, pixels: int, mode: str) -> None:
+    from . import decode
+
+    if run == "ours":
+        model, vae = decode.load_nodes(folder, dtype)
+        width = model.model.diffusion_model.embeds_width
+        latents = decode.run_node(model, decode.draw_inputs(width, 1, pixels), STEPS)
+        decode.decode_with_node(vae, latents)
+        return
+    pipeline = decode.load_pipeline("KandinskyV22Pipeline", folder, dtype, mode == "normal")
+    if mode != "normal":
+        getattr(pipeline, OFFLOAD[mode])()
+    inputs = decode.draw_inputs(pipeline.unet.config["encoder_hid_dim"], 1, pixels)
+    positive, negative, _ = inputs
+    pipeline(positive, negative, pixels, pixels, STEPS, output_type="np")
+
+
+def once(
+    run: str, tiny: str, folder: str, dtype: str, pixels: int, mode: str, cap: float
+) -> dict[str, Any]:
+    """For a process of its own: {"outcome": "12.3 s", "mib": …}, or an outcome alone."""
+    set_host(mode, cap)
+    load_and_decode(run, Path(tiny), dtype, 64, mode)  # imports do not count
+    before = reset_peak()
+    start = time.perf_counter()
+    try:
+        load_and_decode(run, Path(folder), dtype, pixels, mode)
+    except torch.OutOfMemoryError:
+        return {"outcome": "out of memory"}
+    seconds = time.perf_counter() - start
+    mib = resident("VmHWM") - before
+    if torch.cuda.is_available():
+        mib = torch.cuda.max_memory_allocated() / 2**20
+    return {"outcome": f"{seconds:.1f} s", "mib": mib}
+
+
+def run(
+    size: str = "medium",
+    dtype: str = "fp32",
+    pixels: int = 0,
+    rounds: int = 3,
+    modes: Sequence[str] = ("normal",),
+    caps: Sequence[float] = (0,),
+) -> list[dict]:
+    """A row for each mode and cap (GiB; 0 is none)."""
+    pixels, rows = pixels or PIXELS[size], []
+    with (
+        checkpoints(size, "text_to_image") as folders,
+        checkpoints("thin", "text_to_image") as tiny,
+    ):
+        paths = [str(parts["text_to_image"]) for parts in (tiny, folders)]
+        for mode, cap in product(modes, caps):
+            found: dict[str, list[dict]] = {"ours": [], "diffusers": []}
+            for name in list(found) * rounds:
+                one = in_own_process("memory", name, *paths, dtype, pixels, mode, cap)
+                found[name].append(one)
+            limit = f", capped at {cap:g} GiB" if cap else ""
+            row: dict[str, Any] = {"case": f"{size}, {pixels} px, {dtype}, {mode}{limit}"}
+            row["outcomes"] = {name: runs[-1]["outcome"] for name, runs in found.items()}
+            mib = {name: [one.get("mib") for one in runs] for name, runs in found.items()}
+            if all(mib["ours"] + mib["diffusers"]):
+                row |= compare(mib["ours"], mib["diffusers"])
+            rows.append(row)
+    return rows

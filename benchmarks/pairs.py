@@ -1,0 +1,55 @@
+"""Runs that take turns, and the ratio of each pair: what a noisy machine can still tell."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def finish() -> None:
+    """Wait for what the device has been given to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def in_turns(
+    runs: dict[str, Callable[[], Any]],
+    rounds: int,
+    before: Callable[[str], Any] = lambda name: None,
+) -> dict[str, list[float]]:
+    """Seconds of every run: A B A B …, after one round that does not count.
+
+    before: is called with a run's name, outside its time.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        if turn == 1:
+            gc.collect()
+            gc.freeze()  # or the turn in which a collection falls pays for all that was imported
+        for name, run in runs.items():
+            before(name)
+            finish()
+            start = time.perf_counter()
+            run()
+            finish()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    gc.unfreeze()
+    return seconds
+
+
+def compare(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Medians of both; the median ratio of the pairs, and its quartiles."""
+    low, middle, high = spread([a / b for a, b in zip(ours, theirs, strict=True)])
+    medians = {"ours": spread(ours)[1], "theirs": spread(theirs)[1]}
+    return medians | {"ratio": middle, "quartiles": [low, high]}
+
+
+def spread(values: list[float]) -> list[float]:
+    """First quartile, median, third quartile; four digits that count."""
+    return [float(f"{value:.4g}") for value in np.percentile(values, (25, 50, 75))]

@@ -1,0 +1,138 @@
+"""The same picture in fewer calls of the UNet: samplers against 100 steps of the published one.
+
+On the miniature, whose weights are trained, and with its own CLIP. The distance of a picture is the
+mean of 1 - cosine to the reference's pictures of that prompt; the reference's own is that of one of
+its seeds to the others. What lies within the quartiles of the second makes pictures of the same
+kind. `inside` is the share of pictures that are no farther off than the reference's farthest; of
+more pictures by the reference itself it would be seeds / (seeds + 1). `follows` is the cosine to
+the embedding that was asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from .checkpoints import PIXELS, checkpoints, load_with_node
+
+PROMPTS = (
+    "a large red circle on a blue background",
+    "a green triangle on a yellow background, at the top",
+    "a white square on a black background, on the left",
+    "a yellow circle on a green background, at the bottom",
+    "a large blue square on a white background",
+    "a black triangle on a red background, on the right",
+)
+REFERENCE = ("ddpm", "checkpoint", 100)
+SOLVERS = (  # sampler, scheduler, steps
+    ("ddpm", "checkpoint", 50),
+    ("ddpm", "checkpoint", 20),
+    ("ddim", "trailing", 20),
+    *((sampler, "trailing", 20) for sampler in ("euler", "uni_pc", "dpmpp_2m")),
+    *((sampler, "trailing", 10) for sampler in ("euler", "uni_pc", "dpmpp_2m")),
+    ("dpmpp_2m", "karras", 20),
+    ("dpmpp_2m", "karras", 10),
+    ("dpmpp_2m_sde", "trailing", 10),
+)
+CACHES = (("ddim", 50, 0.2), ("ddim", 50, 0.4))  # EasyCache in KSampler: sampler, steps, threshold
+COLUMNS = {
+    "sampler": "{sampler}",
+    "scheduler": "{scheduler}",
+    "steps": "{steps}",
+    "calls of the UNet": "{calls}",
+    "distance, median": "{distance:.4f}",
+    "the reference's own (quartiles)": "{own[1]:.4f} ({own[0]:.4f}–{own[2]:.4f})",
+    "within": "{within}",
+    "inside": "{inside:.2f}",
+    "follows": "{follows:.3f}",
+}
+
+
+def distances(pictures: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 - cosine to the reference's other pictures: (P, S, D), (P, R, D) → (P, S)."""
+    pairs = 1 - F.normalize(pictures, dim=-1) @ F.normalize(reference, dim=-1).mT
+    others = reference.shape[1] - (pictures is reference)  # 0 to itself
+    return pairs.sum(-1) / others
+
+
+class Miniature:
+    """Draws with the nodes and looks with CLIP; counts the calls of the UNet."""
+
+    def __init__(self, folders: dict[str, Any], seeds: int):
+        from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
+
+        (self.prior,) = load_with_node(LoadPrior, folders["prior"], "fp32")
+        self.model, self.vae = load_with_node(LoadDecoder, folders["text_to_image"], "fp32")
+        side = PIXELS["miniature"] // 8
+        self.canvas = torch.zeros(seeds, 4, side, side)
+        self.calls = 0
+        first_layer = self.model.model.diffusion_model.conv_in  # EasyCache passes it by
+        first_layer.register_forward_pre_hook(lambda *_: setattr(self, "calls", self.calls + 1))
+
+    def embed(self, latents: torch.Tensor) -> torch.Tensor:
+        """CLIP's view of the decoded pictures, (S, D)."""
+        return self.prior.encode_image(self.vae.decode(latents)).tensor
+
+    def draw(self, embeds: Any, negative: Any, sampler: str, scheduler: str, steps: int):
+        """One picture a seed, in the stage node: (S, D)."""
+        from kandinsky22.nodes.decoder import Decoder
+
+        sampling = dict(seed=0, steps=steps, cfg=4.0, sampler_name=sampler, scheduler=scheduler)
+        result = Decoder.execute(self.model, embeds, {"samples": self.canvas}, negative, **sampling)
+        return self.embed(result.args[0]["samples"])
+
+    def draw_with_cache(self, embeds: Any, negative: Any, sampler: str, steps: int, reuse: float):
+        """The same in KSampler with EasyCache, which leaves out calls that would change little."""
+        import comfy.sample
+        from comfy_extras.nodes_easycache import EasyCacheNode
+        from kandinsky22.nodes.conditioning import Conditioning
+
+        model = EasyCacheNode.execute(self.model, reuse, 0.15, 0.95, False).args[0]
+        conditions = [Conditioning.execute(value).args[0] for value in (embeds, negative)]
+        noise = comfy.sample.prepare_noise(self.canvas, 0)
+        latents = comfy.sample.sample(
+            *(model, noise, steps, 4.0, sampler, "normal", *conditions, self.canvas),
+            disable_pbar=True,
+            seed=0,
+        )
+        return self.embed(latents)
+
+
+@torch.inference_mode()
+def run(prompts: int = len(PROMPTS), seeds: int = 4, solvers=SOLVERS, caches=CACHES) -> list[dict]:
+    """One row a solver, the reference first."""
+    with checkpoints("miniature", "prior", "text_to_image") as folders:
+        miniature = Miniature(folders, seeds)
+    asked = [miniature.prior.sample(prompt, "", 0, 25, 4.0) for prompt in PROMPTS[:prompts]]
+    wanted = torch.stack([embeds.tensor for embeds, _ in asked])  # (P, 1, D)
+
+    def draw_all(draw, *settings) -> tuple[torch.Tensor, int]:
+        """Pictures' embeddings (P, S, D), and the calls that each took."""
+        miniature.calls = 0
+        found = torch.stack([draw(*pair, *settings) for pair in asked])
+        return found, miniature.calls // len(asked)
+
+    reference, calls = draw_all(miniature.draw, *REFERENCE)
+    own = distances(reference, reference)
+    quartiles = own.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+
+    def row(found: torch.Tensor, calls: int, sampler: str, scheduler: str, steps: int) -> dict:
+        distance = distances(found, reference)
+        median = distance.quantile(0.5).item()
+        return {
+            **{"sampler": sampler, "scheduler": scheduler, "steps": steps, "calls": calls},
+            "distance": round(median, 5),
+            "own": [round(value, 5) for value in quartiles],
+            "within": "yes" if median <= quartiles[2] else "no",
+            "inside": round((distance <= own.amax(1, True)).float().mean().item(), 3),
+            "follows": round(1 - distances(found, wanted).mean().item(), 4),
+        }
+
+    rows = [row(reference, calls, *REFERENCE)]
+    rows += [row(*draw_all(miniature.draw, *solver), *solver) for solver in solvers]
+    for sampler, steps, reuse in caches:
+        found = draw_all(miniature.draw_with_cache, sampler, steps, reuse)
+        rows.append(row(*found, f"{sampler} in KSampler, EasyCache {reuse}", "normal", steps))
+    return rows
