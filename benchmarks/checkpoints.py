@@ -152,10 +152,10 @@ def load_pipeline(name: str, folder: Path, dtype: str, to_device: bool = True) -
 
 
 def load_with_node(node: Any, folder: Path, dtype: str) -> tuple:
-    """What a loader node gives for a folder; its name tells it from others in this process."""
+    """What a loader node gives for a folder."""
     import folder_paths
 
-    folder_paths.add_model_folder_path("diffusers", str(folder.parent))
+    folder_paths.add_model_folder_path("diffusers", str(folder.parent), is_default=True)
     return node.execute(folder.name, dtype).args
 
 

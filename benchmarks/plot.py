@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .report import RESULTS
 
+NOT_AGAINST_DIFFUSERS = ("optimize", "queue", "solvers")
 FILE = RESULTS / "ratios.png"
 WIDTH, ROW, LABELS, MARGIN = 1200, 34, 620, 24
 INK, FAINT, BETTER, WORSE = "#1f2933", "#c3ccd5", "#1f7a4d", "#b3541e"
@@ -21,7 +22,7 @@ def read_rows(folder: Path = RESULTS) -> list[tuple[str, float, list[float]]]:
     for file in sorted(folder.glob("*.json")):
         command = file.stem.split("-")[0]
         for row in json.loads(file.read_text("utf-8"))["rows"]:
-            if "quartiles" in row and command != "optimize":
+            if "quartiles" in row and command not in NOT_AGAINST_DIFFUSERS:
                 words = [command, row.get("run"), row.get("what"), row["case"]]
                 rows.append((", ".join(filter(None, words)), row["ratio"], row["quartiles"]))
     return rows

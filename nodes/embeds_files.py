@@ -59,7 +59,7 @@ def input_file(name: str) -> Path | None:
     name, folder = folder_paths.annotated_filepath(str(name))
     root = os.path.abspath(folder or folder_paths.get_input_directory())
     path = Path(os.path.abspath(os.path.join(root, name)))
-    return path if path.is_relative_to(root) and path.is_file() else None
+    return path if path.is_relative_to(root) and os.path.isfile(path) else None
 
 
 def missing(name: str) -> str:

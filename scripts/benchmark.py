@@ -36,6 +36,7 @@ COMMANDS = {
     "graph": "a workflow on a real server, and what of it is the host's",
     "memory": "the most that a decode takes",
     "optimize": "each choice of the Optimize node",
+    "queue": "jobs a second over one server and two",
     "solvers": "the same picture in fewer calls of the UNet",
 }
 # What a command's `run` takes is an option of it; the defaults are there.

@@ -30,7 +30,6 @@ class NativeDepthEstimator(Owner):
                 folder,
                 config=config,
                 use_safetensors=True,
-                dtype=weights,
                 output_loading_info=True,
                 **local,
             )
@@ -47,6 +46,7 @@ class NativeDepthEstimator(Owner):
                 f"The depth estimator in {folder} lacks {len(missing)} weights, {missing[0]} among "
                 "them. Download it again."
             )
+        model.to(weights)  # afterwards: transformers has named this argument in two ways
         swap_ops(model, comfy.ops.pick_operations(weights, compute))
         for layer in model.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):  # the one that minds another type
