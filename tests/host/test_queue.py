@@ -28,6 +28,7 @@ from kandinsky22.scripts.bulk.jobs import Jobs
 from kandinsky22.scripts.comfyui import Server
 from PIL import Image
 from ray.cluster_utils import Cluster
+from test_server import forget_outputs
 
 SCRIPT = PACK / "scripts" / "queue.py"
 PROMPTS = ("a red circle", "a green square", "a blue triangle", "a white circle")
@@ -228,13 +229,15 @@ def test_a_server_without_the_nodes_gets_nothing(queue, workflow, servers, tmp_p
 def test_a_client_that_is_killed_and_one_that_is_interrupted(
     queue, table, alone, servers, tmp_path
 ):
+    for server in servers:  # or all is there at once, from what other tests have left
+        forget_outputs(server)
     first = queue(tmp_path, "--table", table)
-    wait_for(lambda: len(records(tmp_path)) >= 10, first)
+    wait_for(lambda: len(records(tmp_path)) >= 3, first)
     first.kill()
     first.communicate()
     kept = records(tmp_path)
     second = queue(tmp_path, "--table", table)
-    wait_for(lambda: len(records(tmp_path)) >= len(kept) + 10, second)
+    wait_for(lambda: len(records(tmp_path)) >= len(kept) + 3, second)
     second.send_signal(signal.SIGINT)
     shown = second.communicate()[1]
     assert second.returncode == 130 and "goes on from here" in shown
@@ -248,14 +251,14 @@ def test_a_client_that_is_killed_and_one_that_is_interrupted(
 
 def test_a_server_that_stops_answering_is_given_up(queue, servers, tmp_path):
     """Stopped, not ended: its connections stay open, and nothing comes over them."""
-    process = queue(tmp_path, "--set", "Decoder.seed=1..12", "--patience", "6")
+    process = queue(tmp_path, "--set", "Decoder.seed=1..60", "--patience", "6")
     try:
         wait_for(lambda: servers[1].url in {r["server"] for r in records(tmp_path)}, process)
         servers[1].process.send_signal(signal.SIGSTOP)
         shown = process.communicate()[1]
     finally:
         servers[1].process.send_signal(signal.SIGCONT)
-    assert process.returncode == 0 and "0 of the 12 failed" in shown
+    assert process.returncode == 0 and "0 of the 60 failed" in shown
     assert "goes to another server" in shown
     assert Counter(record["job"] for record in records(tmp_path)).most_common(1)[0][1] == 1
 
