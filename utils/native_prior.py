@@ -27,8 +27,9 @@ class PriorNetwork(PriorTransformer):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights. diffusers' own looks through all modules for hooks, and none is here."""
-        return self.proj_in.weight.dtype
+        """Of the layer that gets what is cast to it, the timestep's features. diffusers' own looks
+        through all modules for hooks, and none is here."""
+        return self.time_embedding.linear_1.weight.dtype
 
 
 class NativePrior(Owner):
