@@ -33,7 +33,9 @@ Conditioning = list[list[Any]]
 class HintCond(comfy.conds.CONDRegular):
     """A hint (B, 3, 8h, 8w), cut to the area that its conditioning is for."""
 
-    def process_cond(self, batch_size, area=None, **_):
+    def process_cond(
+        self, batch_size: int, area: tuple[int, ...] | None = None, **_: Any
+    ) -> "HintCond":
         hint = self.cond
         if area is not None:
             sides = len(area) // 2

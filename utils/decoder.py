@@ -31,7 +31,9 @@ class Preserve:
     noise: torch.Tensor
     keep: torch.Tensor
 
-    def put_back(self, scheduler, latents: torch.Tensor, next_t: torch.Tensor | None):
+    def put_back(
+        self, scheduler: Any, latents: torch.Tensor, next_t: torch.Tensor | None
+    ) -> torch.Tensor:
         original = self.latents
         if next_t is not None:
             original = scheduler.add_noise(original, self.noise, next_t[None])

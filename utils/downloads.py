@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -122,16 +123,16 @@ def make_folder(repository: Repository, root: Path, precision: str, progress: Pr
     return f"Ready. {next_step} It is in {folder}: {precision}, {size}."
 
 
-def read_record(folder: Path) -> dict:
+def read_record(folder: Path) -> dict[str, Any]:
     try:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
+        record: Any = json.loads((folder / RECORD).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     known = isinstance(record, dict) and isinstance(record.get("files", {}), dict)
     return record if known and "precision" in record else {}
 
 
-def write_record(folder: Path, record: dict) -> None:
+def write_record(folder: Path, record: dict[str, Any]) -> None:
     (folder / RECORD).write_text(json.dumps(record, indent=1), "utf-8")
 
 
@@ -154,7 +155,7 @@ def check_as_published(folder: Path, files: list[hub.HubFile]) -> None:
             )
 
 
-def begin(partial: Path, record: dict) -> None:
+def begin(partial: Path, record: dict[str, Any]) -> None:
     """Make the folder of a download, or keep the one that is there if it is of the same one."""
     old = read_record(partial)
     if partial.exists() and old | record != old:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +124,7 @@ def check(file: HubFile, part: Path, on_bytes: Callable[[int], None]) -> None:
 
 
 @contextmanager
-def explaining(repository: str, commit: str) -> Iterator[None]:
+def explaining(repository: str, commit: str) -> Generator[None]:
     """What huggingface_hub raises → what happened, what was seen, what to do, as an OSError."""
     endpoint = constants.ENDPOINT
     again = "What was fetched is kept: run this again to go on."

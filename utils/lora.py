@@ -6,6 +6,7 @@ from there, with LoRA, DoRA, LoHa, LoKr and whatever else it reads.
 
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ NETWORKS = {
 ATTENTION = re.compile(r"\.(to_[qkv]|to_out|add_[kv]_proj)(\.0)?$")
 
 
-def weight_names(keys, network: Network) -> dict[str, str]:
+def weight_names(keys: Iterable[str], network: Network) -> dict[str, str]:
     """Every name that a file may have for a weight, without its ending → the weight's key."""
     names = {}
     for key in keys:
@@ -124,7 +125,7 @@ def read_patches(path: Path, weights: dict[str, torch.Tensor], network: Network)
     return patches
 
 
-def looks_like(network: Network, keys) -> bool:
+def looks_like(network: Network, keys: Iterable[str]) -> bool:
     text = "\n".join(keys)
     return bool(re.search(network.has, text)) and not re.search(network.lacks, text)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ PEFT_CONFIG = "lora_adapter_metadata"  # where diffusers keeps it in a file's me
 class Taken(dict[str, Any]):
     """The tensors of a file; knows which of them have been asked for."""
 
-    def __init__(self, tensors: dict[str, torch.Tensor], taken=()):
+    def __init__(self, tensors: dict[str, torch.Tensor], taken: Iterable[str] = ()):
         super().__init__(tensors)
         self.taken = set(taken)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str) -> Any:
         self.taken.add(key)
         return super().__getitem__(key)
 
-    def get(self, key, default=None):
+    def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default
 
 

@@ -4,6 +4,7 @@ The stage nodes take the same MODEL and run its UNet through `prediction`.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,9 @@ class Kandinsky22Config(comfy.supported_models_base.BASE):
 class Kandinsky22(comfy.model_base.BaseModel):
     """The host's view of a decoder: its sampling schedule, and its UNet as `diffusion_model`."""
 
-    def __init__(self, unet: Kandinsky22UNet, settings: Settings, dtypes):
+    def __init__(
+        self, unet: Kandinsky22UNet, settings: Settings, dtypes: tuple[torch.dtype, torch.dtype]
+    ):
         weights, compute = dtypes
         config: Any = Kandinsky22Config(Kandinsky22Config.unet_config)
         config.latent_format = MoVQLatents(settings.preview)
@@ -78,7 +81,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
         self.diffusion_model = unet
         self.scheduler_config = settings.scheduler
 
-    def extra_conds(self, **kwargs):
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """What CONDITIONING brings to the UNet; raises ValueError where it does not fit."""
         noise, hint = kwargs["noise"], kwargs.get(HINT)
         check_conditioning(self.diffusion_model, noise, kwargs)
@@ -88,7 +91,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
             conds["hint"] = HintCond(resize(images_to_model(hint), height, width))
         return conds
 
-    def concat_cond(self, **kwargs):
+    def concat_cond(self, **kwargs: Any) -> torch.Tensor | None:
         """What the inpaint UNet sees of the picture, (B, 5, h, w): latents · keep, keep.
 
         From Inpaint Conditioning; without one, from the LATENT and its noise mask.
@@ -109,7 +112,9 @@ class Kandinsky22(comfy.model_base.BaseModel):
         )
         return torch.cat([picture * keep, keep], dim=1)
 
-    def scale_latent_inpaint(self, sigma, noise, latent_image, **kwargs):
+    def scale_latent_inpaint(
+        self, sigma: torch.Tensor, noise: torch.Tensor, latent_image: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
         """What is put back of a kept picture at a noise level; at the first one, only noise.
 
         So the pipeline begins: it puts the picture back after a step, not before.
@@ -120,7 +125,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
         first = first & noise.any()  # where the latent brings its own noise, there is none here
         return torch.where(first, noise * (1 + sigma**2).sqrt(), kept)
 
-    def memory_required(self, input_shape, cond_shapes=None) -> int:
+    def memory_required(self, input_shape: Sequence[int], cond_shapes: Any = None) -> int:
         """Bytes of a forward for input (B, C, h, w)."""
         batch, _, *sides = input_shape
         pixels, config = math.prod(sides), self.diffusion_model.config

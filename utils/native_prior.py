@@ -1,5 +1,6 @@
 """The prior in the host: three modules under its memory management, and the verbs nodes use."""
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.ops
@@ -40,7 +41,7 @@ class NativePrior(Owner):
         weights, compute = pick_dtypes(weight_dtype)
         ops = comfy.ops.pick_operations(weights, compute)
 
-        def resident(component: str, build) -> Resident:
+        def resident(component: str, build: Callable[[dict[str, Any]], Any]) -> Resident:
             module = build_module(build, folder / component, weights, ops)
             return Resident(module, compute)
 

@@ -25,7 +25,13 @@ class HostAttention:
     """Attention with added keys and values, as diffusers' AttnAddedKVProcessor2_0 has it, through
     the function that the user's ComfyUI has chosen (xformers, sage, flash, split, …)."""
 
-    def __call__(self, attn, hidden_states, context, transformer_options) -> torch.Tensor:
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        context: torch.Tensor,
+        transformer_options: dict[str, Any] | None,
+    ) -> torch.Tensor:
         """(B, C, h, w) and tokens (B, N, E) → (B, C, h, w)."""
         batch, channels, height, width = hidden_states.shape
         pixels = attn.group_norm(hidden_states.view(batch, channels, -1)).transpose(1, 2)
@@ -41,7 +47,7 @@ class HostAttention:
         return output.reshape(batch, channels, height, width) + hidden_states
 
 
-ATTENTIONS = {
+ATTENTIONS: dict[str, Any] = {
     "sdpa": AttnAddedKVProcessor2_0(),
     "host": HostAttention(),
     "plain": AttnAddedKVProcessor(),
@@ -53,7 +59,7 @@ class ChosenAttention:
 
     def __call__(
         self,
-        attn,
+        attn: Any,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
@@ -84,7 +90,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
     """diffusers' UNet behind the signature that the host calls; state-dict keys stay diffusers'."""
 
     @classmethod
-    def from_config(cls, *args, **kwargs):
+    def from_config(cls, *args: Any, **kwargs: Any) -> Any:
         unet: Any = super().from_config(*args, **kwargs)
         unet.set_attn_processor(ChosenAttention())
         return unet
@@ -149,7 +155,15 @@ class Kandinsky22UNet(UNet2DConditionModel):
         )[..., :height, :width]
         return output if with_variance else output[:, :CHANNELS]
 
-    def _run(self, x, timesteps, context, hint=None, transformer_options=None, **_):
+    def _run(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        context: torch.Tensor,
+        hint: torch.Tensor | None = None,
+        transformer_options: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
         options = transformer_options or {}
         conditions = {"image_embeds": context[:, 0]}
         if hint is not None:

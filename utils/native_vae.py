@@ -58,7 +58,9 @@ class MoVQ(VQModel):
         check_samples(latents)
         return self._in_range(lambda x: decode(x, force_not_quantize=True).sample, latents)
 
-    def _in_range(self, run: Callable, x: torch.Tensor) -> torch.Tensor:
+    def _in_range(
+        self, run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+    ) -> torch.Tensor:
         """run(x), and where that is too much for float16, in float32, now and from then on."""
         if not self.wide:
             result = run(x)

@@ -1,5 +1,7 @@
 """How a stage runs a MODEL: what on it takes part in diffusers' loop, and what cannot."""
 
+from typing import Any
+
 import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
@@ -8,7 +10,7 @@ from . import decoder
 from .native_unet import refuse_foreign_parts
 
 
-def refuse_what_only_samplers_honour(model) -> None:
+def refuse_what_only_samplers_honour(model: Any) -> None:
     """Raises ValueError if the MODEL carries something that only the host's samplers can do.
 
     A stage runs diffusers' loop: weight patches, merges and model wrappers take part in it; what
@@ -38,7 +40,7 @@ def refuse_what_only_samplers_honour(model) -> None:
         )
 
 
-def prediction(model, hint: torch.Tensor | None = None) -> decoder.Predict:
+def prediction(model: Any, hint: torch.Tensor | None = None) -> decoder.Predict:
     """The UNet of a loaded MODEL as the decoder's loop calls it, with the MODEL's own wrappers.
 
     Never through `apply_model`, which rescales its input and returns another quantity.
@@ -51,8 +53,14 @@ def prediction(model, hint: torch.Tensor | None = None) -> decoder.Predict:
     dtype = base.get_dtype_inference()
 
     def forward(
-        x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kw
-    ):
+        x: torch.Tensor,
+        t: torch.Tensor,
+        c_concat: Any = None,
+        c_crossattn: Any = None,
+        control: Any = None,
+        transformer_options: Any = None,
+        **kw: Any,
+    ) -> torch.Tensor:
         return base.diffusion_model(
             x, t, context=c_crossattn, transformer_options=transformer_options, **kw
         )

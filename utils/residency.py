@@ -9,7 +9,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP
@@ -63,7 +62,7 @@ def swap_ops(module: Any, ops: Any) -> None:
                 layer.register_parameter("bias", None)  # the host's casting code reads it
 
 
-def move_stray_tensors(patcher, device, *_):
+def move_stray_tensors(patcher: Any, device: torch.device, *_: Any) -> None:
     """On load: bring along the tensors that the host's partial loading passes over.
 
     It moves its own layers, and leaves behind parameters and buffers that sit beside them, such

@@ -8,7 +8,7 @@ from typing import Any
 
 # (file, its size, when it was written, how it was loaded) → the ModelPatcher made of it. Nothing
 # lives because it is in here: an entry goes with the last VAE that uses it.
-ALIVE: weakref.WeakValueDictionary[tuple, Any] = weakref.WeakValueDictionary()
+ALIVE: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
 
 
 def stamp(file: Path) -> tuple[Path, int, int]:
