@@ -24,9 +24,10 @@ sys.path[0] = str(ROOT)  # in place of scripts/
 def has_hub() -> bool:
     """Is there what utils/hub.py builds on? Nothing of ComfyUI or torch is needed."""
     try:
-        return int(version("huggingface_hub").split(".")[0]) >= 1 and find_spec("numpy") is not None
+        hub = tuple(map(int, version("huggingface_hub").split(".")[:2]))
     except PackageNotFoundError:
         return False
+    return hub >= (0, 34) and find_spec("numpy") is not None
 
 
 if not has_hub():  # then this runs again in the environment that has it

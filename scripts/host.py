@@ -4,13 +4,15 @@
 
 makes (or repairs, or just finds) the environment for one ComfyUI version and prints, as its
 last line, {"python": ..., "comfyui": ..., "version": ...}: `python comfyui/main.py` starts that
-server. Editors, benchmarks and other scripts can build on that line.
+server. Editors, benchmarks and other scripts can build on that line. 0.30.0+oldest is the same
+ComfyUI on the oldest diffusers, transformers and so on that it and requirements.txt allow.
 
 Needs nothing but Python itself. Everything goes into one folder of the user's cache, which can be
 deleted at any time; the variable KANDINSKY22_CACHE names another place for it:
 
     torch-<key>/               torch, diffusers and the tools, for every ComfyUI version
     comfyui-<version>-<key>/   one ComfyUI, and a small venv: its own web page over torch-<key>
+    comfyui-<version>-<key>/oldest-<key>/   the oldest libraries, in a venv over that venv
 """
 
 from __future__ import annotations  # an old Python must get as far as check_machine()
@@ -40,6 +42,7 @@ HOSTS = {
     "0.18.2": ("2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
 }
 NEWEST = "0.30.0"
+OLDEST = "+oldest"  # after a version: on the oldest libraries that are allowed
 
 # `===` compares the version as text, so pip cannot take a local "2.13.0+cpu" build for it:
 # torchvision and torchaudio from the index fail to import next to one.
@@ -61,6 +64,8 @@ PACKAGES = """
 """.split()
 
 PYTHONS = ((3, 11), (3, 14))  # oldest and newest that these versions are published for
+PACK = Path(__file__).resolve().parents[1]
+BELOW = "kandinsky22.pth"  # in a small venv: what it is over
 RECIPE = 1  # count up when the folders below are laid out in another way
 FREE_GB = {"torch": 10, "comfyui": 1}
 
@@ -97,6 +102,8 @@ def ensure(version: str = NEWEST, say=print_progress) -> Host:
 
     Raises SetupError. Two calls at once, in this process or another, wait for each other.
     """
+    if version.endswith(OLDEST):
+        return ensure_oldest(ensure(version.removesuffix(OLDEST), say), say)
     check_machine(version)
     key = environment_key()
     torch_folder = cache_folder() / f"torch-{key}"
@@ -132,6 +139,33 @@ def ensure(version: str = NEWEST, say=print_progress) -> Host:
     return host
 
 
+def ensure_oldest(host: Host, say) -> Host:
+    """That ComfyUI on the oldest libraries that it and the pack allow; raises SetupError."""
+    lines = oldest_lines(PACK / "requirements.txt") + [
+        line
+        for line in oldest_lines(host.comfyui / "requirements.txt")
+        if package_name(line) == "transformers"
+    ]
+    folder = host.comfyui.parent / f"oldest-{short_hash(lines)}"
+    oldest = Host(venv_python(folder), host.comfyui, host.version + OLDEST)
+    with lock(say) as kept_open:
+        if not is_ready(folder, oldest.to_json(), oldest.python):
+            steps = Steps(say, kept_open, 1)
+            start_folder(folder, FREE_GB["comfyui"])
+            with steps.step(f"{', '.join(lines)} (about a minute)"):
+                below = site_packages(host.python.parents[1])
+                also = (below / BELOW).read_text("utf-8").splitlines()
+                make_venv(folder, [below, *also], host.python, lines, folder / "log.txt", steps)
+            mark_ready(folder, oldest.to_json())
+    return oldest
+
+
+def oldest_lines(requirements: Path) -> list[str]:
+    """The lines that name an oldest version, with that version."""
+    lines = [line.split("#")[0].strip() for line in requirements.read_text("utf-8").splitlines()]
+    return [line.replace(">=", "==") for line in lines if ">=" in line]
+
+
 def check_machine(version: str) -> None:
     if version not in HOSTS:
         raise SetupError(f"No ComfyUI {version} here. There is: {', '.join(HOSTS)}.")
@@ -146,7 +180,11 @@ def check_machine(version: str) -> None:
 def environment_key() -> str:
     """Other pins, another Python or another machine: another folder, and no mixing."""
     here = sys.version_info[:2], sys.platform, platform.machine()
-    return hashlib.sha256(repr((RECIPE, TORCH, PACKAGES, *here)).encode()).hexdigest()[:10]
+    return short_hash((RECIPE, TORCH, PACKAGES, *here))
+
+
+def short_hash(what: object) -> str:
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:10]
 
 
 def cache_folder() -> Path:
@@ -190,15 +228,21 @@ def make_host(
         unpack(archive, "vendor/ComfyUI", host.comfyui)
         archive.unlink()
     with steps.step(f"the web page of ComfyUI {host.version} (about half a minute)"):
-        venv = folder / "venv"
-        steps.run([torch_python, "-m", "venv", "--without-pip", venv], log, VENV_HINT)
-        # This line is what puts the small venv over the torch environment: nothing to set for
-        # whoever runs its python, and pip (found through it, too) installs only what is missing.
-        pth = site_packages(venv) / "kandinsky22.pth"
-        pth.write_text(f"{site_packages(torch_folder)}\n", encoding="utf-8")
         missing = requirements_beyond_packages(host.comfyui / "requirements.txt")
-        install = [host.python, "-I", "-m", "pip", "install", "--no-input", *missing]
-        steps.run(install, log, PIP_HINT)
+        below = [site_packages(torch_folder)]
+        make_venv(folder / "venv", below, torch_python, missing, log, steps)
+
+
+def make_venv(
+    venv: Path, below: list, python: Path, packages: list[str], log: Path, steps: Steps
+) -> None:
+    """A small venv over the site-packages of others, of which it has all that it has not itself."""
+    steps.run([python, "-m", "venv", "--without-pip", venv], log, VENV_HINT)
+    # This file is what puts it over them: nothing to set for whoever runs its python, and pip
+    # (found through it, too) installs only what is missing.
+    (site_packages(venv) / BELOW).write_text("".join(f"{path}\n" for path in below), "utf-8")
+    install = [venv_python(venv), "-I", "-m", "pip", "install", "--no-input"]
+    steps.run([*install, *packages], log, PIP_HINT)
 
 
 def requirements_beyond_packages(requirements: Path) -> list[str]:

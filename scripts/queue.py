@@ -53,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     where.add_argument("--models-dir", type=Path, metavar="DIR", help="for started servers")
     where.add_argument(
-        "--host", default=NEWEST, choices=HOSTS, help=f"their ComfyUI version; default: {NEWEST}"
+        "--host", default=NEWEST, metavar="VERSION", help=f"their ComfyUI: {', '.join(HOSTS)}"
     )
     where.add_argument(
         "--patience",

@@ -2,7 +2,8 @@
 
 python scripts/test.py                            ruff, pyright, and all tests that need no GPU
 python scripts/test.py --host 0.18.2              the same on another ComfyUI version
-python scripts/test.py --matrix                   the tests on every ComfyUI version, one by one
+python scripts/test.py --host 0.18.2+oldest       the same on the oldest libraries that are allowed
+python scripts/test.py --matrix                   the tests on all of these, one by one
 python scripts/test.py --coverage                 and which lines of nodes/ and utils/ they ran
 python scripts/test.py --no-lint tests/test_x.py  what is not an option here goes to pytest
 """
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # in place of scripts/, where this file would hide Python's own `test`
 
 from scripts.browser import find_browser  # noqa: E402
-from scripts.host import HOSTS, NEWEST, Host, SetupError, ensure  # noqa: E402
+from scripts.host import HOSTS, NEWEST, OLDEST, Host, SetupError, ensure  # noqa: E402
 
 
 def main() -> int:
@@ -29,10 +30,10 @@ def main() -> int:
         epilog="Every other argument goes to pytest.",
         allow_abbrev=False,
     )
-    choices = ", ".join(HOSTS)
+    choices = [*HOSTS, min(HOSTS) + OLDEST]
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--host", default=NEWEST, metavar="VERSION", help=f"ComfyUI: {choices}")
-    which.add_argument("--matrix", action="store_true", help="pytest on each of them")
+    which.add_argument("--host", default=NEWEST, metavar="VERSION", help=", ".join(choices))
+    which.add_argument("--matrix", action="store_true", help="pytest on each of these")
     parser.add_argument("--slow", action="store_true", help="the tests marked slow, too")
     parser.add_argument("--coverage", action="store_true", help="of lines and branches")
     parser.add_argument("--no-lint", action="store_true", help="pytest only")
@@ -43,7 +44,7 @@ def main() -> int:
     if options.coverage:
         tests = ["coverage", "run", "-m", *tests]
     try:
-        hosts = [ensure(version) for version in (HOSTS if options.matrix else [options.host])]
+        hosts = [ensure(version) for version in (choices if options.matrix else [options.host])]
         lint = [] if options.no_lint or options.matrix else lint_commands(hosts[0])
         checks = lint + [(f"pytest {host.version}", host, tests) for host in hosts]
         if options.coverage:
@@ -78,7 +79,7 @@ def run_all(checks: list[tuple[str, Host, list[str]]]) -> int:
         code = run(host, command, {**environment, **extra})
         first_failure = first_failure or code
         verdict = f"FAILED ({code})" if code else "passed"
-        summary.append(f"{name:14} {verdict:12} {time.monotonic() - start:6.1f} s")
+        summary.append(f"{name:20} {verdict:12} {time.monotonic() - start:6.1f} s")
     print(f"\nPython {sys.version.split()[0]}")
     print("\n".join(summary))
     if not find_browser():

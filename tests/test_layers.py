@@ -53,7 +53,7 @@ def test_utils(path):
         allowed |= LIBRARIES
         assert siblings <= {"." + name for name in PURE | LOOPS}
     elif path.stem in DOWNLOADS:
-        allowed = sys.stdlib_module_names | {"huggingface_hub", "filelock", "numpy"}
+        allowed = sys.stdlib_module_names | {"huggingface_hub", "requests", "filelock", "numpy"}
         assert siblings <= {"." + name for name in DOWNLOADS}
     else:
         allowed |= LIBRARIES | HOST

@@ -4,7 +4,9 @@ Real classes of diffusers and transformers, saved by their own `save_pretrained`
 and the weights are not the published ones. `python tests/tiny_models.py DIR` writes them all.
 """
 
+import json
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -106,7 +108,10 @@ def make_tokenizer(length: int = 77) -> CLIPTokenizer:
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,'-"
     tokens = [*letters, *(letter + "</w>" for letter in letters)]
     vocabulary = {token: i for i, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=length)
+    with tempfile.TemporaryDirectory() as folder:  # every version of transformers reads these
+        (Path(folder) / "vocab.json").write_text(json.dumps(vocabulary))
+        (Path(folder) / "merges.txt").write_text("#version: 0.2\n")
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=length)
 
 
 def make_prior(width: int = WIDTH) -> KandinskyV22PriorPipeline:

@@ -9,18 +9,26 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, constants, get_session, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from huggingface_hub import HfApi, __version__, constants, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+HTTPX = int(__version__.split(".")[0]) >= 1  # what huggingface_hub speaks through
+if HTTPX:
+    from huggingface_hub.errors import HTTPError as NetworkError
+else:
+    from requests import RequestException as NetworkError
 
 PASSING = (408, 429, 500, 502, 503, 504)  # answers of a server that may think better of it
 TRIES = 3  # in a row that bring nothing
 BLOCK = 2**22
+PIECE = 2**14  # what requests waits for before it hands on what has come
 TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT  # seconds that a network may say nothing
 
 
@@ -63,7 +71,7 @@ def fetch(file: HubFile, part: Path, on_bytes: Callable[[int], None]) -> None:
     while (start := length(part)) < file.size:
         try:
             read_on(file, part, start, on_bytes)
-        except HTTPError as error:
+        except NetworkError as error:
             passing = not isinstance(error, HfHubHTTPError) or error.response.status_code in PASSING
             failures = 1 if length(part) > start else failures + 1
             if failures >= TRIES or not passing:
@@ -76,19 +84,19 @@ def read_on(file: HubFile, part: Path, start: int, on_bytes: Callable[[int], Non
     """One connection's worth.
 
     Raises:
-        HTTPError: it broke off.
+        NetworkError: it broke off.
         ValueError: the server sends more than it announced.
     """
     url = hf_hub_url(file.repository, file.path, revision=file.commit)
     # A body that the server compresses could not be gone on with.
     headers = build_hf_headers() | {"Accept-Encoding": "identity", "Range": f"bytes={start}-"}
-    with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as answer:
+    with open_stream(url, headers) as (answer, blocks):
         hf_raise_for_status(answer)
         if answer.status_code != 206:  # the whole file, whatever was asked for
             on_bytes(-start)
             start = 0
         with part.open("ab" if start else "wb") as output:
-            for block in answer.iter_bytes():
+            for block in blocks:
                 on_bytes(len(block))
                 start += len(block)
                 if start > file.size:
@@ -96,7 +104,19 @@ def read_on(file: HubFile, part: Path, start: int, on_bytes: Callable[[int], Non
                 output.write(block)
                 output.flush()  # so that it counts, however this ends
     if start < file.size:
-        raise HTTPError(f"{url} ended after {start} of {file.size} bytes")
+        raise NetworkError(f"{url} ended after {start} of {file.size} bytes")
+
+
+@contextmanager
+def open_stream(url: str, headers: dict[str, str]) -> Generator[tuple[Any, Iterable[bytes]]]:
+    """(answer, its body as it comes)."""
+    session: Any = get_session()
+    if HTTPX:
+        with session.stream("GET", url, headers=headers, timeout=TIMEOUT) as answer:
+            yield answer, answer.iter_bytes()
+    else:
+        with session.get(url, headers=headers, timeout=TIMEOUT, stream=True) as answer:
+            yield answer, answer.iter_content(PIECE)
 
 
 def length(path: Path) -> int:
@@ -147,13 +167,13 @@ def explaining(repository: str, commit: str) -> Generator[None]:
                 f"{endpoint} does not have {repository} with commit {commit}. Check HF_ENDPOINT."
             ) from error
         raise ConnectionError(f"{endpoint} answered {status} for {repository}. {again}") from error
-    except HTTPError as error:
-        raise ConnectionError(
-            f"{endpoint} cannot be reached, or broke off: {error}. Check the network, the proxy "
-            f"and HF_ENDPOINT. {again}"
-        ) from error
     except json.JSONDecodeError as error:
         raise ConnectionError(
             f"{endpoint} did not answer as a hub does ({error}). Check HF_ENDPOINT, and whether "
             "the network wants a login first."
+        ) from error
+    except NetworkError as error:
+        raise ConnectionError(
+            f"{endpoint} cannot be reached, or broke off: {error}. Check the network, the proxy "
+            f"and HF_ENDPOINT. {again}"
         ) from error
