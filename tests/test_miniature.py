@@ -14,6 +14,7 @@ from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.nodes.prior import PriorEmb2Emb, SamplePrior
 from kandinsky22.scripts.miniature import cases, score
 from kandinsky22.scripts.miniature.shapes import draw, place_scenes
+from kandinsky22.utils.schedulers import SAMPLERS
 from kandinsky22.utils.values import ImageEmbeds
 
 SCENES = 12
@@ -108,6 +109,14 @@ def test_text_to_image(mini):
     assert scores["text: background colour"] >= 0.97 - MARGIN
     assert scores["text: place"] >= 0.95 - MARGIN
     assert scores["text: shape"] >= 0.90 - MARGIN
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_what_was_asked(mini, monkeypatch, sampler):
+    monkeypatch.setitem(SAMPLING, "sampler_name", sampler)
+    scores = score.score_text(mini, SCENES // 2)
+    assert scores["text: foreground colour"] == scores["text: background colour"] == 1.0
+    assert min(scores["text: place"], scores["text: shape"]) >= 0.80
 
 
 def test_movq(mini):

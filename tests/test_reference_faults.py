@@ -13,7 +13,8 @@ import tiny_models
 import torch
 from calls import watched
 from kandinsky22.nodes import decoder as nodes
-from kandinsky22.utils import decoder
+from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
+from kandinsky22.utils import checkpoints, decoder
 from kandinsky22.utils.prediction import prediction
 from kandinsky22.utils.schedulers import build_scheduler
 from test_stages import (
@@ -122,8 +123,6 @@ def test_several_pictures_without_guidance_crash(models, load_decoder, embeds, n
 
 
 def test_half_precision_without_guidance_crashes(models, embeds):
-    from kandinsky22.nodes.loaders import LoadDecoder
-
     pipeline = diffusers.KandinskyV22Pipeline.from_pretrained(
         models / TEXT_TO_IMAGE, torch_dtype=torch.bfloat16
     )
@@ -305,3 +304,24 @@ def test_a_hint_may_be_a_channels_last_view(load_decoder, embeds):
     ours = run(nodes.ControlNet, model, embeds(1, 1), embeds(1, 2), CANVAS, hint=hint)
     same = run(nodes.ControlNet, model, embeds(1, 1), embeds(1, 2), CANVAS, hint=view)
     assert torch.equal(ours, same)
+
+
+def test_ddim_loses_the_picture_where_it_clips(models):
+    """The checkpoints' config says `clip_sample`, and DDIM goes on with the noise of before."""
+    folder = checkpoints.BUNDLED / "kandinsky-2-2-mini-decoder"
+    prior = LoadPrior.execute("kandinsky-2-2-mini-prior", "default").args[0]
+    model, vae = LoadDecoder.execute(folder.name, "default").args
+    positive, negative = prior.sample("a red circle on a white background", "", 0, 25, 4.0)
+    config = oracle.pipeline("KandinskyV22Pipeline", folder).scheduler.config
+    theirs = reference(
+        *("KandinskyV22Pipeline", folder, positive, negative),
+        scheduler=diffusers.DDIMScheduler.from_config(config),
+        steps=25,
+        **dict(height=128, width=128),
+        **LATENT,
+    )
+    canvas = {"samples": torch.zeros(1, 4, 16, 16)}
+    ours = run(*(nodes.Decoder, model, positive, negative, canvas), sampler_name="ddim", steps=25)
+    for latents, corner in ((theirs, False), (ours, True)):
+        picture = vae.decode(latents)[0]
+        assert (picture[:16, :16].min() > 0.7) == corner  # white

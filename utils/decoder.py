@@ -65,6 +65,18 @@ def predict_noise(
     return torch.cat([epsilon, variance], dim=1) if with_variance else epsilon
 
 
+def step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
+    """What a scheduler's `step` takes beside the prediction."""
+    known = inspect.signature(scheduler.step).parameters
+    options: dict[str, Any] = {"generator": generators} if "generator" in known else {}
+    # Where DDIM clips the picture that it foresees, the noise must be the one that leads there, as
+    # in guided-diffusion. diffusers goes on with the other unless told: errors add up until, at 20
+    # steps and more, nothing is left of the picture.
+    if "use_clipped_model_output" in known and scheduler.config.clip_sample:
+        options["use_clipped_model_output"] = True
+    return options
+
+
 def denoise(
     predict: Predict,
     scheduler: Any,
@@ -88,13 +100,12 @@ def denoise(
         preserve: parts of a picture that stay as they are.
     """
     with_variance = getattr(scheduler.config, "variance_type", None) in ("learned", "learned_range")
-    draws_noise = "generator" in inspect.signature(scheduler.step).parameters
     order = getattr(scheduler, "order", 1)
-    draws = {"generator": generators} if draws_noise else {}
+    options = step_options(scheduler, generators)
     for i, t in enumerate(timesteps):
         x = scheduler.scale_model_input(latents, t)
         noise = predict_noise(predict, x, t, embeds, cfg, with_variance, concat)
-        step = scheduler.step(noise, t, latents, **draws)
+        step = scheduler.step(noise, t, latents, **options)
         latents = step.prev_sample
         next_t = timesteps[i + 1] if i + 1 < len(timesteps) else None
         # Between the two calls of a second-order step there is no noise level to put back at.
