@@ -28,6 +28,7 @@ from .followed import Followed, WorkflowError, WorkflowInterrupted, refusal, ser
 __all__ = ["Client", "Result", "ServerError", "WorkflowError", "WorkflowInterrupted"]
 
 # Not through a proxy that the environment may name: servers are on this machine, or near it.
+GATEWAY = (502, 503, 504)  # what a proxy says while the server behind it is not there
 HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -92,6 +93,13 @@ class Client:
         """What the server remembers of a finished workflow; empty while it is not finished."""
         return self.get(f"/history/{prompt_id}").get(prompt_id, {})
 
+    def knows(self, prompt_id: str) -> bool:
+        """Whether a workflow waits, runs, or is in the history."""
+        places = self.get("/queue").values()
+        return any(prompt_id in job for jobs in places for job in jobs) or bool(
+            self.history(prompt_id)
+        )
+
     def interrupt(self) -> None:
         """Stop whatever runs now."""
         self.post("/interrupt", {})
@@ -128,7 +136,9 @@ class Client:
         try:
             with HTTP.open(request, timeout=self.patience) as answer:
                 return answer.read()
-        except urllib.error.HTTPError:
+        except urllib.error.HTTPError as error:
+            if error.code in GATEWAY:
+                raise self.silent(error) from error
             raise
         except (OSError, http.client.HTTPException) as error:
             raise self.silent(error) from error
@@ -162,7 +172,7 @@ class Client:
                 raise self.silent(error) from None
             prompt_id = self.queue(prompt, client_id)
             on_event("queued", {"prompt_id": prompt_id})
-            followed = Followed(prompt_id, on_event)
+            followed = Followed(prompt_id, on_event, lambda: self.knows(prompt_id))
             try:
                 async with events:
                     await asyncio.wait_for(followed.to_the_end(events), timeout)

@@ -30,9 +30,12 @@ class WorkflowInterrupted(WorkflowError):
 class Followed:
     """One workflow, as the websocket tells it."""
 
-    def __init__(self, prompt_id: str, on_event: Callable[[str, Any], None]):
+    def __init__(
+        self, prompt_id: str, on_event: Callable[[str, Any], None], is_known: Callable[[], bool]
+    ):
         self.prompt_id = prompt_id
         self.on_event = on_event
+        self.is_known = is_known
         self.executed: list[str] = []
         self.cached: list[str] = []
         self.failure: WorkflowError | None = None
@@ -52,6 +55,8 @@ class Followed:
             self.on_event(name, fields)
             if name == "executing" and fields["node"] is None and "prompt_id" in fields:
                 return  # the history is written by now, and the next workflow can start
+            if name == "status" and not self.is_known():  # of what is cleared, no event tells
+                raise WorkflowInterrupted("Somebody took it out of the server's queue.", {})
             self._note(name, fields)
         raise ConnectionError
 

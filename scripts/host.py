@@ -102,9 +102,9 @@ def ensure(version: str = NEWEST, say=print_progress) -> Host:
 
     Raises SetupError. Two calls at once, in this process or another, wait for each other.
     """
+    check_machine(version)
     if version.endswith(OLDEST):
         return ensure_oldest(ensure(version.removesuffix(OLDEST), say), say)
-    check_machine(version)
     key = environment_key()
     torch_folder = cache_folder() / f"torch-{key}"
     host_folder = cache_folder() / f"comfyui-{version}-{key}"
@@ -148,8 +148,14 @@ def ensure_oldest(host: Host, say) -> Host:
     ]
     folder = host.comfyui.parent / f"oldest-{short_hash(lines)}"
     oldest = Host(venv_python(folder), host.comfyui, host.version + OLDEST)
+
+    def ready() -> bool:
+        return is_ready(folder, oldest.to_json(), oldest.python)
+
+    if ready():
+        return oldest
     with lock(say) as kept_open:
-        if not is_ready(folder, oldest.to_json(), oldest.python):
+        if not ready():
             steps = Steps(say, kept_open, 1)
             start_folder(folder, FREE_GB["comfyui"])
             with steps.step(f"{', '.join(lines)} (about a minute)"):
@@ -167,7 +173,7 @@ def oldest_lines(requirements: Path) -> list[str]:
 
 
 def check_machine(version: str) -> None:
-    if version not in HOSTS:
+    if version.removesuffix(OLDEST) not in HOSTS:
         raise SetupError(f"No ComfyUI {version} here. There is: {', '.join(HOSTS)}.")
     oldest, newest = PYTHONS
     if not oldest <= sys.version_info[:2] <= newest:

@@ -1,5 +1,6 @@
-"""Watching a module at work."""
+"""Watching a module at work; starting a command as a terminal does."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,3 +36,8 @@ def interrupt_at_the_second_call(module: torch.nn.Module, run) -> None:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             run()
     assert len(calls) == 2
+
+
+def as_in_a_terminal() -> None:
+    """What a shell starts in the background does not hear Ctrl+C; nor would the command."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -14,9 +14,10 @@ from pathlib import Path
 import folder_paths
 import pytest
 import tiny_models
+from calls import as_in_a_terminal
 from checkout import PACK
 from filelock import FileLock
-from hub_server import Hub, wait_for
+from hub_server import Hub, half_of, wait_for
 from kandinsky22.utils import checkpoints
 from kandinsky22.utils.downloads import finished
 from kandinsky22.utils.hub import PIECE
@@ -62,11 +63,6 @@ def models_dir(tmp_path, monkeypatch) -> Path:
         place = ([str(tmp_path / "models" / kind)], set())
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, place)
     return tmp_path / "models"
-
-
-def as_in_a_terminal() -> None:
-    """What a shell starts in the background does not hear Ctrl+C; nor would the command."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -124,11 +120,6 @@ def listed() -> set[str]:
     return {name for name in names if not (checkpoints.BUNDLED / name).exists()}
 
 
-def half_of(file: Path) -> int:
-    """About half of its bytes, so many that none is left with the library that reads them."""
-    return file.stat().st_size // 2 // PIECE * PIECE
-
-
 def files_in(folder: Path) -> dict[str, bytes]:
     files = (file for file in folder.rglob("*") if file.is_file())
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
@@ -183,7 +174,7 @@ def test_a_connection_that_breaks_is_opened_again(get, hub, published, models_di
 
 
 def test_what_came_is_kept_when_the_rest_does_not(get, refuse, hub, published):
-    half = half_of(published / DECODER.name / UNET)
+    half = half_of((published / DECODER.name / UNET).stat().st_size)
     hub.cut[UNET] = [half, 0, 0, 0]
     assert f"{hub.url} cannot be reached, or broke off" in refuse(DECODER.name)
     assert hub.served[UNET] == half
@@ -202,8 +193,8 @@ def test_a_server_that_cannot_go_on_starts_over(get, hub, published, models_dir)
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_while_the_network_says_nothing(start, get, hub, published, models_dir, end):
-    file = published / DECODER.name / UNET
-    hub.hold[UNET] = half = half_of(file)
+    size = (published / DECODER.name / UNET).stat().st_size
+    hub.hold[UNET] = half = half_of(size)
     process = start(DECODER.name)
     part = models_dir / "diffusers" / f".{DECODER.name}.partial" / f"{UNET}.part"
     wait_for(part, half)
@@ -218,7 +209,7 @@ def test_stopped_while_the_network_says_nothing(start, get, hub, published, mode
     hub.served.clear()
     get(DECODER.name)
     assert listed() == {DECODER.name}
-    assert hub.served[UNET] == file.stat().st_size - half
+    assert hub.served[UNET] == size - half
 
 
 @pytest.mark.parametrize(

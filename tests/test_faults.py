@@ -13,6 +13,14 @@ from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
+def takes_memory(operator, output) -> bool:
+    """No view, nothing in place, and not the empty tensors that safetensors begins with."""
+    if any(result.alias_info for result in operator._schema.returns):
+        return False
+    outputs = output if isinstance(output, tuple | list) else [output]
+    return any(torch.is_tensor(o) and o.untyped_storage().nbytes() for o in outputs)
+
+
 class Device(TorchDispatchMode):
     """Has room for the outputs of so many operators, and then says once that it is full."""
 
@@ -24,10 +32,11 @@ class Device(TorchDispatchMode):
         self.error = torch.OutOfMemoryError(f"CUDA out of memory, after {room} operators.")
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        self.calls += 1
-        if self.calls == self.room + 1:
-            raise self.error
         output = operator(*args, **(kwargs or {}))
+        if takes_memory(operator, output):
+            self.calls += 1
+            if self.calls == self.room + 1:
+                raise self.error
         if torch.is_tensor(output):
             self.outputs.append(weakref.ref(output))
         return output

@@ -227,7 +227,42 @@ def test_a_line_that_was_cut_off_and_a_file_that_is_gone_are_not_done(tmp_path):
     (tmp_path / "00" / f"{names[1]}-1.webp").unlink()
     with Manifest(path, tmp_path) as manifest:
         assert list(manifest.done) == [names[0], names[2]]
-    assert [record["job"] for record in lines(path)] == [names[0], names[2]]
+        manifest.write(Task(names[1], {}), MADE)
+    assert [record["job"] for record in lines(path)] == [names[0], names[2], names[1]]
+    with Manifest(path, tmp_path) as manifest:
+        assert list(manifest.done) == [names[0], names[2], names[1]]
+
+
+def test_cut_off_within_a_letter(tmp_path):
+    path = tmp_path / "manifest.jsonl"
+    with Manifest(path, tmp_path) as manifest:
+        manifest.write(TASK, MADE)
+    with path.open("ab") as file:
+        file.write('{"job": "1", "inputs": {"Prior.prompt": "ё'.encode()[:-1])
+    with Manifest(path, tmp_path) as manifest:
+        assert list(manifest.done) == [TASK.id]
+
+
+def test_what_other_runs_have_written_stays(tmp_path):
+    """They may have another output folder, or failed jobs that this one does not run again."""
+    path = tmp_path / "all.jsonl"
+    with Manifest(path, tmp_path / "a") as manifest:
+        manifest.write(TASK, MADE)
+        manifest.write(Task("f" * 16, {}), FAILED)
+    before = lines(path)
+    with Manifest(path, tmp_path / "b", again=True) as manifest:
+        assert not manifest.done
+    assert lines(path) == before
+
+
+def test_half_a_character_and_a_seed_that_is_none(tmp_path):
+    """As a truncated text has it, and a node that takes -1 for any."""
+    path, task = tmp_path / "m.parquet", Task("f" * 16, {}, {"Prior.prompt": "\ud83d"}, {"a": -1})
+    with Manifest(path, tmp_path) as manifest:
+        manifest.write(task, Outcome("http://a", error="Not this: \ud83d"))
+    (record,) = pq.read_table(path).to_pylist()
+    assert json.loads(record["inputs"]) == task.inputs
+    assert record["seed"] == [("a", None)] and record["error"] == "Not this: ?"
 
 
 def test_another_file_is_not_taken_for_a_manifest(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import tiny_models
 import torch
 from calls import watched
+from diffusers.image_processor import VaeImageProcessor
 from kandinsky22.nodes import decoder as nodes
 from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
 from kandinsky22.utils import checkpoints, decoder
@@ -262,7 +263,7 @@ def test_img2img_swaps_height_and_width(models, load_decoder, embeds):
     image = picture(1, 128, 192)
     theirs = reference(
         *("KandinskyV22Img2ImgPipeline", models / TEXT_TO_IMAGE, embeds(1, 1), embeds(1, 2)),
-        image=diffusers.image_processor.VaeImageProcessor.numpy_to_pil(image.numpy())[0],
+        image=VaeImageProcessor.numpy_to_pil(image.numpy())[0],
         strength=0.5,
         height=128,
         width=192,

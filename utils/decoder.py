@@ -70,8 +70,8 @@ def step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str,
     known = inspect.signature(scheduler.step).parameters
     options: dict[str, Any] = {"generator": generators} if "generator" in known else {}
     # Where DDIM clips the picture that it foresees, the noise must be the one that leads there, as
-    # in guided-diffusion. diffusers goes on with the other unless told: errors add up until, at 20
-    # steps and more, nothing is left of the picture.
+    # in guided-diffusion. diffusers goes on with the other unless told: under guidance errors add
+    # up until, from some 20 steps on, nothing is left of the picture.
     if "use_clipped_model_output" in known and scheduler.config.clip_sample:
         options["use_clipped_model_output"] = True
     return options

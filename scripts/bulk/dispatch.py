@@ -12,7 +12,8 @@ from ray.exceptions import RayError
 from .jobs import Task
 from .workers import IN_FLIGHT, Outcome
 
-MOST_LOSSES = 3  # servers that may be lost with a task at work, before it counts as failed
+MOST_LOSSES = 3  # times that a server may be lost over a task, before the task counts as failed
+IN_A_ROW = 2 * IN_FLIGHT  # tasks that a server may be lost over, with none done between them
 
 
 class NoServer(RuntimeError):
@@ -29,11 +30,13 @@ def dispatch(
 
     A server has IN_FLIGHT places. A place begins with the server's start, and comes back to that
     when the server is lost; the task goes to the next that is free. A server that does not start
-    is given up. To place the workers, to restart those whose machine fails, to carry tasks and
-    outcomes and to wait for them is Ray's. tick() is called twice a second or more.
+    is given up, and so is one that starts and is lost again and again, if there are others. To
+    place the workers, to restart those whose machine fails, to carry tasks and outcomes and to
+    wait for them is Ray's. tick() is called twice a second or more.
     """
     again: deque[Task] = deque()
     losses: Counter[str] = Counter()
+    failing: Counter[int] = Counter()  # number of a worker → its losses in a row
     load: Counter[int] = Counter()  # number of a worker → its tasks
     idle: list[int] = []
     at_work: dict[ray.ObjectRef, tuple[int, Task | None]] = {
@@ -63,17 +66,26 @@ def dispatch(
                     if number not in (other for other, _ in at_work.values()):
                         say(f"A server is given up: {reason}")
                     continue
-                at_work[start(workers[number])] = number, None
+                others = {other for other, _ in at_work.values()} | set(idle)
+                failing[number] += 1
+                if failing[number] < IN_A_ROW or others <= {number}:
+                    at_work[start(workers[number])] = number, None
+                elif number not in others:
+                    say(f"A server is given up: {reason}")
                 losses[task.id] += 1
                 if losses[task.id] < MOST_LOSSES:
                     first_sentence = str(reason).partition(". ")[0]
-                    say(f"Job {task.id} goes to another server: {first_sentence}.")
+                    say(f"Job {task.id} goes to the next free server: {first_sentence}.")
                     again.append(task)
                 else:
-                    yield task, Outcome("", error=f"Lost {MOST_LOSSES} servers over it: {reason}")
+                    yield (
+                        task,
+                        Outcome("", error=f"Lost a server over it {MOST_LOSSES} times: {reason}"),
+                    )
             else:
                 idle.append(number)
                 if task:
+                    failing[number] = 0
                     yield task, outcome
 
 

@@ -63,8 +63,11 @@ class Jobs:
         return self.workflow[node]["inputs"][slot]
 
     def __iter__(self) -> Iterator[Job]:
-        for row in read_rows(self.table) if self.table else [{}]:
-            inputs = {n: read_cell(value, self.now(n), n) for n, value in row.items()}
+        for number, row in enumerate(read_rows(self.table) if self.table else [{}], 1):
+            try:
+                inputs = {n: read_cell(value, self.now(n), n) for n, value in row.items()}
+            except ValueError as error:
+                raise ValueError(f"{self.table}, row {number}: {error}") from None
             for values in itertools.product(*self.settings.values()):
                 chosen = inputs | dict(zip(self.settings, values, strict=True))
                 yield Job(content_id(self.fill(chosen)), chosen)

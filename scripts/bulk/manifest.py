@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -37,37 +38,52 @@ class Manifest:
         if not try_lock(self.locked):
             self.locked.close()
             raise ValueError(f"Another run writes {self.path} now. Let it end, or stop it.")
-        self.forget()
+        self.recall()
+        self.tidy()
         self.lines: IO[str] = self.path.open("a", encoding="utf-8", newline="\n")
         return self
 
     def __exit__(self, *_) -> None:
         self.lines.close()
+        self.tidy()
         if self.parquet:
             write_parquet(self.path, self.parquet)
         self.locked.close()
 
-    def forget(self) -> None:
-        """Keep the lines of what is really done; a line that was cut off is not."""
+    def read(self) -> Iterator[tuple[bytes, dict]]:
+        """(line, what it says), but for one that was cut off."""
         if not self.path.exists():
             return
-        kept = Path(f"{self.path}.new")
-        with self.path.open(encoding="utf-8") as old, kept.open("w", encoding="utf-8") as new:
-            for line in old:
-                if line.endswith("\n") and (record := self.read(line)):
-                    self.done[record["job"]] = record["error"]
-                    new.write(line)
-        os.replace(kept, self.path)
+        with self.path.open("rb") as lines:
+            for line in lines:
+                if line.endswith(b"\n"):
+                    try:
+                        record = json.loads(line)
+                        yield line, {name: record[name] for name in ("job", "files", "error")}
+                    except (ValueError, LookupError, TypeError):
+                        shown = line.decode("utf-8", "replace").strip()[:80]
+                        raise ValueError(f"{self.path} is no manifest: {shown}") from None
 
-    def read(self, line: str) -> dict | None:
-        """What a line says, if it still counts."""
-        try:
-            record = json.loads(line)
+    def recall(self) -> None:
+        """What is done, and its files are there. The last line of a job counts."""
+        for _, record in self.read():
             failed = self.again and record["error"]
-            counts = not failed and all(self.is_there(file) for file in record["files"])
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{self.path} is no manifest: {line.strip()[:80]}") from None
-        return record if counts else None
+            if not failed and all(self.is_there(file) for file in record["files"]):
+                self.done[record["job"]] = record["error"]
+            else:
+                self.done.pop(record["job"], None)
+
+    def tidy(self) -> None:
+        """Keep the last line of each job; also of those that this run is not about."""
+        last = {record["job"]: number for number, (_, record) in enumerate(self.read())}
+        kept = Path(f"{self.path}.new")
+        with kept.open("wb") as new:
+            for number, (line, record) in enumerate(self.read()):
+                if last[record["job"]] == number:
+                    new.write(line)
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(kept, self.path)
 
     def is_there(self, file: dict) -> bool:
         path = self.folder / file["name"]
@@ -85,7 +101,7 @@ class Manifest:
             "files": [self.keep(task.id, i, *file) for i, file in enumerate(outcome.files)],
             "error": outcome.error,
         }
-        self.lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self.lines.write(json.dumps(record) + "\n")
         self.lines.flush()
         self.done[task.id] = outcome.error
         return record
@@ -129,8 +145,12 @@ def write_parquet(lines: Path, path: Path) -> None:
         with pyarrow.parquet.ParquetWriter(unfinished, schema) as target:
             while records := [json.loads(line) for line in itertools.islice(source, 10_000)]:
                 for record in records:
-                    record["inputs"] = json.dumps(record["inputs"], ensure_ascii=False)
-                    record["seed"] = list(record["seed"].items())
+                    record["inputs"] = json.dumps(record["inputs"])
+                    seeds = record["seed"].items()  # the one that no seed can be is in `inputs`
+                    record["seed"] = [(n, s if 0 <= s < 2**64 else None) for n, s in seeds]
+                    record["error"] = record["error"] and record["error"].encode(
+                        "utf-8", "replace"
+                    ).decode("utf-8")
                     record["finished"] = datetime.fromisoformat(record["finished"])
                 target.write_table(pa.Table.from_pylist(records, schema))
     os.replace(unfinished, path)

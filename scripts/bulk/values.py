@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+MOST = 10_000_000  # values of a range
 
 
 def read_value(text: str, now: Any, name: str) -> Any:
@@ -39,13 +42,16 @@ def read_values(text: str, now: Any, name: str) -> Sequence:
     try:
         first, last, *rest = map(Decimal, text.split(".."))
         (step,) = rest or [Decimal(1)]
-    except (InvalidOperation, ValueError):
+        count = int((last - first) // step) + 1 if step > 0 else 0
+    except (InvalidOperation, OverflowError, ValueError):
         raise ValueError(
             f"{name}={text} is not a range: write first..last or first..last..step."
         ) from None
-    if step <= 0 or last < first:
+    if count > MOST:
+        raise ValueError(f"{name}={text} is {count} values; at most {MOST} are meant.")
+    if count < 1:
         raise ValueError(f"{name}={text} has nothing in it: count upwards, by a step above 0.")
-    return [as_number(first + i * step) for i in range(int((last - first) // step) + 1)]
+    return [as_number(first + i * step) for i in range(count)]
 
 
 def as_number(number: Decimal) -> int | float:
@@ -56,7 +62,7 @@ def as_number(number: Decimal) -> int | float:
 
 def read_cell(value: Any, now: Any, name: str) -> Any:
     """A value out of a table. JSONL and Parquet have kinds of their own; seeds may come as 7.0."""
-    if isinstance(value, float):
+    if isinstance(value, float | Decimal):
         value = str(value)
     if isinstance(value, str):
         return read_value(value, now, name)
@@ -73,6 +79,18 @@ def read_setting(setting: str) -> tuple[str, str]:
     return name, text
 
 
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """What goes wrong while it is read is a ValueError that names the file."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8: save it so ({error}).") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}: {error}. Is a quotation mark left open?") from None
+
+
 def read_columns(path: Path) -> list[str]:
     """The columns of a table, in order; of JSONL, all that any line has."""
     if path.suffix == ".parquet":
@@ -80,8 +98,8 @@ def read_columns(path: Path) -> list[str]:
 
         return pyarrow.parquet.read_schema(path).names
     if path.suffix == ".csv":
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            columns = next(csv.reader(file), [])
+        with open_text(path) as file:
+            columns = next(csv.reader(file, strict=True), [])
         if twice := [name for name in columns if columns.count(name) > 1]:
             raise ValueError(f"{path} has the column {twice[0]!r} twice.")
         return columns
@@ -99,8 +117,8 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 {n: v for n, v in row.items() if v is not None} for row in batch.to_pylist()
             )
     elif path.suffix == ".csv":
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file)
+        with open_text(path) as file:
+            rows = csv.reader(file, strict=True)
             columns = next(rows, [])
             for row in rows:
                 if row and len(row) != len(columns):
@@ -111,7 +129,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 if row:
                     yield {n: cell for n, cell in zip(columns, row, strict=True) if cell}
     elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as file:
+        with open_text(path) as file:
             for number, line in enumerate(file, 1):
                 try:
                     row = json.loads(line) if line.strip() else None

@@ -10,6 +10,8 @@ import tempfile
 import threading
 import time
 import urllib.error
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,8 +98,8 @@ class Worker:
                     self.client.upload(content, name, UPLOADS)
                     self.uploaded.add(name)
             result = self.client.run(task.workflow, follow, timeout=None)
-            files = tuple(
-                (node, file["filename"], self.take(file))
+            files = self.take_all(
+                (node, file)
                 for node, output in sorted(result.outputs.items())
                 for file in saved_files(output)
             )
@@ -107,10 +109,14 @@ class Worker:
             return Outcome(self.name, error=str(error))
         except Exception as error:  # a fault that one job meets, and the next may not
             return Outcome(self.name, error=f"{type(error).__name__}: {error}")
+        if not files:
+            return Outcome(
+                self.name, error="It saved nothing. Previews are not kept: add Save Image."
+            )
         return Outcome(self.name, result.server_seconds, files)
 
-    def take(self, file: dict) -> bytes:
-        return self.client.fetch(file)
+    def take_all(self, files: Iterable[tuple[str, dict]]) -> tuple[tuple[str, str, bytes], ...]:
+        return tuple((node, file["filename"], self.client.fetch(file)) for node, file in files)
 
     def progress(self) -> Step:
         return self.step
@@ -135,7 +141,8 @@ class StartedWorker(Worker):
         self.version = version
         self.models = models
         self.cpu = cpu
-        self.starting = threading.Lock()
+        self.starting, self.tidying = threading.Lock(), threading.Lock()
+        self.taken: deque[set[Path]] = deque()  # files of the last jobs
         self.server: Server | None = None
 
     def start(self) -> str:
@@ -165,11 +172,19 @@ class StartedWorker(Worker):
             self.start()
         return super().run(task)
 
-    def take(self, file: dict) -> bytes:
-        """Nothing stays there: a machine would fill up."""
-        content = super().take(file)
-        (self.server.output / file["subfolder"] / file["filename"]).unlink()
-        return content
+    def take_all(self, files: Iterable[tuple[str, dict]]) -> tuple[tuple[str, str, bytes], ...]:
+        """Files go when they are taken, or a machine would fill up; but not at once: where nothing
+        has changed for a node that saves, ComfyUI names the file that it saved for the job before.
+        """
+        files = list(files)
+        contents = super().take_all(files)
+        output = self.server.output
+        with self.tidying:
+            self.taken.append({output / f["subfolder"] / f["filename"] for _, f in files})
+            if len(self.taken) > 2 * IN_FLIGHT:
+                for path in self.taken.popleft().difference(*self.taken):
+                    path.unlink(missing_ok=True)
+        return contents
 
     def stop(self) -> None:
         if self.server:

@@ -28,7 +28,8 @@ def read_workflow(path: Path) -> dict:
             "ComfyUI and choose Export (API) in the menu; the API form of the workflows in "
             "workflows/ is in workflows/api/."
         )
-    for number, node in workflow.items() if isinstance(workflow, dict) else [("", None)]:
+    nodes = workflow.items() if isinstance(workflow, dict) else []
+    for number, node in nodes or [("", None)]:
         if not isinstance(node, dict) or not {"class_type", "inputs"} <= set(node):
             raise ValueError(
                 f"{path} is not a workflow in API form: "
@@ -40,7 +41,7 @@ def read_workflow(path: Path) -> dict:
 def names_of(number: str, node: dict) -> list[str]:
     """What a node may be called, the first that fits counts: "Prior (Kandinsky 2.2)", "Prior",
     "Kandinsky22Prior", "4"."""
-    title, kind = node.get("_meta", {}).get("title", ""), node["class_type"]
+    title, kind = (node.get("_meta") or {}).get("title") or "", node["class_type"]
     short = re.sub(r" \([^()]*\)$", "", title)
     return [title, short, kind, kind.removeprefix("Kandinsky22"), number]
 

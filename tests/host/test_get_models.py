@@ -6,7 +6,7 @@ import threading
 import pytest
 import tiny_models
 from checkout import HOST, WORKFLOWS
-from hub_server import Hub, wait_for
+from hub_server import Hub, half_of, wait_for
 from kandinsky22.scripts import host
 from kandinsky22.scripts.comfyui import Server, WorkflowError, WorkflowInterrupted
 from kandinsky22.utils.repositories import REPOSITORIES
@@ -52,13 +52,13 @@ def choices(server, loader: str) -> list[str]:
 def test_interrupted_then_fetched_then_used(bare_server, hub):
     decoder = REPOSITORIES[DECODER]
     size = len(hub.repositories[decoder.id, decoder.commit][UNET])
-    hub.hold[UNET] = size // 2
+    hub.hold[UNET] = half = half_of(size)
     folder = bare_server.base / "models" / "diffusers"
     values, progressing = [], threading.Event()
 
     def interrupt():
         progressing.wait()
-        wait_for(folder / f".{DECODER}.partial" / f"{UNET}.part", size // 2)
+        wait_for(folder / f".{DECODER}.partial" / f"{UNET}.part", half)
         bare_server.interrupt()
 
     def note_progress(name, fields):
@@ -79,7 +79,7 @@ def test_interrupted_then_fetched_then_used(bare_server, hub):
     said = bare_server.run(get(DECODER)).outputs["get"]["text"][0]
     assert said.startswith(f"Ready. Press R in the page, then choose {DECODER} in Load Decoder")
     assert f"It is in {folder / DECODER}: fp16, " in said
-    assert hub.served[UNET] == size - size // 2
+    assert hub.served[UNET] == size - half
     assert choices(bare_server, "Kandinsky22LoadDecoder") == [DECODER]
 
     bare_server.run(get(PRIOR))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calls import as_in_a_terminal
 from checkout import HOST, PACK, WORKFLOWS
 from kandinsky22.benchmarks import queue as benchmark
 from kandinsky22.benchmarks import report
@@ -92,6 +93,7 @@ def queue(servers, cluster, workflow):
         command = [sys.executable, SCRIPT, workflow, "--output", output, *arguments]
         command += ["--ray", cluster, "--servers", urls]
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+        options["preexec_fn"] = as_in_a_terminal
         return subprocess.Popen([str(part) for part in command], **options)
 
     return start
@@ -259,18 +261,40 @@ def test_a_server_that_stops_answering_is_given_up(queue, servers, tmp_path):
     finally:
         servers[1].process.send_signal(signal.SIGCONT)
     assert process.returncode == 0 and "0 of the 60 failed" in shown
-    assert "goes to another server" in shown
+    assert "goes to the next free server" in shown
     assert Counter(record["job"] for record in records(tmp_path)).most_common(1)[0][1] == 1
 
 
+def test_a_job_that_somebody_takes_out_of_the_queue(queue, servers, tmp_path):
+    process = queue(tmp_path, "--set", "Decoder.seed=1..20", "--set", "Decoder.steps=100")
+    wait_for(lambda: len(servers[0].get("/queue")["queue_pending"]) == 1, process)
+    servers[0].post("/queue", {"clear": True})
+    shown = process.communicate()[1]
+    assert process.returncode == 1 and "1 of the 20 failed" in shown
+    (failed,) = (record for record in records(tmp_path) if record["error"])
+    assert failed["error"] == "Somebody took it out of the server's queue."
+
+
 def test_a_started_server_and_ray_embedded(workflow, tmp_path):
-    """No server, no cluster: all of it is started, and gone afterwards."""
-    command = [sys.executable, SCRIPT, workflow, "--set", "Decoder.seed=1..2", "--output", tmp_path]
+    """No server, no cluster: all of it is started, and gone afterwards. One of the two pictures is
+    the same in all jobs, and is saved once."""
+    prompt = json.loads(workflow.read_text())
+    prompt["same"] = {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0},
+    }
+    prompt["save"] = {
+        "class_type": "SaveImage",
+        "inputs": {"images": ["same", 0], "filename_prefix": "same"},
+    }
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps(prompt))
+    command = [sys.executable, SCRIPT, path, "--set", "Decoder.seed=1..8", "--output", tmp_path]
     command += ["--host", HOST["version"], "--manifest", tmp_path / "manifest.parquet"]
     bases = set(host.cache_folder().glob("queue-*"))
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    assert "0 of the 2 failed" in done.stderr, done.stderr
-    assert (tmp_path / "manifest.parquet").is_file() and len(list(tmp_path.rglob("*.png"))) == 2
+    assert "0 of the 8 failed" in done.stderr, done.stderr
+    assert (tmp_path / "manifest.parquet").is_file() and len(list(tmp_path.rglob("*.png"))) == 16
     assert set(host.cache_folder().glob("queue-*")) == bases
 
 
@@ -317,5 +341,5 @@ def test_a_server_that_is_killed(queue, servers, table, alone, tmp_path):
     wait_for(lambda: servers[1].url in {r["server"] for r in records(tmp_path)}, process)
     servers[1].process.kill()
     shown = process.communicate()[1]
-    assert "goes to another server" in shown and "1 of the 41 failed" in shown
+    assert "goes to the next free server" in shown and "1 of the 41 failed" in shown
     assert_each_once(tmp_path, alone)
