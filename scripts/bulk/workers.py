@@ -101,7 +101,7 @@ class Worker:
             files = self.take_all(
                 (node, file)
                 for node, output in sorted(result.outputs.items())
-                for file in saved_files(output)
+                for file in files_of(output, "output")
             )
         except ServerError:
             raise
@@ -109,10 +109,8 @@ class Worker:
             return Outcome(self.name, error=str(error))
         except Exception as error:  # a fault that one job meets, and the next may not
             return Outcome(self.name, error=f"{type(error).__name__}: {error}")
-        if not files:
-            return Outcome(
-                self.name, error="It saved nothing. Previews are not kept: add Save Image."
-            )
+        if not files and any(files_of(output, "temp") for output in result.outputs.values()):
+            return Outcome(self.name, error="It only shows previews, which are not kept: save it.")
         return Outcome(self.name, result.server_seconds, files)
 
     def take_all(self, files: Iterable[tuple[str, dict]]) -> tuple[tuple[str, str, bytes], ...]:
@@ -192,12 +190,12 @@ class StartedWorker(Worker):
             shutil.rmtree(self.server.base, ignore_errors=True)
 
 
-def saved_files(output: dict) -> list[dict]:
-    """What a node wrote into the output folder; previews are elsewhere."""
+def files_of(output: dict, kind: str) -> list[dict]:
+    """What a node wrote into the server's folder "output", or as a preview into "temp"."""
     return [
         item
         for items in output.values()
         if isinstance(items, list)
         for item in items
-        if isinstance(item, dict) and item.get("type") == "output" and "filename" in item
+        if isinstance(item, dict) and item.get("type") == kind and "filename" in item
     ]

@@ -275,6 +275,20 @@ def test_a_job_that_somebody_takes_out_of_the_queue(queue, servers, tmp_path):
     assert failed["error"] == "Somebody took it out of the server's queue."
 
 
+def test_previews_are_nothing_saved(queue, tmp_path):
+    same = {"width": 8, "height": 8, "batch_size": 1, "color": 0}
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": same},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    path = tmp_path / "preview.json"
+    path.write_text(json.dumps(prompt))
+    assert queue(tmp_path, "--set", "1.color=1..2", workflow=path).wait() == 1
+    assert {record["error"] for record in records(tmp_path)} == {
+        "It only shows previews, which are not kept: save it."
+    }
+
+
 def test_a_started_server_and_ray_embedded(workflow, tmp_path):
     """No server, no cluster: all of it is started, and gone afterwards. One of the two pictures is
     the same in all jobs, and is saved once."""
