@@ -5,16 +5,10 @@ from __future__ import annotations
 from . import decode, prior
 from .checkpoints import PIXELS, checkpoints
 from .pairs import compare, in_turns
-from .report import RATIO
+from .report import TIMES
 
 BAR = 1.0
-COLUMNS = {
-    "case": "{case}",
-    "s, ours": "{ours:.4f}",
-    "s, diffusers": "{theirs:.4f}",
-    "ratio (quartiles)": RATIO,
-    "bar": "≤ {bar}",
-}
+COLUMNS = TIMES
 
 
 def run(

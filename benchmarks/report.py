@@ -14,6 +14,13 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 RATIO = "{ratio:.2f} ({quartiles[0]:.2f}–{quartiles[1]:.2f})"
+TIMES = {
+    "case": "{case}",
+    "s, ours": "{ours:.4f}",
+    "s, diffusers": "{theirs:.4f}",
+    "ratio (quartiles)": RATIO,
+    "bar": "≤ {bar}",
+}
 
 
 def describe_machine(comfyui: str) -> dict[str, str]:

@@ -27,8 +27,8 @@ from .followed import Followed, WorkflowError, WorkflowInterrupted, refusal, ser
 
 __all__ = ["Client", "Result", "ServerError", "WorkflowError", "WorkflowInterrupted"]
 
-# Not through a proxy that the environment may name: servers are on this machine, or near it.
 GATEWAY = (502, 503, 504)  # what a proxy says while the server behind it is not there
+# Not through a proxy that the environment may name: servers are on this machine, or near it.
 HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

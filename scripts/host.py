@@ -168,8 +168,7 @@ def ensure_oldest(host: Host, say) -> Host:
 
 def oldest_lines(requirements: Path) -> list[str]:
     """The lines that name an oldest version, with that version."""
-    lines = [line.split("#")[0].strip() for line in requirements.read_text("utf-8").splitlines()]
-    return [line.replace(">=", "==") for line in lines if ">=" in line]
+    return [line.replace(">=", "==") for line in requirement_lines(requirements) if ">=" in line]
 
 
 def check_machine(version: str) -> None:
@@ -253,8 +252,12 @@ def make_venv(
 
 def requirements_beyond_packages(requirements: Path) -> list[str]:
     held = {package_name(line) for line in [*TORCH, *PACKAGES]}
+    return [line for line in requirement_lines(requirements) if package_name(line) not in held]
+
+
+def requirement_lines(requirements: Path) -> list[str]:
     lines = [line.split("#")[0].strip() for line in requirements.read_text("utf-8").splitlines()]
-    return [line for line in lines if line and package_name(line) not in held]
+    return [line for line in lines if line]
 
 
 def package_name(requirement: str) -> str:

@@ -15,6 +15,8 @@ from ..host import try_lock
 from .jobs import Task
 from .workers import Outcome
 
+NEEDED = ("name", "bytes")  # of a file, to see whether it is there
+
 
 class Manifest:
     """A JSONL file beside the files of its jobs, for a `with`.
@@ -50,8 +52,8 @@ class Manifest:
             write_parquet(self.path, self.parquet)
         self.locked.close()
 
-    def read(self) -> Iterator[tuple[bytes, dict]]:
-        """(line, what it says), but for one that was cut off."""
+    def read(self) -> Iterator[dict]:
+        """What each line says, but for a last one that was cut off."""
         if not self.path.exists():
             return
         with self.path.open("rb") as lines:
@@ -59,14 +61,15 @@ class Manifest:
                 if line.endswith(b"\n"):
                     try:
                         record = json.loads(line)
-                        yield line, {name: record[name] for name in ("job", "files", "error")}
+                        files = [{key: file[key] for key in NEEDED} for file in record["files"]]
+                        yield {"job": record["job"], "files": files, "error": record["error"]}
                     except (ValueError, LookupError, TypeError):
                         shown = line.decode("utf-8", "replace").strip()[:80]
                         raise ValueError(f"{self.path} is no manifest: {shown}") from None
 
     def recall(self) -> None:
         """What is done, and its files are there. The last line of a job counts."""
-        for _, record in self.read():
+        for record in self.read():
             failed = self.again and record["error"]
             if not failed and all(self.is_there(file) for file in record["files"]):
                 self.done[record["job"]] = record["error"]
@@ -75,12 +78,13 @@ class Manifest:
 
     def tidy(self) -> None:
         """Keep the last line of each job; also of those that this run is not about."""
-        last = {record["job"]: number for number, (_, record) in enumerate(self.read())}
+        if not self.path.exists():
+            return
+        last = {record["job"]: number for number, record in enumerate(self.read())}
+        keep = set(last.values())
         kept = Path(f"{self.path}.new")
-        with kept.open("wb") as new:
-            for number, (line, record) in enumerate(self.read()):
-                if last[record["job"]] == number:
-                    new.write(line)
+        with self.path.open("rb") as old, kept.open("wb") as new:
+            new.writelines(line for number, line in enumerate(old) if number in keep)
             new.flush()
             os.fsync(new.fileno())
         os.replace(kept, self.path)
