@@ -111,6 +111,11 @@ def test_a_name_that_two_nodes_have_is_not_guessed():
         ("Prior.prompt,Decoder.seed\n", "is not a JSON file"),
         ("[]", "no nodes"),
         ('{"prompt": {"4": {}}}', "'prompt' in it has no class_type"),
+        ('{"4": {"class_type": "PreviewImage", "inputs": []}}', "'4' in it has no class_type"),
+        (
+            '{"4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}}',
+            "4.images comes from node '3', which is not in it",
+        ),
     ],
 )
 def test_what_is_not_in_api_form(tmp_path, content, message):

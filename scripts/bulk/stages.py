@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .workflow import is_wire
+
 # Nodes whose every output is image embeddings. tests/host/test_queue.py compares it with a server.
 MAKE_EMBEDS = {
     "Kandinsky22EmbedsFromClipVision",
@@ -71,11 +73,6 @@ def split(workflow: dict) -> Stages:
         decode=needed_by({**loaded, **decode}, ends),
         wires=wires,
     )
-
-
-def is_wire(value) -> bool:
-    """As the host tells it."""
-    return isinstance(value, list) and [type(part) for part in value] == [str, int]
 
 
 def makes_embeds(node: dict) -> bool:

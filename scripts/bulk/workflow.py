@@ -30,12 +30,32 @@ def read_workflow(path: Path) -> dict:
         )
     nodes = workflow.items() if isinstance(workflow, dict) else []
     for number, node in nodes or [("", None)]:
-        if not isinstance(node, dict) or not {"class_type", "inputs"} <= set(node):
+        if not is_node(node):
             raise ValueError(
                 f"{path} is not a workflow in API form: "
                 + (f"{number!r} in it has no class_type and inputs." if number else "no nodes.")
             )
+    for number, node in workflow.items():
+        for name, value in node["inputs"].items():
+            if is_wire(value) and value[0] not in workflow:
+                raise ValueError(
+                    f"{path}: {label(workflow, number)}.{name} comes from node {value[0]!r}, "
+                    "which is not in it."
+                )
     return workflow
+
+
+def is_node(value) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("class_type"), str)
+        and isinstance(value.get("inputs"), dict)
+    )
+
+
+def is_wire(value) -> bool:
+    """As the host tells it."""
+    return isinstance(value, list) and [type(part) for part in value] == [str, int]
 
 
 def names_of(number: str, node: dict) -> list[str]:
