@@ -36,6 +36,7 @@ class Followed:
         self.prompt_id = prompt_id
         self.on_event = on_event
         self.is_known = is_known
+        self.has_started = False
         self.executed: list[str] = []
         self.cached: list[str] = []
         self.failure: WorkflowError | None = None
@@ -55,13 +56,16 @@ class Followed:
             self.on_event(name, fields)
             if name == "executing" and fields["node"] is None and "prompt_id" in fields:
                 return  # the history is written by now, and the next workflow can start
-            if name == "status" and not self.is_known():  # of what is cleared, no event tells
+            # Of a workflow that is cleared, no event tells; one that runs cannot be.
+            if name == "status" and not self.has_started and not self.is_known():
                 raise WorkflowInterrupted("Somebody took it out of the server's queue.", {})
             self._note(name, fields)
         raise ConnectionError
 
     def _note(self, name: str, fields: dict) -> None:
-        if name == "executing" and fields["node"] not in self.executed:
+        if name == "execution_start":
+            self.has_started = True
+        elif name == "executing" and fields["node"] not in self.executed:
             self.executed.append(fields["node"])
         elif name == "execution_cached":
             self.cached = list(fields["nodes"])
