@@ -68,6 +68,8 @@ def once(loader: str, thin: str, folder: str, dtype: str) -> dict[str, float]:
 
 def run(size: str = "full", rounds: int = 5, cases: Sequence[str] = tuple(CASES)) -> list[dict]:
     """Two rows a case: seconds and MiB of both loaders, and their ratio."""
+    if size not in UNETS:
+        raise SystemExit(f"load writes a UNet of its own, of size {', '.join(UNETS)}.")
     rows = []
     with tempfile.TemporaryDirectory() as work:
         write_unet(Path(work) / "thin", torch.float32, "thin")

@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 from ..utils import downloads, preview
 from ..utils.repositories import REPOSITORIES
 from ..utils.residency import step_reporter
+from ..utils.values import check_choice
 
 
 def write_on(node_id: str, text: str) -> None:
@@ -65,6 +66,8 @@ class GetModels(io.ComfyNode):
 
     @classmethod
     def execute(cls, repository, precision) -> io.NodeOutput:
+        check_choice("repository", repository, REPOSITORIES)
+        check_choice("precision", precision, downloads.PRECISIONS)
         model, node_id = REPOSITORIES[repository], cls.hidden.unique_id
         roots = [Path(root) for root in folder_paths.get_folder_paths(model.host_folder)]
         root = next((root for root in roots if (root / model.name).exists()), roots[0])

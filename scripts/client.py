@@ -186,6 +186,8 @@ class Client:
         if followed.failure:
             raise followed.failure
         history = self.history(prompt_id)
+        if not history:
+            raise ServerError(f"{self.url} has forgotten a workflow that is done: it was cleared.")
         outputs = history["outputs"]
         images = [image for output in outputs.values() for image in output.get("images", [])]
         seconds = time.monotonic() - start

@@ -3,7 +3,7 @@
     python scripts/demo.py                                 the first time this sets everything up
     python scripts/demo.py --prompt "a red fox" --seed 7
     python scripts/demo.py --serve                         and leave the server up, with its page
-    python scripts/demo.py --comfyui ~/ComfyUI             in a ComfyUI of your own
+    python scripts/demo.py --comfyui ~/ComfyUI             your own ComfyUI; nothing in it changes
 
 Pictures go to output/. Started with nothing but Python itself, this makes an environment outside
 the checkout (scripts/host.py), then runs itself again with the Python in there.
@@ -106,14 +106,14 @@ def load_workflow(options: argparse.Namespace) -> dict:
         )
     workflow = json.loads(path.read_text("utf-8"))
     if options.prompt is not None:
-        priors = [node for node in workflow.values() if node["class_type"] == "Kandinsky22Prior"]
-        if not priors:
+        prompts = [node["inputs"] for node in workflow.values() if "prompt" in node["inputs"]]
+        if not prompts:
             nodes = ", ".join(sorted({node["class_type"] for node in workflow.values()}))
-            raise DemoError(
-                f"--prompt sets the prompt of a Kandinsky22Prior node, and {path.name} has none. "
-                f"Its nodes: {nodes}."
-            )
-        priors[0]["inputs"]["prompt"] = options.prompt
+            raise DemoError(f"{path.name} has no prompt to set. Its nodes: {nodes}.")
+        prompts[0]["prompt"] = options.prompt
+        if len(prompts) > 1:
+            others = ", ".join(repr(inputs["prompt"]) for inputs in prompts[1:])
+            print(f"Set the first prompt of {path.name}; it has {others}, too.")
     if options.seed is not None:
         for node in workflow.values():
             if isinstance(node["inputs"].get("seed"), int):
@@ -150,8 +150,6 @@ def make_picture(options: argparse.Namespace, host: Host, set_up: float) -> int:
     checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:10]
     base = cache_folder() / f"demo-{checkout}"
     base.mkdir(parents=True, exist_ok=True)
-    if options.comfyui:
-        base = host.comfyui  # its own models and custom_nodes
     print(f"Starting ComfyUI {host.version} (about 15 seconds) ...", flush=True)
     start = time.monotonic()
     try:

@@ -22,6 +22,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path, help="decoder folders")
     for folder in parser.parse_args().folders:
+        if not (folder / "movq").is_dir():
+            parser.error(f"{folder} is no decoder folder: it has no folder movq")
         explained = preview.fit_preview(folder)
         print(f"{folder / preview.FILE}: {explained:.1%} of the colours' variance explained")
 

@@ -11,7 +11,6 @@ what they mean to huggingface_hub.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -31,9 +30,9 @@ def has_hub() -> bool:
 
 
 if not has_hub():  # then this runs again in the environment that has it
-    from scripts import host
+    from scripts import pack
 
-    sys.exit(subprocess.call([host.ensure().python, *sys.argv]))
+    pack.run_elsewhere("huggingface_hub 0.34 or newer, and numpy")
 
 from utils.downloads import PRECISIONS, Progress, download  # noqa: E402
 from utils.repositories import REPOSITORIES  # noqa: E402
@@ -91,7 +90,8 @@ def main() -> int:
             return 130
         print(NEW_LINE + text)
         if (root / name / "movq").is_dir():  # the node does it, which has torch at hand
-            print(f"Once, for previews: python scripts/fit_preview.py {root / name}")
+            script, folder = ROOT / "scripts" / "fit_preview.py", (root / name).absolute()
+            print(f'Once, for previews: python "{script}" "{folder}"')
     return 0
 
 

@@ -17,9 +17,19 @@ sys.path.sort(key=lambda folder: Path(folder).resolve() == ROOT / "scripts")
 
 
 def run_with_libraries() -> None:
-    """Go on if diffusers is here; else this script runs again in the environment that has it."""
+    """Go on if diffusers is here; else this script runs again where it is."""
     if find_spec("diffusers") is None:
-        sys.exit(subprocess.call([host.ensure().python, *sys.argv]))
+        run_elsewhere("diffusers")
+
+
+def run_elsewhere(missing: str) -> None:
+    """This script again, in the environment of a clone. An installed pack has ComfyUI's own."""
+    if Path(__file__).absolute().parents[2].name == "custom_nodes":
+        sys.exit(
+            f"{sys.executable} has no {missing}. Run this with the Python that runs your ComfyUI, "
+            "where the pack's requirements.txt is installed."
+        )
+    sys.exit(subprocess.call([host.ensure().python, *sys.argv]))
 
 
 def name_pack() -> None:

@@ -63,6 +63,8 @@ def parse_arguments() -> argparse.Namespace:
         help="seconds without an answer after which a server is given up; default: 60",
     )
     options = parser.parse_args()
+    if options.servers is not None and not options.servers.strip(", "):
+        parser.error("--servers names none: http://one:8188,http://two:8188")
     if options.servers and (options.cpus or options.models_dir):
         parser.error("--cpus and --models-dir are for servers that are started, not for --servers")
     if options.manifest and options.manifest.suffix not in (".jsonl", ".parquet"):
@@ -119,7 +121,8 @@ def run(options: argparse.Namespace) -> int:
     except (ValueError, OSError, NoServer, SetupError) as error:
         say(str(error))
         return 1
-    say(f"{len(todo)} jobs were run; {len(failed)} of the {len(all_jobs)} failed. See {path}.")
+    outcome = f"{len(failed)} of the {len(all_jobs)} failed. See {path}."
+    say(f"{manifest.written} jobs were run; {outcome}")
     return 1 if failed else 0
 
 

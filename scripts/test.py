@@ -1,6 +1,7 @@
-"""Every check of this project, in the environment that scripts/host.py makes.
+"""The checks of this project, in the environment that scripts/host.py makes.
 
-python scripts/test.py                            ruff, pyright, and all tests that need no GPU
+python scripts/test.py                            ruff, pyright, tests that need no GPU
+python scripts/test.py --slow                     and those that take minutes
 python scripts/test.py --host 0.18.2              the same on another ComfyUI version
 python scripts/test.py --host 0.18.2+oldest       the tests on the oldest libraries that are allowed
 python scripts/test.py --matrix                   the tests on all of these, one by one
@@ -38,6 +39,8 @@ def main() -> int:
     parser.add_argument("--coverage", action="store_true", help="of lines and branches")
     parser.add_argument("--no-lint", action="store_true", help="pytest only")
     options, pytest_arguments = parser.parse_known_args()
+    if options.matrix and options.coverage:
+        parser.error("--coverage is of one host, not of --matrix")
 
     marks = "not gpu" if options.slow else "not gpu and not slow"
     tests = ["pytest", "-m", marks, "--durations=10", *pytest_arguments]

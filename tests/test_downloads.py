@@ -230,6 +230,14 @@ def test_a_broken_file_is_refused_and_fetched_again(get, refuse, hub, path, clai
     assert listed() == {DECODER.name} and hub.served[path]
 
 
+def test_an_empty_file(get, hub, models_dir):
+    hub.repositories[DECODER.id, DECODER.commit] = dict(
+        hub.repositories[DECODER.id, DECODER.commit], **{"unet/notes.txt": b""}
+    )
+    get(DECODER.name)
+    assert (models_dir / "diffusers" / DECODER.name / "unet" / "notes.txt").read_bytes() == b""
+
+
 def test_a_file_that_does_not_end(get, refuse, hub):
     hub.claims["unet/config.json"] = {"size": 10}
     assert "sends more than its 10 bytes" in refuse(DECODER.name)
@@ -238,9 +246,12 @@ def test_a_file_that_does_not_end(get, refuse, hub):
 
 
 def test_too_little_room_is_said_before_anything_is_fetched(get, refuse, hub, models_dir):
-    hub.claims[UNET] = {"size": 10**15}
-    complaint = refuse(DECODER.name)
-    assert "1500000.00 GB more is needed on the disk of" in complaint  # and half of it for fp16
+    movq = "movq/diffusion_pytorch_model.safetensors"
+    hub.claims |= {movq: {"size": 8 * 10**14}, UNET: {"size": 10**15}}
+    complaint = refuse(DECODER.name, "--precision", "fp32")
+    assert "1800000.00 GB more is needed on the disk of" in complaint
+    # As fp16: half the UNet beside MoVQ one and a half times is more than the UNet in that state.
+    assert "1700000.00 GB more is needed on the disk of" in refuse(DECODER.name)
     assert str(models_dir) in complaint and "GB is free" in complaint
     assert hub.bytes_served == 0
     hub.claims.clear()

@@ -30,10 +30,11 @@ NODE_CLASS_MAPPINGS = {}
 
 def wrap(owner, name):
     original = getattr(owner, name)
+    called = f"called {getattr(owner, '__qualname__', owner.__name__)}.{name}"
 
     @functools.wraps(original)
     def wrapper(*args, **kwargs):
-        Path(__file__).with_name(f"called {name}").touch()
+        Path(__file__).with_name(called).touch()
         return original(*args, **kwargs)
 
     setattr(owner, name, wrapper)
@@ -98,6 +99,12 @@ def test_a_change_would_be_seen(processes):
 
 def test_a_neighbour_that_patches_changes_no_bit(processes):
     called = {path.name.split()[1] for path in processes["patches"].glob("called *")}
-    assert called == {"forward", "_conv_forward", "scaled_dot_product_attention", "load_models_gpu"}
+    assert called == {
+        "Linear.forward",
+        "disable_weight_init.Linear.forward",
+        "Conv2d._conv_forward",
+        "torch.nn.functional.scaled_dot_product_attention",
+        "comfy.model_management.load_models_gpu",
+    }
     assert len(processes["ours"]["made"]) == 3
     assert processes["beside"]["made"] == processes["ours"]["made"]

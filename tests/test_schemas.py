@@ -6,6 +6,7 @@ import inspect
 import pytest
 from comfy_api.latest import io
 from kandinsky22.nodes import NODES, Kandinsky22Extension
+from kandinsky22.nodes.get_models import GetModels
 
 # Frozen: id → (input ids, output ids). Workflow files and scripts name these.
 SAMPLING = ("seed", "steps", "cfg", "sampler_name", "scheduler")
@@ -128,7 +129,19 @@ def test_faces(node):
         assert item.tooltip or plain, f"{schema.node_id}.{item.id} has no tooltip"
 
 
+@pytest.mark.parametrize(
+    "widgets, message",
+    [
+        (("nothing", "fp16"), "repository is 'nothing'"),
+        (("dpt-large", "int4"), "precision is 'int4'"),
+    ],
+)
+def test_get_models_knows_its_choices(widgets, message):
+    with pytest.raises(ValueError, match=message):
+        GetModels.execute(*widgets)
+
+
 @each_node
-def test_execute_is_one_call(node):
+def test_execute_is_short(node):
     lines = inspect.getsource(node.execute).splitlines()
     assert len(lines) <= 16

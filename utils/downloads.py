@@ -91,7 +91,12 @@ def make_folder(repository: Repository, root: Path, precision: str, progress: Pr
     if stored := finished(folder):
         return f"Already there. {next_step} It is in {folder}: {stored}."
     files = hub.list_files(repository.id, repository.commit)
-    wanted = [files[path] for path in repository.wanted(files)]
+    # The marker comes last: until then no one takes the folder for a model. The largest come first:
+    # one that is being converted is there one and a half times.
+    wanted = sorted(
+        (files[path] for path in repository.wanted(files)),
+        key=lambda file: (file.path == repository.marker, -file.size),
+    )
     if folder.exists():
         check_as_published(folder, wanted)
         return f"Already there. {next_step} It is in {folder}, as published."
@@ -108,8 +113,7 @@ def make_folder(repository: Repository, root: Path, precision: str, progress: Pr
             begin(partial, record)
             check_disk_space(wanted, partial, precision)
             progress.total = sum(file.size for file in wanted)
-            # The marker comes last: until then no one takes the folder for a model.
-            for file in sorted(wanted, key=lambda file: file.path == repository.marker):
+            for file in wanted:
                 store(file, partial / file.path, precision, progress)
             sizes = {file.path: hub.length(partial / file.path) for file in wanted}
             write_record(partial, {**record, "files": sizes})
@@ -165,12 +169,15 @@ def begin(partial: Path, record: dict[str, Any]) -> None:
 
 
 def check_disk_space(files: list[hub.HubFile], partial: Path, precision: str) -> None:
-    needed = 0
+    stored = needed = 0  # on the way: by the files that are whole, and at most
     for file in files:
         target = partial / file.path
-        needed += 0 if target.exists() else max(0, file.size - hub.length(part_of(target)))
-    if precision == "fp16":  # the file that is being converted is there one and a half times
-        needed += max(file.size for file in files) // 2
+        if target.exists():
+            continue
+        half = precision == "fp16" and target.suffix == ".safetensors"  # all that are published
+        begun = hub.length(part_of(target))
+        needed = max(needed, stored + file.size * (3 if half else 2) // 2 - begun)
+        stored += file.size // (2 if half else 1) - begun
     free = shutil.disk_usage(partial).free
     if needed > free:
         raise OSError(

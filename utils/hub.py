@@ -64,8 +64,9 @@ def fetch(file: HubFile, part: Path, on_bytes: Callable[[int], None]) -> None:
     block, negative where a server starts over, and may raise to stop.
     """
     cached = try_to_load_from_cache(file.repository, file.path, revision=file.commit)
-    if isinstance(cached, str) and not part.exists():
+    if isinstance(cached, str) and not length(part):
         shutil.copyfile(cached, part)
+    part.touch()  # of an empty file nothing comes
     on_bytes(length(part))
     failures = 0
     while (start := length(part)) < file.size:

@@ -83,8 +83,8 @@ class NativePrior(Owner):
         return ImageEmbeds(embeds)
 
     def zero_embeds(self) -> ImageEmbeds:
-        """CLIP's view of a black picture (1, D): computed once, so that a graph without pictures
-        does not bring the image encoder into memory again."""
+        """CLIP's view of zeros, a picture of its average colour (1, D): computed once, so that a
+        graph without pictures does not bring the image encoder into memory again."""
         if self._zero_embeds is None:
             encoder = self.image_encoder
             module = encoder.load()

@@ -33,6 +33,7 @@ class Manifest:
         self.folder = folder
         self.again = again
         self.done: dict[str, str | None] = {}  # id of a job → what went wrong, if anything did
+        self.written = 0  # lines of this run
 
     def __enter__(self) -> Manifest:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +108,7 @@ class Manifest:
         }
         self.lines.write(json.dumps(record) + "\n")
         self.lines.flush()
+        self.written += 1
         self.done[task.id] = outcome.error
         return record
 
