@@ -152,8 +152,12 @@ def load_pipeline(name: str, folder: Path, dtype: str, to_device: bool = True) -
 
 
 def load_with_node(node: Any, folder: Path, dtype: str) -> tuple:
-    """What a loader node gives for a folder."""
+    """What a loader node gives for a folder. MoVQ has no widget for its type: the host is told."""
+    import comfy.cli_args
     import folder_paths
+
+    for name in DTYPES:
+        setattr(comfy.cli_args.args, f"{name}_vae", name == dtype)
 
     folder_paths.add_model_folder_path("diffusers", str(folder.parent), is_default=True)
     return node.execute(folder.name, dtype).args

@@ -17,7 +17,7 @@ import torch
 
 from . import roofline
 from .checkpoints import DTYPES, PIXELS, checkpoints, load_pipeline, load_with_node, read_config
-from .pairs import compare, in_turns
+from .pairs import clear_device, compare, in_turns
 from .report import RATIO
 
 # run → what it is compared with
@@ -161,6 +161,8 @@ def run(
         folder = folders["text_to_image"]
         config = read_config(folder / "unet")
         for kind, side, count in product(dtype, pixels or (PIXELS[size],), batch):
+            runs: dict[str, Callable] = {}  # the models of the last ones go before others come
+            clear_device()
             runs = contestants(folder, kind, side, count, steps, channels_last, compile)
             results = {name: run().float().cpu() for name, run in runs.items()}
             times = in_turns(runs, rounds)

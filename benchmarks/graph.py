@@ -69,8 +69,8 @@ def shares(spans: list[tuple[str, float, float]]) -> dict[str, float]:
 
 
 @contextmanager
-def measured_server(folders: dict[str, Path]):
-    """A ComfyUI with the pack, the clock and these checkpoints."""
+def measured_server(folders: dict[str, Path], dtype: str):
+    """A ComfyUI with the pack, the clock and these checkpoints, and MoVQ of this type."""
     from kandinsky22.scripts.comfyui import Server
     from kandinsky22.scripts.host import ensure
 
@@ -81,7 +81,7 @@ def measured_server(folders: dict[str, Path]):
         (base / "models").mkdir()
         if folders["prior"].parent != BUNDLED:
             (base / "models" / "diffusers").symlink_to(folders["prior"].parent)
-        with Server(ensure(), base) as server:
+        with Server(ensure(), base, [f"--{dtype}-vae"]) as server:
             yield server
 
 
@@ -109,7 +109,10 @@ def run(
     """Three rows: the whole graph, the host's part of it, the rest's part when queued again."""
     pixels = pixels or PIXELS[size]
     case = f"{size}, 25 + {steps} steps, {pixels} px, {dtype}"
-    with checkpoints(size, "prior", "text_to_image") as folders, measured_server(folders) as server:
+    with (
+        checkpoints(size, "prior", "text_to_image") as folders,
+        measured_server(folders, dtype) as server,
+    ):
         prompt = workflow(folders, dtype, pixels, steps)
         seeds, found = count(1), {"host": [], "rest": []}
 

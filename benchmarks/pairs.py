@@ -17,6 +17,13 @@ def finish() -> None:
         torch.cuda.synchronize()
 
 
+def clear_device() -> None:
+    """What nothing refers to any more is gone from the GPU, too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def in_turns(
     runs: dict[str, Callable[[], Any]],
     rounds: int,

@@ -13,7 +13,7 @@ import torch
 
 from . import roofline
 from .checkpoints import DTYPES, PROMPT, checkpoints, load_pipeline, load_with_node, read_config
-from .pairs import compare, in_turns
+from .pairs import clear_device, compare, in_turns
 from .report import TIMES
 
 BAR = 1.0
@@ -58,6 +58,8 @@ def run(
     with checkpoints(size, "prior") as folders:
         config = read_config(folders["prior"] / "prior")
         for kind, count in product(dtype, batch):
+            runs: dict[str, Callable] = {}  # the models of the last ones go before others come
+            clear_device()
             runs = contestants(folders["prior"], kind, count, steps)
             first = [run()[:1].float().cpu() for run in runs.values()]  # a batch has other noise
             times = in_turns(runs, rounds)

@@ -24,14 +24,14 @@ class Optimize(io.ComfyNode):
                     default="sdpa",
                     tooltip="sdpa: PyTorch's own, the default. host: what your ComfyUI was started "
                     "with (xformers, sage, flash, split, …). plain: slow and with much memory, but "
-                    "the same on every device.",
+                    "of nothing but products of matrices.",
                 ),
                 io.Boolean.Input(
                     "channels_last",
                     default=False,
                     tooltip="Pixels before channels in memory: convolutions, most of this model's "
-                    "work, can be faster so in fp16 on NVIDIA's tensor cores. Under dynamic memory "
-                    "the weights are turned at every call.",
+                    "work, can be faster so; on NVIDIA's cards more likely when compiled. Under "
+                    "dynamic memory the weights are turned at every call.",
                 ),
             ],
             outputs=[io.Model.Output(id="model", display_name="model")],

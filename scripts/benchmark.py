@@ -49,7 +49,7 @@ OPTIONS = {
     "rounds": dict(type=int, help="turns that count"),
     "compile": dict(const="inductor", nargs="?", metavar="BACKEND", help="compiled ones, too"),
     "channels_last": dict(action="store_true", help="Optimize's other memory format, too"),
-    "modes": dict(choices=("normal", "lowvram", "novram"), help="of the host's memory management"),
+    "modes": dict(choices=("normal", "novram"), help="of the host's memory management"),
     "caps": dict(type=float, metavar="GIB", help="limits of the GPU's memory; 0 is none"),
     "prompts": dict(type=int, help="how many"),
     "seeds": dict(type=int, help="pictures of each"),

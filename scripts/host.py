@@ -140,12 +140,15 @@ def ensure(version: str = NEWEST, say=print_progress) -> Host:
 
 
 def ensure_oldest(host: Host, say) -> Host:
-    """That ComfyUI on the oldest libraries that it and the pack allow; raises SetupError."""
-    lines = oldest_lines(PACK / "requirements.txt") + [
+    """That ComfyUI on the oldest libraries that it, the pack and its queue allow; may raise
+    SetupError."""
+    lines = [
         line
-        for line in oldest_lines(host.comfyui / "requirements.txt")
-        if package_name(line) == "transformers"
+        for file in (PACK / "requirements.txt", PACK / "requirements-queue.txt")
+        for line in oldest_lines(file)
     ]
+    theirs = oldest_lines(host.comfyui / "requirements.txt")
+    lines += [line for line in theirs if package_name(line) == "transformers"]
     folder = host.comfyui.parent / f"oldest-{short_hash(lines)}"
     oldest = Host(venv_python(folder), host.comfyui, host.version + OLDEST)
 

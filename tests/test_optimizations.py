@@ -4,9 +4,11 @@ import comfy.ldm.modules.attention
 import oracle
 import pytest
 import torch
+from comfy_extras.nodes_torch_compile import TorchCompileModel
 from kandinsky22.nodes.conditioning import Conditioning
 from kandinsky22.nodes.decoder import Decoder
 from kandinsky22.nodes.optimize import Optimize
+from kandinsky22.utils.native_model import forward_memory
 
 import nodes as host
 
@@ -58,6 +60,36 @@ def test_channels_last_is_laid_out_on_load(load_decoder, sample):
         sample(Optimize.execute(plain, "sdpa", True).args[0] if wanted else plain)
         layer = plain.model.get_submodule(weight)
         assert layer.weight.is_contiguous(memory_format=torch.channels_last) is wanted
+
+
+def test_a_choice_behind_what_is_compiled_already(load_decoder, sample):
+    """TorchCompileModel has torch.compile ignore what changes in `transformer_options`."""
+    plain = load_decoder(NAME)[0]
+    wanted = {}
+    for attention in ("sdpa", "plain", "host"):
+        model = Optimize.execute(plain, attention, False).args[0]
+        wanted[attention] = sample(model)
+        compiled = TorchCompileModel.execute(model, "eager").args[0]
+        assert torch.equal(sample(compiled), wanted[attention])
+    assert not torch.equal(wanted["sdpa"], wanted["plain"])
+
+
+def test_what_is_foreign_is_refused_where_all_is_compiled_already(load_decoder, sample):
+    compiled = TorchCompileModel.execute(load_decoder(NAME)[0], "eager").args[0]
+    sample(compiled)
+    compiled.set_model_attn2_replace(None, "middle", 0)
+    with pytest.raises(ValueError, match="no place for patches_replace"):
+        sample(compiled)
+
+
+def test_plain_attention_is_expected_to_take_more_memory(load_decoder):
+    model = load_decoder(NAME)[0]
+    shape = [2, 4, 96, 96]
+    assert forward_memory(model, shape) == model.memory_required(shape)
+    optimized = Optimize.execute(model, "plain", False).args[0]
+    heads, size = 4, 4  # of the tiny UNet's first level with attention; float32
+    more = forward_memory(optimized, shape) - model.memory_required(shape)
+    assert more == 2 * (96 * 96) ** 2 * heads * size // 4
 
 
 def test_host_attention_is_the_hosts(load_decoder, sample, monkeypatch):

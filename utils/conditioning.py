@@ -66,7 +66,8 @@ def mask_latent(latent: dict[str, Any], mask: torch.Tensor) -> dict[str, Any]:
         )
     if latent.get("noise_mask") is not None:
         own = keep_from_noise_mask(latent["noise_mask"], height, width)
-        keep = torch.maximum(keep, comfy.utils.repeat_to_batch_size(own, count))  # (B, 1, h, w)
+        own = comfy.utils.repeat_to_batch_size(own, count).to(keep.device)
+        keep = torch.maximum(keep, own)  # (B, 1, h, w)
     return latent | {"noise_mask": 1 - keep}
 
 

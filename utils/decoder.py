@@ -93,7 +93,7 @@ def denoise(
     """Denoise (B, 4, h, w) over `timesteps`; everything but the guidance is the scheduler's.
 
     Args:
-        timesteps: on the CPU, so that no step waits for the device.
+        timesteps: on the CPU, where schedulers read them without waiting for the device.
         embeds: (B, D), or (2B, D) with the negative ones first for guidance.
         concat: a batch like `embeds`, (…, 5, h, w), that is appended to the UNet's input: what
             Inpaint shows it of the picture.

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from .tensors import to_pictures
+from .tensors import CHUNK, to_pictures
 
 SMALLEST = 32  # pixels on a side; what the coarsest of the families can divide
 
@@ -26,14 +26,15 @@ def estimate_depth(
             f"A picture of {images.shape[-1]}×{images.shape[-2]} pixels is too small to see depth "
             f"in: {SMALLEST} on each side are needed."
         )
-    values = image_processor(images=to_pictures(images), return_tensors="pt").pixel_values
-    outputs = model(values.to(device, dtype))
     height, width = images.shape[-2:]
-    sizes = [(height, width)] * len(images)
     maps = []
-    for result in image_processor.post_process_depth_estimation(outputs, sizes):
-        depth = result["predicted_depth"].float().cpu().reshape(height, width)
-        span = depth.max() - depth.min()
-        depth = (depth - depth.min()) / (span if span > 0 else 1)
-        maps.append((depth * 255).to(torch.uint8).float() / 255)
+    for part in images.split(CHUNK):
+        values = image_processor(images=to_pictures(part), return_tensors="pt").pixel_values
+        outputs = model(values.to(device, dtype))
+        sizes = [(height, width)] * len(part)
+        for result in image_processor.post_process_depth_estimation(outputs, sizes):
+            depth = result["predicted_depth"].float().cpu().reshape(height, width)
+            span = depth.max() - depth.min()
+            depth = (depth - depth.min()) / (span if span > 0 else 1)
+            maps.append((depth * 255).to(torch.uint8).float() / 255)
     return torch.stack(maps)

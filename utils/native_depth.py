@@ -3,13 +3,12 @@
 from typing import Any
 
 import comfy.model_management
-import comfy.ops
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
 from . import checkpoints, hint
-from .residency import Owner, Resident, pick_dtypes, swap_ops
+from .residency import Owner, Resident, pick_dtypes, pick_ops, swap_ops
 from .stored import weight_files
 from .tensors import images_to_model
 
@@ -47,7 +46,7 @@ class NativeDepthEstimator(Owner):
                 "them. Download it again."
             )
         model.to(weights)  # afterwards: transformers has named this argument in two ways
-        swap_ops(model, comfy.ops.pick_operations(weights, compute))
+        swap_ops(model, pick_ops(weights, compute))
         for layer in model.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):  # the one that minds another type
                 layer.to(compute)

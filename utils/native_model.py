@@ -13,7 +13,6 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import comfy.supported_models_base
 import comfy.utils
 import torch
@@ -21,10 +20,16 @@ from comfy.patcher_extension import CallbacksMP
 
 from .checkpoints import component_configs, find_model, read_json
 from .conditioning import HINT, KEEP, PICTURE, HintCond, check_conditioning
-from .native_unet import CHANNELS_LAST, Kandinsky22UNet
+from .native_unet import (
+    ATTENTION,
+    CHANNELS_LAST,
+    Kandinsky22UNet,
+    choices,
+    refuse_foreign_parts,
+)
 from .preview import read_preview
 from .published import UNETS
-from .residency import move_stray_tensors, pick_dtypes
+from .residency import compute_in, move_stray_tensors, pick_dtypes, pick_ops
 from .sizes import PIXELS_PER_LATENT
 from .stored import weight_files
 from .tensors import images_to_model, keep_from_mask, resize
@@ -32,8 +37,9 @@ from .weights import fill_module, recognise
 
 # Numbers in memory at the peak of a forward: for each latent pixel and channel of the first level
 # (`python scripts/measure_memory.py` shows up to 5,968 a pixel with 384 channels); for each pair of
-# latent pixels and head, where attention has no fused kernel and writes its scores out.
-ACTIVATIONS, SCORES = 16, 1 / 8
+# latent pixels and head, where attention has no fused kernel and writes its scores out; and for the
+# same in diffusers' plain attention, which keeps them twice.
+ACTIVATIONS, SCORES, PLAIN_SCORES = 16, 1 / 8, 1 / 4
 
 SAVED_PREFIX = "model.diffusion_model."  # what ModelSave writes before every name
 
@@ -81,6 +87,22 @@ class Kandinsky22(comfy.model_base.BaseModel):
         self.diffusion_model = unet
         self.scheduler_config = settings.scheduler
 
+    def _apply_model(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        c_concat: torch.Tensor | None = None,
+        c_crossattn: torch.Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """The host's way to the UNet; raises ValueError for what has no place in it."""
+        options = transformer_options or {}
+        refuse_foreign_parts(options, control)
+        kwargs |= choices(options)
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """What CONDITIONING brings to the UNet; raises ValueError where it does not fit."""
         noise, hint = kwargs["noise"], kwargs.get(HINT)
@@ -88,7 +110,8 @@ class Kandinsky22(comfy.model_base.BaseModel):
         conds = super().extra_conds(**kwargs)
         if hint is not None:
             height, width = (side * PIXELS_PER_LATENT for side in noise.shape[-2:])
-            conds["hint"] = HintCond(resize(images_to_model(hint), height, width))
+            hint = resize(images_to_model(hint), height, width)
+            conds["hint"] = HintCond(hint.to(noise.device))  # once, and not at every step
         return conds
 
     def concat_cond(self, **kwargs: Any) -> torch.Tensor | None:
@@ -128,13 +151,29 @@ class Kandinsky22(comfy.model_base.BaseModel):
     def memory_required(self, input_shape: Sequence[int], cond_shapes: Any = None) -> int:
         """Bytes of a forward for input (B, C, h, w)."""
         batch, _, *sides = input_shape
-        pixels, config = math.prod(sides), self.diffusion_model.config
-        numbers = ACTIVATIONS * config["block_out_channels"][0]
         management = comfy.model_management
+        channels = self.diffusion_model.config["block_out_channels"][0]
+        numbers = batch * math.prod(sides) * ACTIVATIONS * channels
+        memory = numbers * management.dtype_size(self.get_dtype_inference())
         if not (management.xformers_enabled() or management.pytorch_attention_flash_attention()):
-            heads = config["block_out_channels"][1] // config["attention_head_dim"]
-            numbers += SCORES * heads * pixels
-        return int(batch * pixels * numbers * management.dtype_size(self.get_dtype_inference()))
+            memory += self.score_memory(input_shape, SCORES)
+        return memory
+
+    def score_memory(self, input_shape: Sequence[int], copies: float) -> int:
+        """Bytes of attention scores that are written out, for input (B, C, h, w)."""
+        batch, _, *sides = input_shape
+        config = self.diffusion_model.config
+        heads = config["block_out_channels"][1] // config["attention_head_dim"]
+        size = comfy.model_management.dtype_size(self.get_dtype_inference())
+        return int(batch * math.prod(sides) ** 2 * heads * copies * size)
+
+
+def forward_memory(model: Any, input_shape: Sequence[int]) -> int:
+    """Bytes of a forward of a MODEL with what it chooses; only the stages know of that."""
+    memory = model.memory_required(input_shape)
+    if model.model_options["transformer_options"].get(ATTENTION) == "plain":
+        memory += model.model.score_memory(input_shape, PLAIN_SCORES)
+    return memory
 
 
 def kandinsky_of(model: Any) -> Kandinsky22:
@@ -159,7 +198,7 @@ def lay_out_weights(patcher: Any, device: torch.device, *_) -> None:
     wanted = options.get(CHANNELS_LAST) or comfy.model_management.force_channels_last()
     layout = torch.channels_last if wanted else torch.contiguous_format
     for layer in patcher.model.modules():
-        if isinstance(layer, torch.nn.Conv2d) and layer.weight.device == device:
+        if isinstance(layer, torch.nn.Conv2d) and layer.weight.device.type == device.type:
             if not layer.weight.is_contiguous(memory_format=layout):
                 weight = layer.weight.contiguous(memory_format=layout)
                 layer.weight = torch.nn.Parameter(weight, requires_grad=False)
@@ -199,9 +238,10 @@ def build_model(settings: Settings, files: list[Path], weight_dtype: str, disabl
     weights, compute = dtypes = pick_dtypes(weight_dtype)
     unet = fill_module(
         *(Kandinsky22UNet.from_config, settings.unet, files, weights),
-        comfy.ops.pick_operations(weights, compute),
+        pick_ops(weights, compute),
         SAVED_PREFIX,
     )
+    compute_in(unet, compute)
     comfy.model_management.archive_model_dtypes(unet)
     patcher_class = comfy.model_patcher.CoreModelPatcher
     if disable_dynamic:

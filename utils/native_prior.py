@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import comfy.ops
 import torch
 from diffusers import PriorTransformer, UnCLIPScheduler
 from transformers import (
@@ -16,7 +15,7 @@ from transformers import (
 )
 
 from . import checkpoints, prior
-from .residency import Owner, Resident, pick_dtypes, step_reporter
+from .residency import Owner, Resident, pick_dtypes, pick_ops, step_reporter
 from .schedulers import last_steps
 from .tensors import draw_noise, images_to_model, item_generators
 from .values import ImageEmbeds, check_counts, check_numbers, check_texts, check_whole_numbers
@@ -39,7 +38,7 @@ class NativePrior(Owner):
     def __init__(self, name: str, weight_dtype: str = "default"):
         folder = checkpoints.find_model(name, "prior")
         weights, compute = pick_dtypes(weight_dtype)
-        ops = comfy.ops.pick_operations(weights, compute)
+        ops = pick_ops(weights, compute)
 
         def resident(component: str, build: Callable[[dict[str, Any]], Any]) -> Resident:
             module = build_module(build, folder / component, weights, ops)

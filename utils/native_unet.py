@@ -75,6 +75,20 @@ class ChosenAttention:
         return ATTENTIONS[attention](attn, hidden_states, encoder_hidden_states, attention_mask)
 
 
+def choices(transformer_options: dict[str, Any]) -> dict[str, Any]:
+    """What a MODEL chooses of how its UNet runs: arguments of `Kandinsky22UNet.forward`.
+
+    As arguments, because TorchCompileModel has torch.compile take no notice of what changes within
+    `transformer_options`.
+    """
+    attention = transformer_options.get(ATTENTION, "sdpa")
+    # What takes the host's attention over is never passed by.
+    if "optimized_attention_override" in transformer_options:
+        attention = "host"
+    channels_last = bool(transformer_options.get(CHANNELS_LAST))
+    return {"attention": attention, "channels_last": channels_last}
+
+
 def refuse_foreign_parts(transformer_options: dict[str, Any], control: Any = None) -> None:
     """Raises ValueError for what is made for other UNets and would do nothing in this one."""
     found = [name for name in ("patches", "patches_replace") if transformer_options.get(name)]
@@ -124,6 +138,8 @@ class Kandinsky22UNet(UNet2DConditionModel):
         hint: torch.Tensor | None = None,
         control: Any = None,
         with_variance: bool = False,
+        attention: str = "sdpa",
+        channels_last: bool = False,
         transformer_options: dict[str, Any] | None = None,
         **_,
     ) -> torch.Tensor:
@@ -132,12 +148,13 @@ class Kandinsky22UNet(UNet2DConditionModel):
         Args:
             context: image embeddings, (B, 1, D), as they ride in CONDITIONING.
             hint: (B, 3, 8h, 8w) in [0, 1], for the depth variant.
+            control: None; what has a ControlNet does not come this far.
+            attention, channels_last: see `choices`.
 
         Raises:
-            ValueError: the MODEL or its CONDITIONING carries what has no place in this UNet.
+            ValueError: an area of a CONDITIONING has nothing in it.
         """
         options = transformer_options or {}
-        refuse_foreign_parts(options, control)
         height, width = x.shape[-2:]
         if 0 in (height, width):
             raise ValueError(
@@ -151,7 +168,11 @@ class Kandinsky22UNet(UNet2DConditionModel):
             hint = pad_to_grid(hint, self.grid * PIXELS_PER_LATENT)
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         output = WrapperExecutor.new_class_executor(self._run, self, wrappers).execute(
-            x, timesteps, context, hint=hint, transformer_options=transformer_options
+            *(x, timesteps, context),
+            hint=hint,
+            attention=attention,
+            channels_last=channels_last,
+            transformer_options=transformer_options,
         )[..., :height, :width]
         return output if with_variance else output[:, :CHANNELS]
 
@@ -161,25 +182,25 @@ class Kandinsky22UNet(UNet2DConditionModel):
         timesteps: torch.Tensor,
         context: torch.Tensor,
         hint: torch.Tensor | None = None,
+        attention: str = "sdpa",
+        channels_last: bool = False,
         transformer_options: dict[str, Any] | None = None,
         **_: Any,
     ) -> torch.Tensor:
-        options = transformer_options or {}
         conditions = {"image_embeds": context[:, 0]}
         if hint is not None:
             conditions["hint"] = hint
-        if options.get(CHANNELS_LAST):
+        if channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        attention = {"attention": options.get(ATTENTION, "sdpa")}
-        # What takes the host's attention over (`optimized_attention_override`) is never passed by.
-        if attention["attention"] == "host" or "optimized_attention_override" in options:
-            attention = {"attention": "host", "transformer_options": options}
+        chosen: dict[str, Any] = {"attention": attention}
+        if attention == "host":
+            chosen["transformer_options"] = transformer_options or {}
         output = super().forward(
             x,
             timesteps,
             context,
             added_cond_kwargs=conditions,
-            cross_attention_kwargs=attention,
+            cross_attention_kwargs=chosen,
             return_dict=False,
         )
         return output[0]

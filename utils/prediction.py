@@ -7,7 +7,7 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
 from . import decoder
-from .native_unet import refuse_foreign_parts
+from .native_unet import choices, refuse_foreign_parts
 
 
 def refuse_what_only_samplers_honour(model: Any) -> None:
@@ -61,6 +61,7 @@ def prediction(model: Any, hint: torch.Tensor | None = None) -> decoder.Predict:
         transformer_options: Any = None,
         **kw: Any,
     ) -> torch.Tensor:
+        kw |= choices(transformer_options)
         return base.diffusion_model(
             x, t, context=c_crossattn, transformer_options=transformer_options, **kw
         )
@@ -72,7 +73,7 @@ def prediction(model: Any, hint: torch.Tensor | None = None) -> decoder.Predict:
     def predict(x: torch.Tensor, t: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         output = executor.execute(
             x.to(dtype),
-            t.to(device),
+            t.to(device, torch.float32, non_blocking=True),
             None,
             embeds[:, None].to(dtype),
             None,

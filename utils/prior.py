@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .tensors import to_pictures
+from .tensors import CHUNK, to_pictures
 
 log = logging.getLogger("kandinsky22")
 
@@ -69,8 +69,11 @@ def encode_images(
 
     Goes through 8-bit pictures, as the reference does: its resize and crop are defined on them.
     """
-    values = image_processor(to_pictures(images), return_tensors="pt").pixel_values
-    return image_encoder(values.to(device, dtype)).image_embeds
+    embeds = []
+    for part in images.split(CHUNK):
+        values = image_processor(to_pictures(part), return_tensors="pt").pixel_values
+        embeds.append(image_encoder(values.to(device, dtype)).image_embeds)
+    return torch.cat(embeds)
 
 
 def encode_zero_image(image_encoder: Any, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

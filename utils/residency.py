@@ -9,6 +9,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP
@@ -53,6 +54,31 @@ def pick_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
     return weights, compute
 
 
+def pick_ops(weights: torch.dtype, compute: torch.dtype) -> Any:
+    """The host's layer classes for these types: plain, or such that cast their weights.
+
+    Not its `pick_operations`, whose faster ones (--fast) are layers with constructors of their own.
+    """
+    return comfy.ops.disable_weight_init if weights == compute else comfy.ops.manual_cast
+
+
+def compute_in(module: Any, dtype: torch.dtype) -> None:
+    """Where weights are kept in another type than the device computes in, have every layer compute
+    in that one. The host's layers compute in the type of what comes in, and diffusers and
+    transformers cast that to the type of the weights here and there."""
+
+    def cast(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(
+            each.to(dtype) if torch.is_tensor(each) and each.is_floating_point() else each
+            for each in inputs
+        )
+
+    for layer in module.modules():
+        weight = getattr(layer, "weight", None)
+        if hasattr(layer, "comfy_cast_weights") and weight is not None and weight.dtype != dtype:
+            layer.register_forward_pre_hook(cast)
+
+
 def swap_ops(module: Any, ops: Any) -> None:
     """Turn plain torch layers into the host's, in place; their outputs stay the same bits."""
     for layer in module.modules():
@@ -92,6 +118,7 @@ class Resident:
 
     def __init__(self, module: torch.nn.Module, dtype: torch.dtype):
         comfy.model_management.archive_model_dtypes(module)
+        compute_in(module, dtype)
         self.dtype = dtype  # that it computes in
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             Shell(module),

@@ -13,7 +13,7 @@ import torch
 
 from . import decoder
 from .latents import check_latent
-from .native_model import kandinsky_of
+from .native_model import forward_memory, kandinsky_of
 from .native_unet import VARIANTS, Kandinsky22UNet
 from .prediction import prediction, refuse_what_only_samplers_honour
 from .schedulers import build_scheduler, last_steps
@@ -177,7 +177,7 @@ def run_stage(
     if hint is not None:
         hint = torch.cat([ready(hint)] * len(embeds)).to(model.model.get_dtype_inference())
 
-    memory = model.memory_required([len(embeds) * batch, *picture.shape[1:]])
+    memory = forward_memory(model, [len(embeds) * batch, *picture.shape[1:]])
     comfy.model_management.load_models_gpu([model], memory_required=memory)
     report = latent_preview.prepare_callback(model, len(timesteps))
 
@@ -202,7 +202,7 @@ def run_stage(
     if not torch.isfinite(samples).all():
         raise ValueError(
             "The latents came out with NaN or infinity. If latent, hint or mask is sound, load "
-            "the decoder with weight_dtype bf16 or fp32."
+            "the decoder with weight_dtype fp32, or bf16 where the card computes in it."
         )
     result = latent | {"samples": samples}
     result.pop("downscale_ratio_spacial", None)  # Empty Latent Image's word to a sampler

@@ -8,9 +8,11 @@ from PIL import Image
 
 log = logging.getLogger("kandinsky22")
 
+CHUNK = 8  # pictures that CLIP and depth estimators look at in one go: a batch may be a video
+
 
 def images_to_model(images: torch.Tensor) -> torch.Tensor:
-    """The host's IMAGE (B, H, W, C) in [0, 1] → contiguous (B, 3, H, W), same range.
+    """The host's IMAGE (B, H, W, C) in [0, 1] → contiguous float32 (B, 3, H, W), same range.
 
     Grey pictures are repeated to three channels and an alpha channel is dropped. Contiguous,
     because a channels-last view gives other bits than the pipelines' tensors.
@@ -25,7 +27,7 @@ def images_to_model(images: torch.Tensor) -> torch.Tensor:
         images = images.expand(*images.shape[:-1], 3)
     elif channels not in (3, 4):
         raise ValueError(f"An IMAGE has 1, 3 or 4 channels, not {channels}.")
-    return images[..., :3].movedim(-1, 1).contiguous()
+    return images[..., :3].movedim(-1, 1).contiguous().float()
 
 
 def to_pictures(images: torch.Tensor) -> list[Image.Image]:

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # What Ray carries to machines that do not have this checkout: what the workers import, and for
 # servers that they start the pack.
 SCRIPTS = ("scripts",)
-PACK = ("scripts", "models", "nodes", "utils", "__init__.py", "requirements.txt")
+PACK = ("scripts", "models", "nodes", "utils", "__init__.py")
+PACK += ("requirements.txt", "requirements-queue.txt")
 OBJECT_STORE = 200_000_000  # bytes: outcomes on their way; beyond it, Ray uses the disk
 
 
