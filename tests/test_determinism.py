@@ -67,4 +67,6 @@ def test_a_picture_alone_or_in_a_batch(prior):
         alone = EncodeImage.execute(prior, one).args[0].tensor
         assert (together[i : i + 1] - alone).abs().max() < 1e-4
         hint = DepthHint.execute(estimator, one).args[0]
-        assert (hints[i : i + 1] - hint).abs().max() < 1e-4
+        # A map is cut to 8 bits: beside the edge of a level, 1e-7 makes it another.
+        apart = (hints[i : i + 1] - hint).abs()
+        assert apart.max() < 1.01 / 255 and (apart > 0).float().mean() < 0.01
