@@ -67,16 +67,21 @@ def compute_in(module: Any, dtype: torch.dtype) -> None:
     in that one. The host's layers compute in the type of what comes in, and diffusers and
     transformers cast that to the type of the weights here and there."""
 
-    def cast(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(
-            each.to(dtype) if torch.is_tensor(each) and each.is_floating_point() else each
-            for each in inputs
-        )
+    def cast(value: Any) -> Any:
+        return value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+
+    def cast_inputs(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(map(cast, inputs))
+
+    def cast_output(_: Any, __: Any, output: Any) -> Any:
+        return cast(output)
 
     for layer in module.modules():
         weight = getattr(layer, "weight", None)
         if hasattr(layer, "comfy_cast_weights") and weight is not None and weight.dtype != dtype:
-            layer.register_forward_pre_hook(cast)
+            layer.register_forward_pre_hook(cast_inputs)
+            if isinstance(layer, torch.nn.Embedding):  # what comes in are numbers of tokens
+                layer.register_forward_hook(cast_output)
 
 
 def swap_ops(module: Any, ops: Any) -> None:
