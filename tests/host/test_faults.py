@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from calls import forget_outputs, node
 from kandinsky22.scripts.client import Client
 from kandinsky22.scripts.comfyui import ServerError, WorkflowError
 from PIL import Image
@@ -40,19 +41,8 @@ def number(prompt: dict, kind: str) -> str:
     return next(n for n, item in prompt.items() if item["class_type"] == kind)
 
 
-def node(kind: str, **inputs) -> dict:
-    return {"class_type": kind, "inputs": inputs}
-
-
 def pixels(server, images: list[dict]) -> np.ndarray:
     return np.stack([np.asarray(Image.open(io.BytesIO(server.fetch(each)))) for each in images])
-
-
-def forget_outputs(server) -> None:
-    """The server does so after the next prompt."""
-    server.post("/free", {"unload_models": True, "free_memory": True})
-    empty = node("EmptyImage", width=8, height=8, batch_size=1, color=0)
-    server.run({"1": empty, "2": node("PreviewImage", images=["1", 0])})
 
 
 def wait_until(holds, patience: float = 60):

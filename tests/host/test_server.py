@@ -7,16 +7,13 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from calls import forget_outputs, node
 from checkout import WORKFLOWS
 from kandinsky22.scripts.comfyui import WorkflowError, WorkflowInterrupted
 from PIL import Image
 from safetensors.torch import load_file
 
 SAMPLING = dict(seed=7, steps=6, cfg=4.0, sampler_name="ddpm", scheduler="checkpoint")
-
-
-def node(kind: str, **inputs) -> dict:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def text_to_image(negative: str = "", seed: int = 7, **changes) -> dict:
@@ -172,13 +169,6 @@ def test_interrupt_stops_the_stage_and_leaves_no_trace(server, tiny_workflow, wo
     assert number in reference.executed
     first, second = (server.fetch(result.images[-1]) for result in (again, reference))
     assert np.array_equal(pixels(first), pixels(second))
-
-
-def forget_outputs(server) -> None:
-    """Empty the server's cache; it does so after the next prompt, so give it one."""
-    server.post("/free", {"unload_models": True, "free_memory": True})
-    empty = node("EmptyImage", width=8, height=8, batch_size=1, color=0)
-    server.run({"1": empty, "2": node("PreviewImage", images=["1", 0])})
 
 
 def pixels(png: bytes) -> np.ndarray:
