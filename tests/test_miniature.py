@@ -1,7 +1,7 @@
 """What the bundled miniature draws through our own nodes, judged by its pixels.
 
 The scores and the judge are those of scripts/train_miniature.py --score, on a few scenes with fixed
-seeds. Each bar is the one in the model cards less MARGIN.
+seeds. Each bar is the one in the model cards; of so few scenes one may miss it.
 """
 
 import pytest
@@ -18,7 +18,7 @@ from kandinsky22.utils.schedulers import SAMPLERS
 from kandinsky22.utils.values import ImageEmbeds
 
 SCENES = 12
-MARGIN = 0.15
+MARGIN = 1 / SCENES
 SAMPLING = dict(steps=25, cfg=4.0, sampler_name="ddpm", scheduler="checkpoint")
 
 
@@ -120,19 +120,19 @@ def test_every_sampler_draws_what_was_asked(mini, monkeypatch, sampler):
 
 
 def test_movq(mini):
-    assert score.score_movq(mini, SCENES)["MoVQ: dB"] >= 28
+    assert score.score_movq(mini, SCENES)["MoVQ: dB"] >= 30
 
 
 def test_inpaint(mini):
     scores = score.score_inpaint(mini, SCENES)
     assert scores["inpaint: colour inside"] >= 0.90 - MARGIN
     assert scores["inpaint: shape inside"] >= 0.90 - MARGIN
-    assert scores["inpaint: L1 outside"] <= 0.015 + 0.005
+    assert scores["inpaint: L1 outside"] <= 0.015
 
 
 def test_controlnet_follows_the_hint(mini):
     scores = score.score_controlnet(mini, SCENES)
-    assert scores["controlnet: IoU"] >= 0.75 - MARGIN
+    assert scores["controlnet: IoU"] >= 0.85
     assert scores["controlnet: colours"] >= 0.90 - MARGIN
 
 
