@@ -8,7 +8,7 @@ from comfy_extras.nodes_torch_compile import TorchCompileModel
 from kandinsky22.nodes.conditioning import Conditioning
 from kandinsky22.nodes.decoder import Decoder
 from kandinsky22.nodes.optimize import Optimize
-from kandinsky22.utils.native_model import forward_memory
+from kandinsky22.utils.native_model import forward_memory, lay_out_weights
 
 import nodes as host
 
@@ -60,6 +60,15 @@ def test_channels_last_is_laid_out_on_load(load_decoder, sample):
         sample(Optimize.execute(plain, "sdpa", True).args[0] if wanted else plain)
         layer = plain.model.get_submodule(weight)
         assert layer.weight.is_contiguous(memory_format=torch.channels_last) is wanted
+
+
+def test_what_is_kept_elsewhere_is_contiguous(load_decoder, sample):
+    """Weights that come back from the device in the other format could not be pinned."""
+    model = Optimize.execute(load_decoder(NAME)[0], "sdpa", True).args[0]
+    sample(model)
+    lay_out_weights(model, torch.device("meta"))  # as if all were kept off that device
+    layers = [m for m in model.model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert layers and all(layer.weight.is_contiguous() for layer in layers)
 
 
 def test_a_choice_behind_what_is_compiled_already(load_decoder, sample):

@@ -188,17 +188,18 @@ def kandinsky_of(model: Any) -> Kandinsky22:
 
 
 def lay_out_weights(patcher: Any, device: torch.device, *_) -> None:
-    """On load: convolution weights in the memory format that this MODEL wants.
+    """On load: convolution weights on the device in the memory format that this MODEL wants.
 
-    What the host keeps elsewhere and streams in is left alone: it may be pinned in memory.
+    Those that are kept elsewhere and streamed in are contiguous: no others can be pinned.
     """
     if patcher.is_dynamic():
         return
     options = patcher.model_options["transformer_options"]
     wanted = options.get(CHANNELS_LAST) or comfy.model_management.force_channels_last()
-    layout = torch.channels_last if wanted else torch.contiguous_format
     for layer in patcher.model.modules():
-        if isinstance(layer, torch.nn.Conv2d) and layer.weight.device.type == device.type:
+        if isinstance(layer, torch.nn.Conv2d):
+            here = layer.weight.device.type == device.type
+            layout = torch.channels_last if wanted and here else torch.contiguous_format
             if not layer.weight.is_contiguous(memory_format=layout):
                 weight = layer.weight.contiguous(memory_format=layout)
                 layer.weight = torch.nn.Parameter(weight, requires_grad=False)
