@@ -16,8 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+import pack
+
 ROOT = Path(__file__).absolute().parents[1]
-sys.path[0] = str(ROOT)  # in place of scripts/
 
 
 def has_hub() -> bool:
@@ -29,10 +30,9 @@ def has_hub() -> bool:
     return hub >= (0, 34) and find_spec("numpy") is not None
 
 
-if not has_hub():  # then this runs again in the environment that has it
-    from scripts import pack
-
-    pack.run_elsewhere("huggingface_hub 0.34 or newer, and numpy")
+if not has_hub():
+    pack.run_elsewhere("huggingface_hub 0.34 or newer, or no numpy")
+sys.path.insert(0, str(ROOT))
 
 from utils.downloads import PRECISIONS, Progress, download  # noqa: E402
 from utils.repositories import REPOSITORIES  # noqa: E402

@@ -24,7 +24,7 @@ def run_with_libraries() -> None:
 
 def run_elsewhere(missing: str) -> None:
     """This script again, in the environment of a clone. An installed pack has ComfyUI's own."""
-    if Path(__file__).absolute().parents[2].name == "custom_nodes":
+    if Path(sys.argv[0]).absolute().parents[2].name == "custom_nodes":  # not what a link is to
         sys.exit(
             f"{sys.executable} has no {missing}. Run this with the Python that runs your ComfyUI, "
             "where the pack's requirements.txt is installed."
