@@ -74,3 +74,12 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3 * BLOCK  # the block, its half as numbers, and as bytes
+
+
+@pytest.mark.parametrize("missing", [1, 4, 1000])
+def test_a_file_that_ends_too_early(tmp_path, missing):
+    save_file({"wide": torch.ones(300)}, tmp_path / "old")
+    content = (tmp_path / "old").read_bytes()
+    (tmp_path / "old").write_bytes(content[:-missing])
+    with pytest.raises(ValueError, match="old ends too early. Download it again"):
+        store_as_fp16(tmp_path / "old", tmp_path / "new", lambda: None)

@@ -2,6 +2,7 @@
 
 import shutil
 
+import comfy.model_patcher
 import comfy.ops
 import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom
@@ -11,11 +12,13 @@ import pytest
 import tiny_models
 import torch
 from calls import watched
+from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
 from kandinsky22.nodes.conditioning import Conditioning, DepthConditioning, InpaintConditioning
 from kandinsky22.nodes.decoder import Decoder, Inpaint
 from kandinsky22.nodes.embeds import Interpolate
 from kandinsky22.nodes.loaders import LoadDecoder, LoadUNet
 from kandinsky22.nodes.optimize import Optimize
+from kandinsky22.utils.native_model import load_model
 from kandinsky22.utils.native_prior import NativePrior
 from kandinsky22.utils.tensors import keep_from_mask
 
@@ -724,3 +727,38 @@ def test_the_memory_estimate_is_what_was_measured(monkeypatch, variant, attentio
     estimate = model.memory_required([2, 4, side, side]) / (2 * side**2 * torch.float32.itemsize)
     found = measure_memory.measure(variant, size, 2, torch.float32, attention)
     assert 1.0 <= estimate / found <= 1.15
+
+
+def test_the_hosts_own_inpaint_conditioning(load_decoder, pair):
+    """Its picture has grey in the hole; what the UNet is shown is the mask's other side of it."""
+    model, vae = load_decoder(INPAINT)
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :32] = 1
+    *conditions, latent = host.InpaintModelConditioning().encode(
+        *pair, random(1, 64, 64, 3), vae, mask, noise_mask=False
+    )
+    shown = []
+    hook = model.model.diffusion_model.conv_in.register_forward_pre_hook(
+        lambda _, inputs: shown.append(inputs[0][:, 4:])
+    )
+    samples = ksampler(model, *conditions, latent)
+    hook.remove()
+    assert shown and torch.isfinite(samples).all()
+    keep = keep_from_mask(mask, 8, 8)
+    picture = conditions[0][0][1]["concat_latent_image"]
+    for part in shown:
+        assert torch.equal(part[:1], torch.cat([picture * keep, keep], dim=1))
+
+
+def test_a_picture_without_its_mask(load_decoder, pair):
+    model, vae = load_decoder(INPAINT)
+    image = random(1, 64, 64, 3)
+    positive, negative, latent = InstructPixToPixConditioning.execute(*pair, image, vae).args
+    with pytest.raises(ValueError, match="A picture without its mask .*Inpaint Conditioning"):
+        ksampler(model, positive, negative, latent)
+
+
+def test_without_dynamic_memory_it_is_the_plain_model_patcher(models):
+    """What TorchCompileModel and others ask the host for."""
+    model = load_model(models / TEXT_TO_IMAGE, disable_dynamic=True)
+    assert type(model) is comfy.model_patcher.ModelPatcher

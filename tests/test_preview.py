@@ -53,7 +53,15 @@ def test_fitting_writes_what_is_bundled(tmp_path):
         )
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"latent_rgb_factors": [[1, 2]]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{",
+        '{"latent_rgb_factors": [[1, 2]]}',
+        '{"latent_rgb_factors": [[1, 2, 3]], "latent_rgb_factors_bias": [1, 2, 3]}',
+    ],
+)
 def test_a_damaged_map_is_named(tmp_path, content):
     (tmp_path / "movq").mkdir()
     (tmp_path / preview.FILE).write_text(content)

@@ -3,6 +3,7 @@
 import logging
 import re
 
+import comfy.hooks
 import diffusers
 import oracle
 import pytest
@@ -403,6 +404,12 @@ def easy_cache(model):
     model.add_wrapper(WrappersMP.OUTER_SAMPLE, lambda executor, *args: executor(*args))
 
 
+def hook(model):
+    weight = "diffusion_model.conv_in.weight"
+    patch = {weight: (torch.ones_like(model.model.state_dict()[weight]),)}
+    model.add_hook_patches(comfy.hooks.WeightHook(), patch)
+
+
 @pytest.mark.parametrize(
     "change, named",
     [
@@ -411,6 +418,7 @@ def easy_cache(model):
         (function_wrapper, "model_function_wrapper"),
         (sampling_patch, "another model_sampling"),
         (easy_cache, "outer_sample wrapper"),
+        (hook, "hooks"),
     ],
 )
 def test_what_only_samplers_honour_is_refused(load_decoder, embeds, change, named):
@@ -487,6 +495,7 @@ def test_nan_is_not_passed_on(load_decoder, embeds):
         (nodes.Inpaint, dict(mask="x"), "A MASK is .* not empty: 'x'"),
         (nodes.Inpaint, dict(mask=torch.zeros(1, 0, 24)), r"not empty: \(1, 0, 24\)"),
         (nodes.ControlNet, dict(hint="x"), "An IMAGE is .* not empty: 'x'"),
+        (nodes.ControlNet, dict(hint=torch.ones(1, 8, 8, 2)), "has 1, 3 or 4 channels, not 2"),
         (nodes.ControlNet, dict(hint=torch.zeros(1, 0, 64, 3)), r"not empty: \(1, 0, 64, 3\)"),
         (nodes.Img2Img, dict(denoise="x"), "denoise.* is 'x', not a finite number"),
     ],

@@ -74,7 +74,7 @@ def copy(
     """Raises FloatingPointError where a finite number would become infinite."""
     while size:
         block = old.read(min(size, BLOCK))
-        if not block:
+        if len(block) < min(size, BLOCK):
             raise ValueError(f"{old.name} ends too early. Download it again.")
         size -= len(block)
         if wide:
