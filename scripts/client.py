@@ -187,7 +187,7 @@ class Client:
             raise followed.failure
         history = self.history(prompt_id)
         if not history:
-            raise ServerError(f"{self.url} has forgotten a workflow that is done: it was cleared.")
+            raise WorkflowError("Somebody took it out of the server's history.", {})
         outputs = history["outputs"]
         images = [image for output in outputs.values() for image in output.get("images", [])]
         seconds = time.monotonic() - start

@@ -111,9 +111,6 @@ def load_workflow(options: argparse.Namespace) -> dict:
             nodes = ", ".join(sorted({node["class_type"] for node in workflow.values()}))
             raise DemoError(f"{path.name} has no prompt to set. Its nodes: {nodes}.")
         prompts[0]["prompt"] = options.prompt
-        if len(prompts) > 1:
-            others = ", ".join(repr(inputs["prompt"]) for inputs in prompts[1:])
-            print(f"Set the first prompt of {path.name}; it has {others}, too.")
     if options.seed is not None:
         for node in workflow.values():
             if isinstance(node["inputs"].get("seed"), int):
@@ -147,6 +144,10 @@ def make_picture(options: argparse.Namespace, host: Host, set_up: float) -> int:
     from scripts.comfyui import Server, ServerError, WorkflowError
 
     workflow = load_workflow(options)
+    prompts = [node["inputs"]["prompt"] for node in workflow.values() if "prompt" in node["inputs"]]
+    if options.prompt is not None and len(prompts) > 1:
+        others = ", ".join(map(repr, prompts[1:]))
+        print(f"--prompt is the first of this workflow's. It has {others}, too.")
     checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:10]
     base = cache_folder() / f"demo-{checkout}"
     base.mkdir(parents=True, exist_ok=True)

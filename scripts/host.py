@@ -5,7 +5,7 @@
 makes (or repairs, or just finds) the environment for one ComfyUI version and prints, as its
 last line, {"python": ..., "comfyui": ..., "version": ...}: `python comfyui/main.py` starts that
 server. Editors, benchmarks and other scripts can build on that line. 0.30.0+oldest is the same
-ComfyUI on the oldest diffusers, transformers and so on that it and requirements.txt allow.
+ComfyUI on the oldest diffusers, transformers and so on that it and our requirements allow.
 
 Needs nothing but Python itself. Everything goes into one folder of the user's cache, which can be
 deleted at any time; the variable KANDINSKY22_CACHE names another place for it:
@@ -64,6 +64,7 @@ PACKAGES = """
 """.split()
 
 PYTHONS = ((3, 11), (3, 14))  # oldest and newest that these versions are published for
+NEWEST_FOR_OLDEST = (3, 13)  # that ray 2.46 and pyarrow 18 are published for
 PACK = Path(__file__).resolve().parents[1]
 BELOW = "kandinsky22.pth"  # in a small venv: what it is over
 RECIPE = 1  # count up when the folders below are laid out in another way
@@ -177,6 +178,11 @@ def oldest_lines(requirements: Path) -> list[str]:
 def check_machine(version: str) -> None:
     if version.removesuffix(OLDEST) not in HOSTS:
         raise SetupError(f"No ComfyUI {version} here. There is: {', '.join(HOSTS)}.")
+    if version.endswith(OLDEST) and sys.version_info[:2] > NEWEST_FOR_OLDEST:
+        raise SetupError(
+            f"The oldest libraries are not published for Python {platform.python_version()}. "
+            f"Start the same command with Python {'.'.join(map(str, NEWEST_FOR_OLDEST))} or older."
+        )
     oldest, newest = PYTHONS
     if not oldest <= sys.version_info[:2] <= newest:
         raise SetupError(

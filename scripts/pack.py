@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -24,7 +25,8 @@ def run_with_libraries() -> None:
 
 def run_elsewhere(missing: str) -> None:
     """This script again, in the environment of a clone. An installed pack has ComfyUI's own."""
-    if Path(sys.argv[0]).absolute().parents[2].name == "custom_nodes":  # not what a link is to
+    script = Path(os.path.abspath(sys.argv[0]))  # not what a link leads to
+    if script.parents[1].parent.name == "custom_nodes":
         sys.exit(
             f"{sys.executable} has no {missing}. Run this with the Python that runs your ComfyUI, "
             "where the pack's requirements.txt is installed."

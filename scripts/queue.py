@@ -129,7 +129,9 @@ def run(options: argparse.Namespace) -> int:
 def open_workers(stack: ExitStack, options: argparse.Namespace, needed: list[str]) -> list:
     from scripts.bulk import cluster
 
-    urls = list(dict.fromkeys(tidy(url) for url in (options.servers or "").split(",") if url))
+    urls = list(
+        dict.fromkeys(tidy(url) for url in (options.servers or "").split(",") if url.strip())
+    )
     if urls:
         stack.enter_context(cluster.connect(options.ray, cluster.SCRIPTS, cpus=1))
         return stack.enter_context(cluster.reach_servers(urls, needed, options.patience))

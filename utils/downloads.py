@@ -175,7 +175,7 @@ def check_disk_space(files: list[hub.HubFile], partial: Path, precision: str) ->
         if target.exists():
             continue
         half = precision == "fp16" and target.suffix == ".safetensors"  # all that are published
-        begun = hub.length(part_of(target))
+        begun = hub.length(part_of(target)) + hub.length(half_of(target))
         needed = max(needed, stored + file.size * (3 if half else 2) // 2 - begun)
         stored += file.size // (2 if half else 1) - begun
     free = shutil.disk_usage(partial).free
@@ -189,6 +189,10 @@ def check_disk_space(files: list[hub.HubFile], partial: Path, precision: str) ->
 
 def part_of(target: Path) -> Path:
     return target.with_name(target.name + ".part")
+
+
+def half_of(target: Path) -> Path:
+    return target.with_name(target.name + ".half")
 
 
 def store(file: hub.HubFile, target: Path, precision: str, progress: Progress) -> None:
@@ -206,7 +210,7 @@ def store(file: hub.HubFile, target: Path, precision: str, progress: Progress) -
     whole = part
     if precision == "fp16" and file.path.endswith(".safetensors"):
         progress.doing = f"Storing {file.path} as fp16"
-        half = target.with_name(target.name + ".half")
+        half = half_of(target)
         whole = half if store_as_fp16(part, half, progress.advance) else part
     with whole.open("rb+") as content:
         os.fsync(content.fileno())

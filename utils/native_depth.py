@@ -48,8 +48,9 @@ class NativeDepthEstimator(Owner):
         model.to(weights)  # afterwards: transformers has named this argument in two ways
         swap_ops(model, pick_ops(weights, compute))
         for layer in model.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):  # the one that minds another type
-                layer.to(compute)
+            if not hasattr(layer, "comfy_cast_weights"):  # it may mind another type: BatchNorm does
+                for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
+                    tensor.data = tensor.to(compute) if tensor.is_floating_point() else tensor
         self.model = Resident(model.eval().requires_grad_(False), compute)
 
     def get_models(self) -> list[Any]:

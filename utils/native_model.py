@@ -21,7 +21,6 @@ from comfy.patcher_extension import CallbacksMP
 from .checkpoints import component_configs, find_model, read_json
 from .conditioning import HINT, KEEP, PICTURE, HintCond, check_conditioning
 from .native_unet import (
-    ATTENTION,
     CHANNELS_LAST,
     Kandinsky22UNet,
     choices,
@@ -171,7 +170,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
 def forward_memory(model: Any, input_shape: Sequence[int]) -> int:
     """Bytes of a forward of a MODEL with what it chooses; only the stages know of that."""
     memory = model.memory_required(input_shape)
-    if model.model_options["transformer_options"].get(ATTENTION) == "plain":
+    if choices(model.model_options["transformer_options"])["attention"] == "plain":
         memory += model.model.score_memory(input_shape, PLAIN_SCORES)
     return memory
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import comfy.model_management
 import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
@@ -51,6 +52,7 @@ def prediction(model: Any, hint: torch.Tensor | None = None) -> decoder.Predict:
     )
     base, device = model.model, model.load_device
     dtype = base.get_dtype_inference()
+    at_once = comfy.model_management.device_supports_non_blocking(device)  # not Apple's
 
     def forward(
         x: torch.Tensor,
@@ -73,7 +75,7 @@ def prediction(model: Any, hint: torch.Tensor | None = None) -> decoder.Predict:
     def predict(x: torch.Tensor, t: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         output = executor.execute(
             x.to(dtype),
-            t.to(device, torch.float32, non_blocking=True),
+            t.to(device, torch.float32, non_blocking=at_once),
             None,
             embeds[:, None].to(dtype),
             None,

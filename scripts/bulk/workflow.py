@@ -46,16 +46,18 @@ def read_workflow(path: Path) -> dict:
 
 
 def is_node(value) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("class_type"), str)
-        and isinstance(value.get("inputs"), dict)
-    )
+    if not isinstance(value, dict) or not isinstance(value.get("class_type"), str):
+        return False
+    meta = value.get("_meta") or {}
+    titled = isinstance(meta, dict) and isinstance(meta.get("title") or "", str)
+    return titled and isinstance(value.get("inputs"), dict)
 
 
 def is_wire(value) -> bool:
     """As the host tells it."""
-    return isinstance(value, list) and [type(part) for part in value] == [str, int]
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    return isinstance(value[0], str) and isinstance(value[1], int | float)
 
 
 def names_of(number: str, node: dict) -> list[str]:
