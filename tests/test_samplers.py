@@ -95,7 +95,8 @@ def test_what_is_known_comes_out(sampler, spacing, strength, picture):
     alpha = alpha_at(timesteps[0])
     x = start * (alpha**0.5 if sampler in UNSCALED else 1)
     variance = alpha * S**2 + 1 - alpha
-    # Of the first order, an error of 1/50 to 1/13 is left in 100 steps, half of it in 200.
+    # The steps are of the first order at least: what they are off by halves from 100 to 200 steps,
+    # where it is 4.2 % at most.
     if sampler in NOISY:
         kept, added = alpha**0.5 * S**2 / variance, S**2 * (1 - alpha) / variance
         expected = ((kept * x.std()) ** 2 + added) ** 0.5
