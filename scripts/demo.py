@@ -106,16 +106,21 @@ def load_workflow(options: argparse.Namespace) -> dict:
         )
     workflow = json.loads(path.read_text("utf-8"))
     if options.prompt is not None:
-        prompts = [node["inputs"] for node in workflow.values() if "prompt" in node["inputs"]]
-        if not prompts:
+        prompted = with_prompts(workflow)
+        if not prompted:
             nodes = ", ".join(sorted({node["class_type"] for node in workflow.values()}))
             raise DemoError(f"{path.name} has no prompt to set. Its nodes: {nodes}.")
-        prompts[0]["prompt"] = options.prompt
+        prompted[0]["prompt"] = options.prompt
     if options.seed is not None:
         for node in workflow.values():
             if isinstance(node["inputs"].get("seed"), int):
                 node["inputs"]["seed"] = options.seed
     return workflow
+
+
+def with_prompts(workflow: dict) -> list[dict]:
+    """The inputs of the nodes that take a prompt."""
+    return [node["inputs"] for node in workflow.values() if "prompt" in node["inputs"]]
 
 
 # --- where it runs --------------------------------------------------------------------------------
@@ -144,9 +149,8 @@ def make_picture(options: argparse.Namespace, host: Host, set_up: float) -> int:
     from scripts.comfyui import Server, ServerError, WorkflowError
 
     workflow = load_workflow(options)
-    prompts = [node["inputs"]["prompt"] for node in workflow.values() if "prompt" in node["inputs"]]
-    if options.prompt is not None and len(prompts) > 1:
-        others = ", ".join(map(repr, prompts[1:]))
+    others = ", ".join(repr(inputs["prompt"]) for inputs in with_prompts(workflow)[1:])
+    if options.prompt is not None and others:
         print(f"--prompt is the first of this workflow's. It has {others}, too.")
     checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:10]
     base = cache_folder() / f"demo-{checkout}"
