@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..utils import checkpoints
 from ..utils.native_depth import NativeDepthEstimator
-from ..utils.native_model import load_model, load_unet
+from ..utils.native_loading import load_model, load_unet
 from ..utils.native_prior import NativePrior
 from ..utils.native_vae import load_vae, load_vae_file
 from ..utils.residency import WEIGHT_DTYPES

@@ -18,7 +18,7 @@ from kandinsky22.nodes.decoder import Decoder, Inpaint
 from kandinsky22.nodes.embeds import Interpolate
 from kandinsky22.nodes.loaders import LoadDecoder, LoadUNet
 from kandinsky22.nodes.optimize import Optimize
-from kandinsky22.utils.native_model import load_model
+from kandinsky22.utils.native_loading import load_model
 from kandinsky22.utils.native_prior import NativePrior
 from kandinsky22.utils.tensors import keep_from_mask
 

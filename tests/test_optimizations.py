@@ -8,7 +8,8 @@ from comfy_extras.nodes_torch_compile import TorchCompileModel
 from kandinsky22.nodes.conditioning import Conditioning
 from kandinsky22.nodes.decoder import Decoder
 from kandinsky22.nodes.optimize import Optimize
-from kandinsky22.utils.native_model import forward_memory, lay_out_weights
+from kandinsky22.utils.native_loading import lay_out_weights
+from kandinsky22.utils.native_model import forward_memory
 
 import nodes as host
 

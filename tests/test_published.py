@@ -6,7 +6,7 @@ import accelerate
 import pytest
 import torch
 from diffusers import PriorTransformer, UNet2DConditionModel, VQModel
-from kandinsky22.utils.native_model import load_unet
+from kandinsky22.utils.native_loading import load_unet
 from kandinsky22.utils.native_unet import Kandinsky22UNet
 from kandinsky22.utils.native_vae import load_vae_file
 from kandinsky22.utils.published import MOVQ, PRIOR, UNETS
