@@ -270,9 +270,17 @@ def test_a_server_that_stops_answering_is_given_up(queue, servers, tmp_path):
 
 
 def test_a_job_that_somebody_takes_out_of_the_queue(queue, servers, tmp_path):
+    server = servers[0]
+
+    def take_one_out() -> bool:
+        """The one that waits, unless it begins just then."""
+        waiting = [job[1] for job in server.get("/queue")["queue_pending"]]
+        server.post("/queue", {"delete": waiting})
+        running = [job[1] for job in server.get("/queue")["queue_running"]]
+        return bool(waiting) and waiting[0] not in running + [*server.get("/history")]
+
     process = queue(tmp_path, "--set", "Decoder.seed=1..20", "--set", "Decoder.steps=100")
-    wait_for(lambda: len(servers[0].get("/queue")["queue_pending"]) == 1, process)
-    servers[0].post("/queue", {"clear": True})
+    wait_for(take_one_out, process)
     shown = process.communicate()[1]
     assert process.returncode == 1 and "1 of the 20 failed" in shown
     (failed,) = (record for record in records(tmp_path) if record["error"])
