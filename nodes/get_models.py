@@ -6,7 +6,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..utils import downloads, preview
-from ..utils.repositories import REPOSITORIES
+from ..utils.repositories import CHOICES, REPOSITORIES, Repository
 from ..utils.residency import step_reporter
 from ..utils.values import check_choice
 
@@ -18,15 +18,24 @@ def write_on(node_id: str, text: str) -> None:
     PromptServer.instance.send_progress_text(text, node_id)
 
 
-def show_on(node_id: str):
+def show_on(node_id: str, name: str):
     """Shows a download on its node while it runs, and stops it if the user asked."""
     report = step_reporter(1)
 
     def show(progress: downloads.Progress) -> None:
-        write_on(node_id, str(progress))
+        write_on(node_id, f"{name}: {progress}")
         report(progress.done - 1, max(1, progress.total))  # it takes the index of what is done
 
     return show
+
+
+def get(repository: Repository, precision: str, node_id: str) -> str:
+    """Download one into the host's folder for it; returns what to tell the user."""
+    roots = [Path(root) for root in folder_paths.get_folder_paths(repository.host_folder)]
+    root = next((root for root in roots if (root / repository.name).exists()), roots[0])
+    text = downloads.download(repository, root, precision, show_on(node_id, repository.name))
+    preview.fit_missing_preview(root / repository.name)
+    return text
 
 
 class GetModels(io.ComfyNode):
@@ -37,18 +46,19 @@ class GetModels(io.ComfyNode):
             node_id="Kandinsky22GetModels",
             display_name="Get Models (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
-            description="Downloads a published model from the Hugging Face Hub into the models "
-            "folder, and checks it. Interrupt stops it; queued again, it goes on from there. What "
-            "is there already is left as it is.",
+            description="Downloads published models from the Hugging Face Hub into the models "
+            "folder, and checks them. Interrupt stops it; queued again, it goes on from there. "
+            "What is there already is left as it is.",
             search_aliases=["download", "hugging face", "hub", "fetch", "weights", "checkpoint"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Combo.Input(
                     "repository",
-                    options=list(REPOSITORIES),
-                    tooltip=f"What to download. Text to image needs the prior and the decoder. "
-                    f"To download: {sizes}.",
+                    options=list(CHOICES),
+                    tooltip="What to download: all that a kind of workflow needs (text-to-image "
+                    f"is also for image to image and mixing), or one repository. To download: "
+                    f"{sizes}.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -66,12 +76,9 @@ class GetModels(io.ComfyNode):
 
     @classmethod
     def execute(cls, repository, precision) -> io.NodeOutput:
-        check_choice("repository", repository, REPOSITORIES)
+        check_choice("repository", repository, CHOICES)
         check_choice("precision", precision, downloads.PRECISIONS)
-        model, node_id = REPOSITORIES[repository], cls.hidden.unique_id
-        roots = [Path(root) for root in folder_paths.get_folder_paths(model.host_folder)]
-        root = next((root for root in roots if (root / model.name).exists()), roots[0])
-        text = downloads.download(model, root, precision, show_on(node_id))
-        preview.fit_missing_preview(root / model.name)
+        node_id = cls.hidden.unique_id
+        text = "\n".join(get(part, precision, node_id) for part in CHOICES[repository])
         write_on(node_id, text)
         return io.NodeOutput(ui=ui.PreviewText(text))

@@ -1,7 +1,7 @@
 """Download the published models from the Hugging Face Hub, checked and ready for ComfyUI.
 
     python scripts/get_models.py --list
-    python scripts/get_models.py kandinsky-2-2-prior kandinsky-2-2-decoder
+    python scripts/get_models.py text-to-image
     python scripts/get_models.py dpt-large --precision fp32 --models-dir ~/ComfyUI/models
 
 Stopped, it goes on from there the next time. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE mean
@@ -35,7 +35,7 @@ if not has_hub():
 sys.path.insert(0, str(ROOT))
 
 from utils.downloads import PRECISIONS, Progress, download  # noqa: E402
-from utils.repositories import REPOSITORIES  # noqa: E402
+from utils.repositories import CHOICES, REPOSITORIES, SETS  # noqa: E402
 
 NEW_LINE = "\n" if sys.stderr.isatty() else ""  # after a line of progress
 
@@ -43,7 +43,7 @@ NEW_LINE = "\n" if sys.stderr.isatty() else ""  # after a line of progress
 def read_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(REPOSITORIES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CHOICES))
     parser.add_argument("--list", action="store_true", help="what there is, and do nothing")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="default: fp16")
     parser.add_argument(
@@ -55,8 +55,8 @@ def read_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not arguments.names and not arguments.list:
         parser.error("say which, or --list")
-    if unknown := [name for name in arguments.names if name not in REPOSITORIES]:
-        parser.error(f"no model named {unknown[0]!r}; there is: {', '.join(REPOSITORIES)}")
+    if unknown := [name for name in arguments.names if name not in CHOICES]:
+        parser.error(f"no model named {unknown[0]!r}; there is: {', '.join(CHOICES)}")
     if arguments.models_dir is None and not arguments.list:
         if ROOT.parent.name != "custom_nodes":
             parser.error("say where with --models-dir: the models folder of a ComfyUI")
@@ -76,9 +76,10 @@ def main() -> int:
     if arguments.list:
         for name, repository in REPOSITORIES.items():
             print(f"{name:32} {repository.gigabytes:4} GB  {repository.id}")
+        for name, parts in SETS.items():
+            print(f"{name:32} {' + '.join(parts)}")
         return 0
-    for name in arguments.names:
-        repository = REPOSITORIES[name]
+    for repository in [part for name in arguments.names for part in CHOICES[name]]:
         root = arguments.models_dir.expanduser() / repository.host_folder
         try:
             text = download(repository, root, arguments.precision, show)
@@ -89,8 +90,9 @@ def main() -> int:
             print(f"{NEW_LINE}Stopped. The same command goes on from here.", file=sys.stderr)
             return 130
         print(NEW_LINE + text)
-        if (root / name / "movq").is_dir():  # the node does it, which has torch at hand
-            script, folder = ROOT / "scripts" / "fit_preview.py", (root / name).absolute()
+        folder = (root / repository.name).absolute()
+        if (folder / "movq").is_dir():  # the node does it, which has torch at hand
+            script = ROOT / "scripts" / "fit_preview.py"
             print(f'Once, for previews: python "{script}" "{folder}"')
     return 0
 

@@ -27,8 +27,9 @@ def text_to_image() -> Graph:
     g.note(
         "**Text to image.** Press Run.\n\n"
         "The small bundled model knows circles, squares and triangles in six colours. For real "
-        "pictures choose *kandinsky-2-2-prior* and *kandinsky-2-2-decoder* in the two loaders, "
-        "make the canvas 768 × 768, and write what you like.\n\n"
+        "pictures run *Get Models* once (16 GB), press R, choose *kandinsky-2-2-prior* and "
+        "*kandinsky-2-2-decoder* in the two loaders, make the canvas 768 × 768, and write what "
+        "you like.\n\n"
         "The row below is the variant of the diffusers guide: prior cfg 1, half the prior's time. "
         "Select its nodes and press Ctrl+B to switch it on."
     )

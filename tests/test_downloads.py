@@ -145,6 +145,15 @@ def test_all_of_them(get, hub, published, models_dir):
     assert f"{DECODER.name}: fp32.\n" in get(DECODER.name, HF_HUB_OFFLINE="1")
 
 
+def test_all_for_some_workflows(get, hub):
+    get("text-to-image")
+    assert listed() == {"kandinsky-2-2-prior", "kandinsky-2-2-decoder"}
+    hub.served.clear()
+    text = get("inpaint", "depth-controlnet")
+    assert listed() == set(REPOSITORIES) - {"dpt-large"}
+    assert text.count("Already there") == 2 and "text_encoder/config.json" not in hub.served
+
+
 def test_where_the_loaders_look():
     known = {(kind.host_folder, kind.marker, kind.loader) for kind in checkpoints.KINDS.values()}
     for repository in REPOSITORIES.values():

@@ -91,3 +91,16 @@ REPOSITORIES = {
         Repository("Intel/dpt-large", "bc15f29aa3a80d532f2ed650b5e16ac48d8958f9", 1.4, **DEPTH),
     )
 }
+# What a kind of workflow needs, by one name: the default of Get Models first.
+SETS = {
+    "text-to-image": ("kandinsky-2-2-prior", "kandinsky-2-2-decoder"),
+    "inpaint": ("kandinsky-2-2-prior", "kandinsky-2-2-decoder-inpaint"),
+    "depth-controlnet": (
+        "kandinsky-2-2-prior",
+        "kandinsky-2-2-controlnet-depth",
+        "Depth-Anything-V2-Small-hf",
+    ),
+}
+CHOICES = {name: [REPOSITORIES[part] for part in parts] for name, parts in SETS.items()} | {
+    name: [repository] for name, repository in REPOSITORIES.items()
+}

@@ -82,7 +82,9 @@ def test_interrupted_then_fetched_then_used(bare_server, hub):
     assert hub.served[UNET] == size - half
     assert choices(bare_server, "Kandinsky22LoadDecoder") == [DECODER]
 
-    bare_server.run(get(PRIOR))
+    said = bare_server.run(get("text-to-image")).outputs["get"]["text"][0].splitlines()
+    prior = f"Ready. Press R in the page, then choose {PRIOR} in Load Prior. It is in "
+    assert said[0].startswith(prior) and said[1].startswith("Already there. ") and len(said) == 2
     prompt = json.loads((WORKFLOWS / "api" / "text_to_image.json").read_text())
     for node in prompt.values():
         if "model_name" in node["inputs"]:
