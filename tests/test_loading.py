@@ -44,6 +44,18 @@ def test_finds_owner_and_name(models):
         shutil.rmtree(models / "somebody")
 
 
+def test_links_that_lead_nowhere_are_passed_over(models):
+    known = checkpoints.list_models("decoder")
+    links = {"circle": "circle", "dangling": "nothing", "a-file": f"{DECODER}/model_index.json"}
+    for name, target in links.items():
+        (models / name).symlink_to(models / target)
+    try:
+        assert checkpoints.list_models("decoder") == known
+    finally:
+        for name in links:
+            (models / name).unlink()
+
+
 @pytest.mark.parametrize("weight_dtype", ["fp8", 5, {}])
 def test_unknown_types_of_weights(models, weight_dtype):
     for node, name in ((LoadPrior, PRIOR), (LoadDecoder, DECODER)):

@@ -1,6 +1,7 @@
 """What is on disk: which model folders there are, and of what kind."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -68,16 +69,28 @@ def model_roots(kind: str) -> list[Path]:
     return [Path(root) for root in roots] + [BUNDLED]
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """Sorted; none of what is not there, or may not be read."""
+    _, names, _ = next(os.walk(folder), ("", [], []))  # which passes over what it cannot read
+    return sorted(folder / name for name in names)
+
+
 def all_folders(kind: str) -> dict[str, Path]:
     """Portable name → folder, for every model where this kind lives; an earlier root wins.
 
-    Looks two levels deep, so that both `name` and `owner/name` are found.
+    Both `name` and `owner/name` are found; none is looked for within a model. The host asks ten
+    times for each workflow that is queued, and models may lie across a network.
     """
+
+    def is_model(folder: Path) -> bool:
+        return os.path.isfile(folder / KINDS[kind].marker)  # pathlib's may raise PermissionError
+
     found: dict[str, Path] = {}
-    marker = KINDS[kind].marker
     for root in model_roots(kind):
-        for file in sorted([*root.glob(f"*/{marker}"), *root.glob(f"*/*/{marker}")]):
-            found.setdefault(file.parent.relative_to(root).as_posix(), file.parent)
+        for folder in subfolders(root):
+            models = [folder] if is_model(folder) else filter(is_model, subfolders(folder))
+            for model in models:
+                found.setdefault(model.relative_to(root).as_posix(), model)
     return found
 
 
