@@ -5,7 +5,8 @@ mean of 1 - cosine to the reference's pictures of that prompt; the reference's o
 its seeds to the others. What lies within the quartiles of the second makes pictures of the same
 kind. `inside` is the share of pictures that are no farther off than the reference's farthest; of
 more pictures by the reference itself it would be seeds / (seeds + 1). `follows` is the cosine to
-the embedding that was asked for.
+the embedding that was asked for. Guidance in a limited interval: Kynkäänniemi et al.,
+arXiv:2404.07724.
 """
 
 from __future__ import annotations
@@ -37,11 +38,17 @@ SOLVERS = (  # sampler, scheduler, steps
     ("dpmpp_2m_sde", "trailing", 10),
 )
 CACHES = (("ddim", 50, 0.2), ("ddim", 50, 0.4))  # EasyCache in KSampler: sampler, steps, threshold
+INTERVALS = (  # guidance from one part of the way to another, by CFG Override on the stage
+    ("ddpm", "checkpoint", 50, 0.0, 0.6),
+    ("ddpm", "checkpoint", 50, 0.2, 0.7),
+    ("dpmpp_2m", "karras", 10, 0.0, 0.6),
+    ("dpmpp_2m", "karras", 10, 0.1, 0.5),
+)
 COLUMNS = {
     "sampler": "{sampler}",
     "scheduler": "{scheduler}",
     "steps": "{steps}",
-    "calls of the UNet": "{calls}",
+    "calls of the UNet": "{calls:.3g}",
     "distance, median": "{distance:.4f}",
     "the reference's own (quartiles)": "{own[1]:.4f} ({own[0]:.4f}–{own[2]:.4f})",
     "within": "{within}",
@@ -58,7 +65,7 @@ def distances(pictures: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 class Miniature:
-    """Draws with the nodes and looks with CLIP; counts the calls of the UNet."""
+    """Draws with the nodes and looks with CLIP; counts the pictures that go into the UNet."""
 
     def __init__(self, folders: dict[str, Any], seeds: int):
         from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
@@ -67,20 +74,37 @@ class Miniature:
         self.model, self.vae = load_with_node(LoadDecoder, folders["text_to_image"], "fp32")
         side = PIXELS["miniature"] // 8
         self.canvas = torch.zeros(seeds, 4, side, side)
-        self.calls = 0
+        self.seen = 0
         first_layer = self.model.model.diffusion_model.conv_in  # EasyCache passes it by
-        first_layer.register_forward_pre_hook(lambda *_: setattr(self, "calls", self.calls + 1))
+        first_layer.register_forward_pre_hook(self.count)
+
+    def count(self, _, inputs: tuple[torch.Tensor]) -> None:
+        self.seen += len(inputs[0])
 
     def embed(self, latents: torch.Tensor) -> torch.Tensor:
         """CLIP's view of the decoded pictures, (S, D)."""
         return self.prior.encode_image(self.vae.decode(latents)).tensor
 
-    def draw(self, embeds: Any, negative: Any, sampler: str, scheduler: str, steps: int):
-        """One picture a seed, in the stage node: (S, D)."""
+    def draw(
+        self,
+        embeds: Any,
+        negative: Any,
+        sampler: str,
+        scheduler: str,
+        steps: int,
+        begin: float = 0.0,
+        end: float = 1.0,
+    ) -> torch.Tensor:
+        """One picture a seed, in the stage node, guided from `begin` to `end`: (S, D)."""
+        from comfy_extras.nodes_custom_sampler import CFGOverride
         from kandinsky22.nodes.decoder import Decoder
 
+        model = self.model
+        for span in ((0.0, begin), (end, 1.0)):
+            if span[0] < span[1]:
+                model = CFGOverride.execute(model, 1.0, *span).args[0]
         sampling = dict(seed=0, steps=steps, cfg=4.0, sampler_name=sampler, scheduler=scheduler)
-        result = Decoder.execute(self.model, embeds, {"samples": self.canvas}, negative, **sampling)
+        result = Decoder.execute(model, embeds, {"samples": self.canvas}, negative, **sampling)
         return self.embed(result.args[0]["samples"])
 
     def draw_with_cache(self, embeds: Any, negative: Any, sampler: str, steps: int, reuse: float):
@@ -101,24 +125,30 @@ class Miniature:
 
 
 @torch.inference_mode()
-def run(prompts: int = len(PROMPTS), seeds: int = 4, solvers=SOLVERS, caches=CACHES) -> list[dict]:
+def run(
+    prompts: int = len(PROMPTS),
+    seeds: int = 4,
+    solvers=SOLVERS,
+    caches=CACHES,
+    intervals=INTERVALS,
+) -> list[dict]:
     """One row a solver, the reference first."""
     with checkpoints("miniature", "prior", "text_to_image") as folders:
         miniature = Miniature(folders, seeds)
     asked = [miniature.prior.sample(prompt, "", 0, 25, 4.0) for prompt in PROMPTS[:prompts]]
     wanted = torch.stack([embeds.tensor for embeds, _ in asked])  # (P, 1, D)
 
-    def draw_all(draw, *settings) -> tuple[torch.Tensor, int]:
-        """Pictures' embeddings (P, S, D), and the calls that each took."""
-        miniature.calls = 0
+    def draw_all(draw, *settings) -> tuple[torch.Tensor, float]:
+        """Pictures' embeddings (P, S, D), and the calls for each; unguided ones are halves."""
+        miniature.seen = 0
         found = torch.stack([draw(*pair, *settings) for pair in asked])
-        return found, miniature.calls // len(asked)
+        return found, miniature.seen / (2 * seeds * len(asked))
 
     reference, calls = draw_all(miniature.draw, *REFERENCE)
     own = distances(reference, reference)
     quartiles = own.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
 
-    def row(found: torch.Tensor, calls: int, sampler: str, scheduler: str, steps: int) -> dict:
+    def row(found: torch.Tensor, calls: float, sampler: str, scheduler: str, steps: int) -> dict:
         distance = distances(found, reference)
         median = distance.quantile(0.5).item()
         return {
@@ -135,4 +165,7 @@ def run(prompts: int = len(PROMPTS), seeds: int = 4, solvers=SOLVERS, caches=CAC
     for sampler, steps, reuse in caches:
         found = draw_all(miniature.draw_with_cache, sampler, steps, reuse)
         rows.append(row(*found, f"{sampler} in KSampler, EasyCache {reuse}", "normal", steps))
+    for sampler, scheduler, steps, begin, end in intervals:
+        found = draw_all(miniature.draw, sampler, scheduler, steps, begin, end)
+        rows.append(row(*found, f"{sampler}, guided from {begin} to {end}", scheduler, steps))
     return rows

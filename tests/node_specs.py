@@ -33,7 +33,7 @@ LatentConcat LatentCut LatentCutToBatch InpaintModelConditioning InstructPixToPi
 ConditioningConcat unCLIPConditioning ReferenceLatent FluxGuidance
 RescaleCFG RenormCFG Mahiro FreeU_V2 PerturbedAttentionGuidance DifferentialDiffusion EasyCache
 LazyCache ModelSamplingDiscrete HyperTile TomePatchModel PatchModelAddDownscale PerpNeg CFGZeroStar
-ContextWindowsManual UNetSelfAttentionMultiply ModelNoiseScale ModelComputeDtype
+ContextWindowsManual UNetSelfAttentionMultiply ModelNoiseScale ModelComputeDtype CFGOverride
 """.split()
 
 PRIMITIVES = {kind: f"Primitive{kind.title()}" for kind in ("INT", "FLOAT", "STRING", "BOOLEAN")}

@@ -22,6 +22,7 @@ STDLIB = {
     "importlib",
     "os",
     "re",
+    "types",
     "uuid",
     "weakref",
 }

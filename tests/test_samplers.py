@@ -56,7 +56,14 @@ def begin(sampler: str, spacing: str, steps: int, strength: float, picture: torc
 def sample(model: Model, scheduler, timesteps, start, preserve=None) -> torch.Tensor:
     conditions, generators = torch.zeros(1, 1), item_generators(0, [0])
     return decoder.denoise(
-        model, scheduler, timesteps, start, conditions, 1.0, generators, preserve=preserve
+        model,
+        scheduler,
+        timesteps,
+        start,
+        conditions,
+        [1.0] * len(timesteps),
+        generators,
+        preserve=preserve,
     )
 
 

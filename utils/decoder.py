@@ -6,7 +6,7 @@ arguments. Classifier-free guidance: Ho & Salimans, https://arxiv.org/abs/2207.1
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +49,15 @@ def predict_noise(
     with_variance: bool,
     concat: torch.Tensor | None,
 ) -> torch.Tensor:
-    """One guided prediction for (B, 4, h, w): epsilon, followed by the variance if asked for.
+    """One prediction for (B, 4, h, w): epsilon, followed by the variance if asked for.
 
-    `embeds` is (B, D), or (2B, D) with the negative ones first, which turns guidance on; both
-    halves then go through the UNet in one call.
+    Above cfg 1 it is guided: `embeds` is (2B, D) with the negative ones first, and both halves go
+    through the UNet in one call. Else the last B count, and so they do of `concat`.
     """
-    guided = embeds.shape[0] == 2 * x.shape[0]
-    x = torch.cat([x, x]) if guided else x
+    guided = cfg > 1
+    if guided:
+        x = torch.cat([x, x])
+    embeds, concat = embeds[-len(x) :], None if concat is None else concat[-len(x) :]
     output = predict(x if concat is None else torch.cat([x, concat], dim=1), t, embeds)
     epsilon, variance = output.split(CHANNELS, dim=1)
     if guided:
@@ -83,7 +85,7 @@ def denoise(
     timesteps: torch.Tensor,
     latents: torch.Tensor,
     embeds: torch.Tensor,
-    cfg: float,
+    cfg: Sequence[float],
     generators: list[torch.Generator],
     *,
     concat: torch.Tensor | None = None,
@@ -95,6 +97,7 @@ def denoise(
     Args:
         timesteps: on the CPU, where schedulers read them without waiting for the device.
         embeds: (B, D), or (2B, D) with the negative ones first for guidance.
+        cfg: of each timestep; up to 1 its prediction is not guided.
         concat: a batch like `embeds`, (…, 5, h, w), that is appended to the UNet's input: what
             Inpaint shows it of the picture.
         preserve: parts of a picture that stay as they are.
@@ -104,7 +107,7 @@ def denoise(
     options = step_options(scheduler, generators)
     for i, t in enumerate(timesteps):
         x = scheduler.scale_model_input(latents, t)
-        noise = predict_noise(predict, x, t, embeds, cfg, with_variance, concat)
+        noise = predict_noise(predict, x, t, embeds, cfg[i], with_variance, concat)
         step = scheduler.step(noise, t, latents, **options)
         latents = step.prev_sample
         next_t = timesteps[i + 1] if i + 1 < len(timesteps) else None

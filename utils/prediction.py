@@ -1,5 +1,6 @@
 """How a stage runs a MODEL: what on it takes part in diffusers' loop, and what cannot."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management
@@ -11,6 +12,32 @@ from . import decoder
 from .native_unet import choices, refuse_foreign_parts
 
 
+def wrapped_options(model: Any) -> dict[str, Any]:
+    """A copy of a MODEL's transformer_options, with all of its wrappers."""
+    options = comfy.patcher_extension.copy_nested_dicts(model.model_options["transformer_options"])
+    comfy.patcher_extension.merge_nested_dicts(
+        options.setdefault("wrappers", {}), model.wrappers, copy_dict1=False
+    )
+    return options
+
+
+def is_cfg_override(wrapper: Any) -> bool:
+    """The host's CFG Override, which only sets the cfg of what runs within it, at some steps."""
+    return getattr(wrapper, "__qualname__", "").startswith("CFGOverride.")
+
+
+def cfg_of_steps(model: Any, cfg: float, timesteps: torch.Tensor) -> list[float]:
+    """What cfg is at each timestep, by the CFG Overrides on a MODEL.
+
+    They see a guider that predicts nothing, and what they set it to is what counts.
+    """
+    guider = SimpleNamespace(cfg=cfg)
+    wrappers = get_all_wrappers(WrappersMP.PREDICT_NOISE, wrapped_options(model))
+    overrides = WrapperExecutor.new_class_executor(lambda *_: guider.cfg, guider, wrappers)
+    sigmas = model.get_model_object("model_sampling").sigma(timesteps).cpu()
+    return [float(overrides.execute(None, sigma)) for sigma in sigmas]
+
+
 def refuse_what_only_samplers_honour(model: Any) -> None:
     """Raises ValueError if the MODEL carries something that only the host's samplers can do.
 
@@ -18,9 +45,7 @@ def refuse_what_only_samplers_honour(model: Any) -> None:
     hooks into the host's own guidance and sampling would be passed over in silence.
     """
     options = model.model_options
-    inner = options.get("transformer_options", {})
-    wrappers = comfy.patcher_extension.copy_nested_dicts(inner.get("wrappers", {}))
-    comfy.patcher_extension.merge_nested_dicts(wrappers, model.wrappers, copy_dict1=False)
+    inner = wrapped_options(model)
     refuse_foreign_parts(inner)
     found = [
         name for name in options if name.endswith("_function") or name == "model_function_wrapper"
@@ -28,8 +53,8 @@ def refuse_what_only_samplers_honour(model: Any) -> None:
     honoured = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
     found += [
         f"{kind} wrapper"
-        for kind, groups in wrappers.items()
-        if kind not in honoured and any(groups.values())
+        for kind in inner["wrappers"]
+        if kind not in honoured and not all(map(is_cfg_override, get_all_wrappers(kind, inner)))
     ]
     found += [f"another {name}" for name in model.object_patches if name != "diffusion_model"]
     if model.hook_patches:
@@ -46,10 +71,7 @@ def prediction(model: Any, hint: torch.Tensor | None = None) -> decoder.Predict:
 
     Never through `apply_model`, which rescales its input and returns another quantity.
     """
-    options = comfy.patcher_extension.copy_nested_dicts(model.model_options["transformer_options"])
-    comfy.patcher_extension.merge_nested_dicts(
-        options.setdefault("wrappers", {}), model.wrappers, copy_dict1=False
-    )
+    options = wrapped_options(model)
     base, device = model.model, model.load_device
     dtype = base.get_dtype_inference()
     at_once = comfy.model_management.device_supports_non_blocking(device)  # not Apple's
@@ -80,7 +102,7 @@ def prediction(model: Any, hint: torch.Tensor | None = None) -> decoder.Predict:
             embeds[:, None].to(dtype),
             None,
             options,
-            hint=hint,
+            hint=None if hint is None else hint[-len(x) :],
             with_variance=True,
         )
         return output.float()

@@ -15,7 +15,7 @@ from . import decoder
 from .latents import check_latent
 from .native_model import forward_memory, kandinsky_of
 from .native_unet import VARIANTS, Kandinsky22UNet
-from .prediction import prediction, refuse_what_only_samplers_honour
+from .prediction import cfg_of_steps, prediction, refuse_what_only_samplers_honour
 from .schedulers import build_scheduler, last_steps
 from .sizes import PIXELS_PER_LATENT, pad_to_grid
 from .tensors import (
@@ -141,9 +141,10 @@ def run_stage(
         raise ValueError(f"{name} is None, and the {variant} decoder needs one. Connect it.")
     refuse_what_only_samplers_honour(model)
     picture = check_latent(latent)
-    embeds = check_embeds(image_embeds, negative_image_embeds, sampling.cfg, unet.embeds_width)
     strength = 1.0 if denoise is None else denoise
     scheduler, timesteps = plan_steps(model.model.scheduler_config, sampling, strength)
+    cfg = cfg_of_steps(model, sampling.cfg, timesteps)
+    embeds = check_embeds(image_embeds, negative_image_embeds, max(cfg), unet.embeds_width)
 
     count, _, height, width = picture.shape
     kept = kept_parts(latent, mask, count, height, width)
@@ -191,7 +192,7 @@ def run_stage(
         timesteps,
         start,
         torch.cat([ready(value.tensor) for value in embeds.values()]),
-        float(sampling.cfg),
+        cfg,
         generators,
         concat=concat,
         preserve=preserve,
