@@ -96,12 +96,13 @@ class Miniature:
         end: float = 1.0,
     ) -> torch.Tensor:
         """One picture a seed, in the stage node, guided from `begin` to `end`: (S, D)."""
-        from comfy_extras.nodes_custom_sampler import CFGOverride
         from kandinsky22.nodes.decoder import Decoder
 
         model = self.model
         for span in ((0.0, begin), (end, 1.0)):
             if span[0] < span[1]:
+                from comfy_extras.nodes_custom_sampler import CFGOverride  # ComfyUI 0.24 or newer
+
                 model = CFGOverride.execute(model, 1.0, *span).args[0]
         sampling = dict(seed=0, steps=steps, cfg=4.0, sampler_name=sampler, scheduler=scheduler)
         result = Decoder.execute(model, embeds, {"samples": self.canvas}, negative, **sampling)

@@ -38,6 +38,19 @@ def get(repository: Repository, precision: str, node_id: str) -> str:
     return text
 
 
+def get_all(repositories: list[Repository], precision: str, node_id: str) -> str:
+    """Each of them; one whose folder is there, but not as published, keeps no other waiting."""
+    texts, error = [], None
+    for repository in repositories:
+        try:
+            texts.append(get(repository, precision, node_id))
+        except FileExistsError as found:
+            error = found
+    if error:
+        raise error
+    return "\n".join(texts)
+
+
 class GetModels(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -56,9 +69,9 @@ class GetModels(io.ComfyNode):
                 io.Combo.Input(
                     "repository",
                     options=list(CHOICES),
-                    tooltip="What to download: all that a kind of workflow needs (text-to-image "
-                    f"is also for image to image and mixing), or one repository. To download: "
-                    f"{sizes}.",
+                    tooltip="What to download: all for one kind of workflow (text-to-image: "
+                    "prior and decoder, also for image to image and mixing; inpaint; "
+                    f"depth-controlnet), or one repository. To download: {sizes}.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -79,6 +92,6 @@ class GetModels(io.ComfyNode):
         check_choice("repository", repository, CHOICES)
         check_choice("precision", precision, downloads.PRECISIONS)
         node_id = cls.hidden.unique_id
-        text = "\n".join(get(part, precision, node_id) for part in CHOICES[repository])
+        text = get_all(CHOICES[repository], precision, node_id)
         write_on(node_id, text)
         return io.NodeOutput(ui=ui.PreviewText(text))

@@ -35,7 +35,7 @@ if not has_hub():
 sys.path.insert(0, str(ROOT))
 
 from utils.downloads import PRECISIONS, Progress, download  # noqa: E402
-from utils.repositories import CHOICES, REPOSITORIES, SETS  # noqa: E402
+from utils.repositories import CHOICES, REPOSITORIES, SETS, Repository  # noqa: E402
 
 NEW_LINE = "\n" if sys.stderr.isatty() else ""  # after a line of progress
 
@@ -64,37 +64,45 @@ def read_arguments() -> argparse.Namespace:
     return arguments
 
 
-def show(progress: Progress) -> None:
-    """One line that is written over, on a terminal only."""
-    if NEW_LINE:
-        print(f"\r{progress}\033[K", end="", file=sys.stderr, flush=True)
+def fetch(repository: Repository, root: Path, precision: str) -> None:
+    """Raises what `download` raises. Progress is one line that is written over, on a terminal."""
+
+    def show(progress: Progress) -> None:
+        if NEW_LINE:
+            line = f"\r{repository.name}: {progress}\033[K"
+            print(line, end="", file=sys.stderr, flush=True)
+
+    print(NEW_LINE + download(repository, root, precision, show))
+    folder = (root / repository.name).absolute()
+    if (folder / "movq").is_dir():  # the node does it, which has torch at hand
+        script = ROOT / "scripts" / "fit_preview.py"
+        print(f'Once, for previews: python "{script}" "{folder}"')
 
 
 def main() -> int:
-    """Fetch each; the first that fails ends it."""
+    """Fetch each; the first that fails ends it, but for a folder that is there and not ours."""
     arguments = read_arguments()
     if arguments.list:
         for name, repository in REPOSITORIES.items():
             print(f"{name:32} {repository.gigabytes:4} GB  {repository.id}")
         for name, parts in SETS.items():
-            print(f"{name:32} {' + '.join(parts)}")
+            size = sum(REPOSITORIES[part].gigabytes for part in parts)
+            print(f"{name:32} {size:4.1f} GB  {' + '.join(parts)}")
         return 0
-    for repository in [part for name in arguments.names for part in CHOICES[name]]:
+    code = 0
+    for repository in dict.fromkeys(part for name in arguments.names for part in CHOICES[name]):
         root = arguments.models_dir.expanduser() / repository.host_folder
         try:
-            text = download(repository, root, arguments.precision, show)
+            fetch(repository, root, arguments.precision)
         except (OSError, ValueError) as error:
             print(f"{NEW_LINE}{error}", file=sys.stderr)
-            return 1
+            code = 1
+            if not isinstance(error, FileExistsError):
+                break
         except KeyboardInterrupt:
             print(f"{NEW_LINE}Stopped. The same command goes on from here.", file=sys.stderr)
             return 130
-        print(NEW_LINE + text)
-        folder = (root / repository.name).absolute()
-        if (folder / "movq").is_dir():  # the node does it, which has torch at hand
-            script = ROOT / "scripts" / "fit_preview.py"
-            print(f'Once, for previews: python "{script}" "{folder}"')
-    return 0
+    return code
 
 
 if __name__ == "__main__":

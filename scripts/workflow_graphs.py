@@ -109,8 +109,8 @@ def inpaint() -> Graph:
         "**Inpaint.** What is white in the mask is repainted; what is black stays, to the bit: "
         "the last node puts it back over MoVQ's version of it.\n\n"
         "For your own: *Load Image* (draw the mask with *Open in MaskEditor*, and use both of its "
-        "outputs), *kandinsky-2-2-prior* and *kandinsky-2-2-decoder-inpaint*. The prompt names "
-        "the whole picture, not only the new part."
+        "outputs), *kandinsky-2-2-prior* and *kandinsky-2-2-decoder-inpaint* (*Get Models*, "
+        "inpaint). The prompt names the whole picture, not only the new part."
     )
     prior, model = g.loaders(INPAINT)
     picture = g.picture()
@@ -259,9 +259,9 @@ def depth_controlnet() -> Graph:
     g.note(
         "**Depth to image.** The depth of one picture, the contents of a prompt. Any depth map of "
         "any other node does as a hint, too.\n\n"
-        "For your own: *Load Image*, *kandinsky-2-2-prior*, *kandinsky-2-2-controlnet-depth*, a "
-        "depth estimator such as *Depth-Anything-V2-Small-hf*, a 768 × 768 canvas. The guide's "
-        "prompt is *A robot, 4k photo*."
+        "For your own: *Load Image*, *kandinsky-2-2-prior*, *kandinsky-2-2-controlnet-depth* and "
+        "*Depth-Anything-V2-Small-hf* (*Get Models*, depth-controlnet), a 768 × 768 canvas. "
+        "The guide's prompt is *A robot, 4k photo*."
     )
     prior, model = g.loaders(DEPTH)
     picture = g.picture()

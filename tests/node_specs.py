@@ -24,7 +24,7 @@ ImageColorToMask MaskToImage CLIPVisionEncode TinyClipVision GetImageSize
 ConditioningAverage ConditioningCombine ConditioningSetArea ConditioningSetAreaPercentage
 ConditioningSetMask ConditioningZeroOut ConditioningSetTimestepRange ConditioningMultiply
 ConditioningSetAreaStrength ConditioningSetDefaultCombine
-ModelMergeSimple ModelMergeAdd ModelMergeSubtract ModelMergeBlocks LoraLoaderModelOnly
+ModelMergeSimple ModelMergeAdd ModelMergeSubtract ModelMergeBlocks LoraLoaderModelOnly CFGOverride
 """.split()
 # These speak them too, and are for other models, or for samplers only.
 FOREIGN = """
@@ -33,7 +33,7 @@ LatentConcat LatentCut LatentCutToBatch InpaintModelConditioning InstructPixToPi
 ConditioningConcat unCLIPConditioning ReferenceLatent FluxGuidance
 RescaleCFG RenormCFG Mahiro FreeU_V2 PerturbedAttentionGuidance DifferentialDiffusion EasyCache
 LazyCache ModelSamplingDiscrete HyperTile TomePatchModel PatchModelAddDownscale PerpNeg CFGZeroStar
-ContextWindowsManual UNetSelfAttentionMultiply ModelNoiseScale ModelComputeDtype CFGOverride
+ContextWindowsManual UNetSelfAttentionMultiply ModelNoiseScale ModelComputeDtype
 """.split()
 
 PRIMITIVES = {kind: f"Primitive{kind.title()}" for kind in ("INT", "FLOAT", "STRING", "BOOLEAN")}

@@ -2,6 +2,7 @@
 
 import sys
 
+import comfy_extras.nodes_custom_sampler as host
 import pytest
 from kandinsky22.benchmarks import (
     decode,
@@ -67,14 +68,15 @@ def test_memory():
 
 def test_solvers():
     few = (("dpmpp_2m", "karras", 10), ("heun", "trailing", 2))
-    one_cache, interval = (("ddim", 6, 0.4),), (("dpmpp_2m", "karras", 10, 0.1, 0.5),)
-    rows = solvers.run(1, 2, few, one_cache, interval)
-    reference, fast, second_order, cached, guided_less = shown(solvers, rows)
+    intervals = (("dpmpp_2m", "karras", 10, 0.1, 0.5),) if hasattr(host, "CFGOverride") else ()
+    rows = solvers.run(1, 2, few, (("ddim", 6, 0.4),), intervals)
+    reference, fast, second_order, cached, *guided_less = shown(solvers, rows)
     assert reference["calls"] == 100 and reference["inside"] == 1.0
     assert fast["calls"] == 10 and second_order["calls"] == 3  # Heun's last step is Euler's
     assert cached["calls"] < 6  # the cache leaves calls out
-    assert 5 < guided_less["calls"] < 10  # those without guidance are half calls
-    assert fast["follows"] > 0.9 and guided_less["follows"] > 0.9
+    assert fast["follows"] > 0.9
+    for row in guided_less:  # calls without guidance are half ones
+        assert 5 < row["calls"] < 10 and row["follows"] > 0.9
 
 
 def test_shares_of_a_graph():

@@ -33,13 +33,13 @@ def run_overridden(model, node, *arguments, overrides=({},), **widgets):
         return run(node, model, *arguments, **widgets), rows
 
 
-def guidance_off(*halved: str) -> dict:
+def change_guidance(*halved: str, cfg: float = 1.0) -> dict:
     """What diffusers' documentation calls dynamic classifier-free guidance."""
 
     def at_the_end_of_a_step(pipeline, index, _, tensors):
         if index != GUIDED - 1:
             return {}
-        pipeline._guidance_scale = 1.0
+        pipeline._guidance_scale = cfg
         return {name: tensors[name].chunk(2)[1] for name in halved}
 
     return {
@@ -48,14 +48,15 @@ def guidance_off(*halved: str) -> dict:
     }
 
 
-def test_text_to_image(models, load_decoder, embeds):
-    arguments = embeds(2, 1), embeds(2, 2)
+@pytest.mark.parametrize("cfg, halved", [(1.0, ["image_embeds"]), (2.5, [])])
+def test_text_to_image(models, load_decoder, embeds, cfg, halved):
+    arguments, overrides = (embeds(2, 1), embeds(2, 2)), [dict(cfg=cfg)]
     model, _ = load_decoder(TEXT_TO_IMAGE)
-    ours, rows = run_overridden(model, nodes.Decoder, *arguments, canvas(2))
-    off = guidance_off("image_embeds")
-    theirs = reference("KandinskyV22Pipeline", models / TEXT_TO_IMAGE, *arguments, **off, **SIZE)
+    ours, rows = run_overridden(model, nodes.Decoder, *arguments, canvas(2), overrides=overrides)
+    change = change_guidance(*halved, cfg=cfg)
+    theirs = reference("KandinskyV22Pipeline", models / TEXT_TO_IMAGE, *arguments, **change, **SIZE)
     assert oracle.max_diff(ours, theirs) == 0.0
-    assert rows == [4] * GUIDED + [2] * (STEPS - GUIDED)
+    assert rows == [4] * GUIDED + [2 if cfg == 1 else 4] * (STEPS - GUIDED)
 
 
 def test_inpaint(models, load_decoder, embeds):
@@ -65,7 +66,7 @@ def test_inpaint(models, load_decoder, embeds):
     ours, rows = run_overridden(model, nodes.Inpaint, *arguments, latent, mask=mask)
     theirs = reference(
         *("KandinskyV22InpaintPipeline", models / INPAINT, *arguments),
-        **guidance_off("image_embeds", "mask_image", "masked_image"),
+        **change_guidance("image_embeds", "mask_image", "masked_image"),
         image=tensor_of(image),
         mask_image=mask.clone(),
         **SIZE,
@@ -88,16 +89,23 @@ def test_from_end_to_end_it_is_the_widget(load_decoder, embeds, cfg):
 def test_several_with_a_hint(load_decoder, embeds):
     """Guidance in the middle only; of two that meet, the one nearer to the stage counts."""
     arguments = nodes.ControlNet, embeds(2, 1), embeds(2, 2), canvas(2)
-    three = [dict(start=0.0), dict(cfg=3.0, start=0.2, end=0.6), dict(start=0.6, end=0.7)]
+    three = [dict(start=0.0), dict(cfg=3.0, start=0.2, end=0.9), dict(start=0.4, end=0.6)]
     model, _ = load_decoder(DEPTH)
     samples, rows = run_overridden(model, *arguments, overrides=three, hint=picture(2))
-    assert rows == [2, 4, 4, 2, 2, 2] and samples.isfinite().all()
+    assert rows == [2, 4, 2, 4, 4, 2] and samples.isfinite().all()
 
 
 def test_where_guidance_comes_in_later_the_negative_is_asked_for(load_decoder, embeds):
     model = override(load_decoder(TEXT_TO_IMAGE)[0], cfg=3.0)
     with pytest.raises(ValueError, match="With cfg 3, .* connect negative_image_embeds"):
         run(nodes.Decoder, model, embeds(1, 1), None, canvas(1), cfg=1.0)
+
+
+@pytest.mark.parametrize("cfg", [float("nan"), float("inf"), None, "x"])
+def test_a_cfg_that_is_no_number(load_decoder, embeds, cfg):
+    model = override(load_decoder(TEXT_TO_IMAGE)[0], cfg=cfg)
+    with pytest.raises(ValueError, match=r"cfg \(of CFG Override\) is .*, not a finite number"):
+        run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), canvas(1))
 
 
 def test_in_ksampler(load_decoder, embeds):

@@ -151,7 +151,19 @@ def test_all_for_some_workflows(get, hub):
     hub.served.clear()
     text = get("inpaint", "depth-controlnet")
     assert listed() == set(REPOSITORIES) - {"dpt-large"}
-    assert text.count("Already there") == 2 and "text_encoder/config.json" not in hub.served
+    assert text.count("Already there") == 1 and "text_encoder/config.json" not in hub.served
+
+
+def test_an_odd_folder_keeps_no_other_waiting(get, start, models_dir):
+    get("kandinsky-2-2-prior")
+    folder = models_dir / "diffusers" / "kandinsky-2-2-prior"
+    (
+        folder / "download.json"
+    ).unlink()  # as if it came from elsewhere; in fp16 it is not as published
+    process = start("text-to-image")
+    said, complained = process.communicate()
+    assert process.returncode == 1 and f"{folder} is there, but not as published" in complained
+    assert said.startswith("Ready. ") and "kandinsky-2-2-decoder" in listed()
 
 
 def test_where_the_loaders_look():

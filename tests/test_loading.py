@@ -44,6 +44,16 @@ def test_finds_owner_and_name(models):
         shutil.rmtree(models / "somebody")
 
 
+def test_nothing_is_looked_for_within_a_model(models):
+    within = models / PRIOR / "nested"
+    shutil.copytree(models / DECODER, within)
+    try:
+        for kind in checkpoints.KINDS:
+            assert all(name.count("/") == 0 for name in checkpoints.all_folders(kind))
+    finally:
+        shutil.rmtree(within)
+
+
 def test_links_that_lead_nowhere_are_passed_over(models):
     known = checkpoints.list_models("decoder")
     links = {"circle": "circle", "dangling": "nothing", "a-file": f"{DECODER}/model_index.json"}

@@ -9,6 +9,7 @@ from kandinsky22.nodes import NODES
 PAGES = [PACK / "docs" / name for name in ("from_diffusers.md", "from_comfyui_kandinsky22.md")]
 BLUEPRINTS = {path.stem.removesuffix(" (Kandinsky 2.2)") for path in (PACK / "subgraphs").iterdir()}
 HOSTS = {  # nodes of ComfyUI that the pages send people to
+    "CFG Override",
     "Empty Latent Image",
     "Invert Mask",
     "KSampler",

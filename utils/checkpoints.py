@@ -82,15 +82,16 @@ def all_folders(kind: str) -> dict[str, Path]:
     times for each workflow that is queued, and models may lie across a network.
     """
 
-    def is_model(folder: Path) -> bool:
-        return os.path.isfile(folder / KINDS[kind].marker)  # pathlib's may raise PermissionError
+    def has(folder: Path, marker: str) -> bool:
+        return os.path.isfile(folder / marker)  # pathlib's may raise PermissionError
 
     found: dict[str, Path] = {}
     for root in model_roots(kind):
         for folder in subfolders(root):
-            models = [folder] if is_model(folder) else filter(is_model, subfolders(folder))
-            for model in models:
-                found.setdefault(model.relative_to(root).as_posix(), model)
+            is_model = any(has(folder, known.marker) for known in KINDS.values())
+            for model in [folder] if is_model else subfolders(folder):
+                if has(model, KINDS[kind].marker):
+                    found.setdefault(model.relative_to(root).as_posix(), model)
     return found
 
 

@@ -10,6 +10,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 
 from . import decoder
 from .native_unet import choices, refuse_foreign_parts
+from .values import check_numbers
 
 
 def wrapped_options(model: Any) -> dict[str, Any]:
@@ -21,9 +22,11 @@ def wrapped_options(model: Any) -> dict[str, Any]:
     return options
 
 
-def is_cfg_override(wrapper: Any) -> bool:
-    """The host's CFG Override, which only sets the cfg of what runs within it, at some steps."""
-    return getattr(wrapper, "__qualname__", "").startswith("CFGOverride.")
+def is_honoured(kind: str, wrapper: Any) -> bool:
+    """Wrappers of a model; and the host's CFG Override, which only sets the cfg of some steps."""
+    name = getattr(wrapper, "__qualname__", "")
+    is_override = kind == WrappersMP.PREDICT_NOISE and name.startswith("CFGOverride.")
+    return is_override or kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
 
 
 def cfg_of_steps(model: Any, cfg: float, timesteps: torch.Tensor) -> list[float]:
@@ -35,7 +38,10 @@ def cfg_of_steps(model: Any, cfg: float, timesteps: torch.Tensor) -> list[float]
     wrappers = get_all_wrappers(WrappersMP.PREDICT_NOISE, wrapped_options(model))
     overrides = WrapperExecutor.new_class_executor(lambda *_: guider.cfg, guider, wrappers)
     sigmas = model.get_model_object("model_sampling").sigma(timesteps).cpu()
-    return [float(overrides.execute(None, sigma)) for sigma in sigmas]
+    found = [overrides.execute(None, sigma) for sigma in sigmas]
+    for value in found:
+        check_numbers(**{"cfg (of CFG Override)": value})
+    return [float(value) for value in found]
 
 
 def refuse_what_only_samplers_honour(model: Any) -> None:
@@ -50,11 +56,10 @@ def refuse_what_only_samplers_honour(model: Any) -> None:
     found = [
         name for name in options if name.endswith("_function") or name == "model_function_wrapper"
     ]
-    honoured = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
     found += [
         f"{kind} wrapper"
         for kind in inner["wrappers"]
-        if kind not in honoured and not all(map(is_cfg_override, get_all_wrappers(kind, inner)))
+        if not all(is_honoured(kind, wrapper) for wrapper in get_all_wrappers(kind, inner))
     ]
     found += [f"another {name}" for name in model.object_patches if name != "diffusion_model"]
     if model.hook_patches:

@@ -1,6 +1,7 @@
 """Get Models in the real server, from a hub on this machine, and what a user does then."""
 
 import json
+import shutil
 import threading
 
 import pytest
@@ -101,6 +102,15 @@ def test_queued_again_it_looks_again(bare_server, hub):
     again = bare_server.run(get(PRIOR))
     assert again.executed == ["get"]
     assert again.outputs["get"]["text"][0].startswith("Already there.") and hub.bytes_served == 0
+
+
+def test_an_odd_folder_keeps_no_other_waiting(bare_server):
+    folder = bare_server.base / "models" / "diffusers"
+    (folder / PRIOR / "download.json").unlink()
+    shutil.rmtree(folder / DECODER)
+    with pytest.raises(WorkflowError, match=f"{PRIOR} is there, but not as published"):
+        bare_server.run(get("text-to-image"))
+    assert choices(bare_server, "Kandinsky22LoadDecoder") == [DECODER]
 
 
 def test_an_error_is_the_nodes(bare_server):
