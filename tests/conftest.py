@@ -95,3 +95,11 @@ def embeds():
         return ImageEmbeds(torch.randn(batch, width, generator=generator))
 
     return make
+
+
+@pytest.fixture
+def pair(embeds):
+    """(positive, negative) CONDITIONING of one random embedding each."""
+    from native import conditioning
+
+    return conditioning(embeds(1, 1)), conditioning(embeds(1, 2))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from calls import watched
 from kandinsky22.nodes import decoder as nodes
-from test_native_model import conditioning, ksampler
+from native import conditioning, ksampler
 from test_stages import DEPTH, INPAINT, TEXT_TO_IMAGE, box_mask, picture, reference, run, tensor_of
 
 pytestmark = pytest.mark.skipif(

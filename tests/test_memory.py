@@ -283,3 +283,27 @@ def test_depth_with_weights_of_another_type(models, monkeypatch, name, flag):
     assert estimator.model.dtype == torch.float32
     hint = DepthHint.execute(estimator, picture).args[0]
     assert (hint - wanted).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("variant", ["text_to_image", "depth"])
+@pytest.mark.parametrize("attention, size", [("fused", 512), ("math", 1024)])
+def test_the_memory_estimate_is_what_was_measured(monkeypatch, variant, attention, size):
+    """At published size, without its weights: the peak of a traced forward."""
+    from accelerate import init_empty_weights
+    from kandinsky22.scripts import measure_memory
+    from kandinsky22.utils import published
+    from kandinsky22.utils.native_model import Kandinsky22, Settings
+    from kandinsky22.utils.native_unet import Kandinsky22UNet
+
+    if attention == "fused":
+        monkeypatch.setattr(
+            comfy.model_management, "pytorch_attention_flash_attention", lambda: True
+        )
+    settings = Settings(**published.UNETS[variant])
+    with init_empty_weights():
+        unet = Kandinsky22UNet.from_config(settings.unet)
+    model = Kandinsky22(unet, settings, (torch.float32, torch.float32))
+    side = size // 8
+    estimate = model.memory_required([2, 4, side, side]) / (2 * side**2 * torch.float32.itemsize)
+    found = measure_memory.measure(variant, size, 2, torch.float32, attention)
+    assert 1.0 <= estimate / found <= 1.15
