@@ -92,21 +92,25 @@ class Miniature:
         sampler: str,
         scheduler: str,
         steps: int,
-        begin: float = 0.0,
-        end: float = 1.0,
+        model: Any = None,
     ) -> torch.Tensor:
-        """One picture a seed, in the stage node, guided from `begin` to `end`: (S, D)."""
+        """One picture a seed, in the stage node: (S, D)."""
         from kandinsky22.nodes.decoder import Decoder
 
-        model = self.model
-        for span in ((0.0, begin), (end, 1.0)):
-            if span[0] < span[1]:
-                from comfy_extras.nodes_custom_sampler import CFGOverride  # ComfyUI 0.24 or newer
-
-                model = CFGOverride.execute(model, 1.0, *span).args[0]
+        model = model or self.model
         sampling = dict(seed=0, steps=steps, cfg=4.0, sampler_name=sampler, scheduler=scheduler)
         result = Decoder.execute(model, embeds, {"samples": self.canvas}, negative, **sampling)
         return self.embed(result.args[0]["samples"])
+
+    def draw_guided(self, embeds: Any, negative: Any, *settings: Any) -> torch.Tensor:
+        """The same, guided from one part of the way to another: the last two of `settings`."""
+        from comfy_extras.nodes_custom_sampler import CFGOverride  # ComfyUI 0.24 or newer
+
+        *settings, begin, end = settings
+        model = self.model
+        for span in ((0.0, begin), (end, 1.0)):
+            model = CFGOverride.execute(model, 1.0, *span).args[0]
+        return self.draw(embeds, negative, *settings, model)
 
     def draw_with_cache(self, embeds: Any, negative: Any, sampler: str, steps: int, reuse: float):
         """The same in KSampler with EasyCache, which leaves out calls that would change little."""
@@ -167,6 +171,6 @@ def run(
         found = draw_all(miniature.draw_with_cache, sampler, steps, reuse)
         rows.append(row(*found, f"{sampler} in KSampler, EasyCache {reuse}", "normal", steps))
     for sampler, scheduler, steps, begin, end in intervals:
-        found = draw_all(miniature.draw, sampler, scheduler, steps, begin, end)
+        found = draw_all(miniature.draw_guided, sampler, scheduler, steps, begin, end)
         rows.append(row(*found, f"{sampler}, guided from {begin} to {end}", scheduler, steps))
     return rows

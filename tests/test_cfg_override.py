@@ -6,7 +6,7 @@ import pytest
 import torch
 from calls import watched
 from kandinsky22.nodes import decoder as nodes
-from native import conditioning, ksampler
+from native import canvas, conditioning, ksampler
 from test_stages import DEPTH, INPAINT, TEXT_TO_IMAGE, box_mask, picture, reference, run, tensor_of
 
 pytestmark = pytest.mark.skipif(
@@ -15,10 +15,6 @@ pytestmark = pytest.mark.skipif(
 STEPS = 6  # of the published scheduler: at 831, 665, 499, 333, 167 and 1 of 1000 noise levels
 GUIDED = 2  # of them; 0.4 of the way is between 665 and 499
 SIZE = dict(height=64, width=64, output_type="latent")
-
-
-def canvas(batch: int) -> dict:
-    return {"samples": torch.zeros(batch, 4, 8, 8)}
 
 
 def override(model, cfg=1.0, start=0.4, end=1.0):

@@ -45,6 +45,7 @@ KINDS = {
         "depth-anything/Depth-Anything-V2-Small-hf",
     ),
 }
+MARKERS = {kind.marker for kind in KINDS.values()}
 PRIOR_PARTS = ("prior", "text_encoder", "image_encoder", "tokenizer", "image_processor")
 
 
@@ -88,7 +89,7 @@ def all_folders(kind: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in model_roots(kind):
         for folder in subfolders(root):
-            is_model = any(has(folder, known.marker) for known in KINDS.values())
+            is_model = any(has(folder, marker) for marker in MARKERS)
             for model in [folder] if is_model else subfolders(folder):
                 if has(model, KINDS[kind].marker):
                     found.setdefault(model.relative_to(root).as_posix(), model)

@@ -57,8 +57,9 @@ def predict_noise(
     guided = cfg > 1
     if guided:
         x = torch.cat([x, x])
-    embeds, concat = embeds[-len(x) :], None if concat is None else concat[-len(x) :]
-    output = predict(x if concat is None else torch.cat([x, concat], dim=1), t, embeds)
+    if concat is not None:
+        x = torch.cat([x, concat[-len(x) :]], dim=1)
+    output = predict(x, t, embeds[-len(x) :])
     epsilon, variance = output.split(CHANNELS, dim=1)
     if guided:
         negative, positive = epsilon.chunk(2)
