@@ -17,8 +17,8 @@ import diffusers
 import torch
 import transformers
 from accelerate import init_empty_weights
-from kandinsky22.utils import published
-from kandinsky22.utils.checkpoints import BUNDLED
+from kandinsky22.utils.comfyui.model_folders import BUNDLED
+from kandinsky22.utils.files import architectures
 from safetensors.torch import save_file
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -82,10 +82,10 @@ def checkpoints(size: str, *parts: str) -> Iterator[dict[str, Path]]:
 
 
 def write_decoder(folder: Path, size: str, variant: str = "text_to_image") -> None:
-    config = published.UNETS[variant]
+    config = architectures.UNETS[variant]
     with init_empty_weights():
         unet = diffusers.UNet2DConditionModel.from_config(config["unet"] | UNETS[size])
-        movq = diffusers.VQModel.from_config(published.MOVQ | MOVQS[size])
+        movq = diffusers.VQModel.from_config(architectures.MOVQ | MOVQS[size])
     scheduler = diffusers.DDPMScheduler.from_config(config["scheduler"])
     write(folder, diffusers.KandinskyV22Pipeline(unet=unet, movq=movq, scheduler=scheduler))
 
@@ -95,7 +95,9 @@ def write_prior(folder: Path, size: str) -> None:
     tokenizer = transformers.CLIPTokenizer.from_pretrained(
         BUNDLED / "kandinsky-2-2-mini-prior" / "tokenizer", model_max_length=77
     )
-    config = {part: published.PRIOR[part] | PRIORS[size].get(part, {}) for part in published.PRIOR}
+    config = {
+        part: architectures.PRIOR[part] | PRIORS[size].get(part, {}) for part in architectures.PRIOR
+    }
     width = config["prior"]["embedding_dim"]
     text = transformers.CLIPTextConfig(
         **config["text_encoder"] | {"projection_dim": width},

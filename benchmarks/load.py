@@ -35,10 +35,10 @@ def write_unet(folder: Path, dtype: torch.dtype, size: str) -> None:
     """A published UNet, or one of another size, with random weights."""
     from accelerate import init_empty_weights
     from diffusers import UNet2DConditionModel
-    from kandinsky22.utils import published
+    from kandinsky22.utils.files import architectures
 
     with init_empty_weights():
-        config = published.UNETS["text_to_image"]["unet"] | UNETS[size]
+        config = architectures.UNETS["text_to_image"]["unet"] | UNETS[size]
         write_module(folder, UNet2DConditionModel.from_config(config), dtype)
 
 
@@ -49,8 +49,8 @@ def load(loader: str, folder: Path, dtype: torch.dtype):
 
         return UNet2DConditionModel.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
     import comfy.ops
-    from kandinsky22.utils.native_unet import Kandinsky22UNet
-    from kandinsky22.utils.weights import build_module
+    from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
+    from kandinsky22.utils.files.weights import build_module
 
     return build_module(Kandinsky22UNet.from_config, folder, dtype, comfy.ops.disable_weight_init)
 

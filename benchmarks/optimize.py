@@ -31,7 +31,7 @@ COLUMNS = {
 
 def caller(model: Any, pixels: int, calls: int) -> Callable:
     """A function that calls the UNet of a loaded MODEL."""
-    from kandinsky22.utils.prediction import prediction
+    from kandinsky22.utils.comfyui.prediction import prediction
 
     predict, side = prediction(model), pixels // 8
     latents = torch.randn(2, 4, side, side, device=model.load_device)
@@ -50,7 +50,7 @@ def run(
 ) -> list[dict]:
     """One row a choice: seconds of `calls` calls, and the ratio to the default."""
     import comfy.model_management
-    from kandinsky22.utils.optimizations import optimize
+    from kandinsky22.utils.comfyui.model_options import optimize
 
     with checkpoints(size, "text_to_image") as folders:
         model, _ = load_nodes(folders["text_to_image"], dtype)

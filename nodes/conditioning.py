@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..utils.conditioning import add_hint, add_picture, condition_on_embeds, mask_latent
+from ..utils.comfyui.conditioning import add_hint, add_picture, condition_on_embeds, mask_latent
 from . import types
 
 CATEGORY = "Kandinsky 2.2/conditioning"

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..utils.schedulers import SAMPLERS, SPACINGS
-from ..utils.stages import Sampling, run_stage
+from ..utils.comfyui.stages import Sampling, run_stage
+from ..utils.kandinsky.schedulers import SAMPLERS, SPACINGS
 from . import types
 from .widgets import cfg_input, seed_input
 

@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io, ui
 
-from ..utils import embeds as verbs
-from ..utils.mix_chart import draw_mix
-from ..utils.values import MOST_ITEMS
+from ..utils.kandinsky import mixing as verbs
+from ..utils.kandinsky.mix_chart import draw_mix
+from ..utils.kandinsky.values import MOST_ITEMS
 from . import types
 
 MOST_INPUTS = 8

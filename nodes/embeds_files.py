@@ -6,8 +6,8 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..utils.embeds import load_embeds, save_embeds
-from ..utils.values import ImageEmbeds, check_texts
+from ..utils.kandinsky.mixing import load_embeds, save_embeds
+from ..utils.kandinsky.values import ImageEmbeds, check_texts
 from . import types
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..utils import downloads, preview
-from ..utils.repositories import CHOICES, REPOSITORIES, Repository
-from ..utils.residency import step_reporter
-from ..utils.values import check_choice
+from ..utils.comfyui.residency import step_reporter
+from ..utils.download import downloads
+from ..utils.download.repositories import CHOICES, REPOSITORIES, Repository
+from ..utils.files import previews
+from ..utils.kandinsky.values import check_choice
 
 
 def write_on(node_id: str, text: str) -> None:
@@ -34,7 +35,7 @@ def get(repository: Repository, precision: str, node_id: str) -> str:
     roots = [Path(root) for root in folder_paths.get_folder_paths(repository.host_folder)]
     root = next((root for root in roots if (root / repository.name).exists()), roots[0])
     text = downloads.download(repository, root, precision, show_on(node_id, repository.name))
-    preview.fit_missing_preview(root / repository.name)
+    previews.fit_missing_preview(root / repository.name)
     return text
 
 

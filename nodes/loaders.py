@@ -2,12 +2,12 @@
 
 from comfy_api.latest import io
 
-from ..utils import checkpoints
-from ..utils.native_depth import NativeDepthEstimator
-from ..utils.native_loading import load_model, load_unet
-from ..utils.native_prior import NativePrior
-from ..utils.native_vae import load_vae, load_vae_file
-from ..utils.residency import WEIGHT_DTYPES
+from ..utils.comfyui import model_folders
+from ..utils.comfyui.depth_estimator import NativeDepthEstimator
+from ..utils.comfyui.load_model import load_model, load_unet
+from ..utils.comfyui.prior import NativePrior
+from ..utils.comfyui.residency import WEIGHT_DTYPES
+from ..utils.comfyui.vae import load_vae, load_vae_file
 from . import types
 from .widgets import check_name
 
@@ -35,7 +35,7 @@ class LoadPrior(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=checkpoints.list_models("prior"),
+                    options=model_folders.list_models("prior"),
                     tooltip="A diffusers folder under models/diffusers, or the bundled miniature.",
                 ),
                 weight_dtype_input(),
@@ -49,7 +49,7 @@ class LoadPrior(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model_name, weight_dtype):
-        return checkpoints.fingerprint(model_name, "prior")
+        return model_folders.fingerprint(model_name, "prior")
 
     @classmethod
     def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
@@ -69,7 +69,7 @@ class LoadDecoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=checkpoints.list_models("decoder"),
+                    options=model_folders.list_models("decoder"),
                     tooltip="A diffusers folder under models/diffusers, or the bundled miniature. "
                     "Inpaint and ControlNet need their own decoders.",
                 ),
@@ -87,11 +87,11 @@ class LoadDecoder(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model_name, weight_dtype):
-        return checkpoints.fingerprint(model_name, "decoder")
+        return model_folders.fingerprint(model_name, "decoder")
 
     @classmethod
     def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
-        folder = checkpoints.find_model(model_name, "decoder")
+        folder = model_folders.find_model(model_name, "decoder")
         return io.NodeOutput(load_model(folder, weight_dtype), load_vae(folder))
 
 
@@ -108,7 +108,7 @@ class LoadUNet(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "unet_name",
-                    options=list(checkpoints.list_files("diffusion_models")),
+                    options=list(model_folders.list_files("diffusion_models")),
                     tooltip="A safetensors file under models/diffusion_models.",
                 ),
                 weight_dtype_input(),
@@ -118,15 +118,15 @@ class LoadUNet(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, unet_name) -> bool | str:
-        return check_name(unet_name, "diffusion_models", checkpoints.find_file)
+        return check_name(unet_name, "diffusion_models", model_folders.find_file)
 
     @classmethod
     def fingerprint_inputs(cls, unet_name, weight_dtype):
-        return checkpoints.file_fingerprint(unet_name, "diffusion_models")
+        return model_folders.file_fingerprint(unet_name, "diffusion_models")
 
     @classmethod
     def execute(cls, unet_name, weight_dtype) -> io.NodeOutput:
-        file = checkpoints.find_file(unet_name, "diffusion_models")
+        file = model_folders.find_file(unet_name, "diffusion_models")
         return io.NodeOutput(load_unet(file, weight_dtype))
 
 
@@ -143,7 +143,7 @@ class LoadDepthEstimator(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=checkpoints.list_models("depth"),
+                    options=model_folders.list_models("depth"),
                     tooltip="A transformers folder under models/depth_estimators, or the bundled "
                     "miniature.",
                 ),
@@ -159,7 +159,7 @@ class LoadDepthEstimator(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model_name):
-        return checkpoints.fingerprint(model_name, "depth")
+        return model_folders.fingerprint(model_name, "depth")
 
     @classmethod
     def execute(cls, model_name) -> io.NodeOutput:
@@ -179,7 +179,7 @@ class LoadMoVQ(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "vae_name",
-                    options=list(checkpoints.list_files("vae")),
+                    options=list(model_folders.list_files("vae")),
                     tooltip="A safetensors file under models/vae. Load Decoder brings its own MoVQ "
                     "along; this is for another.",
                 ),
@@ -189,12 +189,12 @@ class LoadMoVQ(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, vae_name) -> bool | str:
-        return check_name(vae_name, "vae", checkpoints.find_file)
+        return check_name(vae_name, "vae", model_folders.find_file)
 
     @classmethod
     def fingerprint_inputs(cls, vae_name):
-        return checkpoints.file_fingerprint(vae_name, "vae")
+        return model_folders.file_fingerprint(vae_name, "vae")
 
     @classmethod
     def execute(cls, vae_name) -> io.NodeOutput:
-        return io.NodeOutput(load_vae_file(checkpoints.find_file(vae_name, "vae")))
+        return io.NodeOutput(load_vae_file(model_folders.find_file(vae_name, "vae")))

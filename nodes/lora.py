@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..utils import checkpoints
-from ..utils.lora import apply_to_decoder, apply_to_prior
+from ..utils.comfyui import model_folders
+from ..utils.comfyui.lora import apply_to_decoder, apply_to_prior
 from . import types
 from .widgets import check_name
 
@@ -14,7 +14,7 @@ def lora_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "lora_name",
-            options=list(checkpoints.list_files("loras")),
+            options=list(model_folders.list_files("loras")),
             tooltip="A safetensors file under models/loras, or the bundled one. diffusers, peft "
             "and kohya names are known.",
         ),
@@ -34,11 +34,11 @@ class LoraNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora_name) -> bool | str:
-        return check_name(lora_name, "loras", checkpoints.find_file)
+        return check_name(lora_name, "loras", model_folders.find_file)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name, **_):
-        return checkpoints.file_fingerprint(lora_name, "loras")
+        return model_folders.file_fingerprint(lora_name, "loras")
 
 
 class LoadDecoderLora(LoraNode):

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..utils.native_unet import ATTENTIONS
-from ..utils.optimizations import optimize
+from ..utils.comfyui.model_options import optimize
+from ..utils.comfyui.unet import ATTENTIONS
 
 
 class Optimize(io.ComfyNode):

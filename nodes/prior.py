@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..utils.values import MOST_ITEMS
+from ..utils.kandinsky.values import MOST_ITEMS
 from . import types
 from .widgets import cfg_input, seed_input
 

@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..utils.native_depth import NativeDepthEstimator
-from ..utils.native_prior import NativePrior
-from ..utils.values import ImageEmbeds
+from ..utils.comfyui.depth_estimator import NativeDepthEstimator
+from ..utils.comfyui.prior import NativePrior
+from ..utils.kandinsky.values import ImageEmbeds
 
 
 class Socket(io.ComfyTypeIO):

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..utils import checkpoints
+from ..utils.comfyui import model_folders
 
 
 def seed_input() -> io.Input:
@@ -23,7 +23,7 @@ def cfg_input(tooltip: str) -> io.Input:
     )
 
 
-def check_name(name: str | None, kind: str, find=checkpoints.find_model) -> bool | str:
+def check_name(name: str | None, kind: str, find=model_folders.find_model) -> bool | str:
     """What the host asks before it queues: True, or the message it shows on the node."""
     if name is None:  # it comes over a wire, and is known when the graph runs
         return True

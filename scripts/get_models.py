@@ -22,7 +22,7 @@ ROOT = Path(__file__).absolute().parents[1]
 
 
 def has_hub() -> bool:
-    """Is there what utils/hub.py builds on? Nothing of ComfyUI or torch is needed."""
+    """Is there what utils/download/hub.py builds on? Nothing of ComfyUI or torch is needed."""
     try:
         hub = tuple(map(int, version("huggingface_hub").split(".")[:2]))
     except PackageNotFoundError:
@@ -34,8 +34,8 @@ if not has_hub():
     pack.run_elsewhere("huggingface_hub 0.34 or newer, or no numpy")
 sys.path.insert(0, str(ROOT))
 
-from utils.downloads import PRECISIONS, Progress, download  # noqa: E402
-from utils.repositories import CHOICES, REPOSITORIES, SETS, Repository  # noqa: E402
+from utils.download.downloads import PRECISIONS, Progress, download  # noqa: E402
+from utils.download.repositories import CHOICES, REPOSITORIES, SETS, Repository  # noqa: E402
 
 NEW_LINE = "\n" if sys.stderr.isatty() else ""  # after a line of progress
 

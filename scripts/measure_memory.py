@@ -27,16 +27,16 @@ if __name__ == "__main__":
 
 import comfy.ops
 import torch
-from kandinsky22.utils import published
-from kandinsky22.utils.native_unet import Kandinsky22UNet
-from kandinsky22.utils.native_vae import MoVQ
-from kandinsky22.utils.residency import swap_ops
+from kandinsky22.utils.comfyui.residency import swap_ops
+from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
+from kandinsky22.utils.comfyui.vae import MoVQ
+from kandinsky22.utils.files import architectures
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-NETWORKS = ("movq", *published.UNETS)
+NETWORKS = ("movq", *architectures.UNETS)
 DTYPES = (torch.float32, torch.bfloat16)
 UNET_SIZES, MOVQ_SIZES = (512, 768, 1024), (512, 1024, 2048)
 
@@ -84,9 +84,9 @@ def build(network: str, dtype: torch.dtype):
     torch.set_default_dtype(dtype)
     try:
         if network == "movq":
-            module = MoVQ.from_config(published.MOVQ)
+            module = MoVQ.from_config(architectures.MOVQ)
         else:
-            module = Kandinsky22UNet.from_config(published.UNETS[network]["unet"])
+            module = Kandinsky22UNet.from_config(architectures.UNETS[network]["unet"])
     finally:
         torch.set_default_dtype(torch.float32)
     swap_ops(module, comfy.ops.disable_weight_init)

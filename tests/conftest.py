@@ -43,7 +43,7 @@ def inference_mode():
 @pytest.fixture
 def nothing_shared(monkeypatch):
     """What a test loads is its own, to be moved, broken or watched while it dies."""
-    from kandinsky22.utils import sharing
+    from kandinsky22.utils.comfyui import sharing
 
     monkeypatch.setattr(sharing, "ALIVE", weakref.WeakValueDictionary())
 
@@ -64,7 +64,7 @@ def models(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def prior(models):
-    from kandinsky22.utils.native_prior import NativePrior
+    from kandinsky22.utils.comfyui.prior import NativePrior
 
     return NativePrior("kandinsky-2-2-tiny-prior")
 
@@ -88,7 +88,7 @@ def load_decoder(models):
 def embeds():
     """Makes random image embeddings: (batch, seed) → ImageEmbeds."""
     import tiny_models
-    from kandinsky22.utils.values import ImageEmbeds
+    from kandinsky22.utils.kandinsky.values import ImageEmbeds
 
     def make(batch: int = 1, seed: int = 0, width: int = tiny_models.WIDTH):
         generator = torch.Generator().manual_seed(seed)

@@ -13,7 +13,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from kandinsky22.utils.hub import PIECE
+from kandinsky22.utils.download.hub import PIECE
 
 LARGE = (".safetensors", ".bin")
 

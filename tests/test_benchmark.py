@@ -9,7 +9,7 @@ import pytest
 import torch
 from checkout import PACK
 from kandinsky22.benchmarks import checkpoints, decode, pairs, plot, report, roofline
-from kandinsky22.utils import published
+from kandinsky22.utils.files import architectures
 from PIL import Image
 
 ROWS = [
@@ -67,14 +67,17 @@ def test_the_chart_has_a_row_for_each_ratio(tmp_path):
 
 @pytest.mark.parametrize("pixels, tera", [(512, 1.712), (768, 3.985)])
 def test_work_of_the_published_unet(pixels, tera):
-    work = roofline.unet_work(published.UNETS["text_to_image"]["unet"], pixels, 2, torch.float16)
+    work = roofline.unet_work(
+        architectures.UNETS["text_to_image"]["unet"], pixels, 2, torch.float16
+    )
     assert work["flops"] == pytest.approx(tera * 1e12, rel=1e-3)
     assert work["bytes"] == pytest.approx(2 * 1253.06e6, rel=1e-3)
 
 
 def test_work_follows_batch_and_hint():
     configs = {
-        name: parts["unet"] | checkpoints.UNETS["thin"] for name, parts in published.UNETS.items()
+        name: parts["unet"] | checkpoints.UNETS["thin"]
+        for name, parts in architectures.UNETS.items()
     }
     one, two = (
         roofline.unet_work(configs["text_to_image"], 64, batch, torch.float32) for batch in (1, 2)
@@ -98,7 +101,7 @@ def test_random_checkpoints_are_the_published_ones_in_small(tmp_path):
     checkpoints.write_decoder(folder, "thin")
     pipeline = checkpoints.load_pipeline("KandinskyV22Pipeline", folder, "fp32")
     with torch.device("meta"):
-        unet = type(pipeline.unet).from_config(published.UNETS["text_to_image"]["unet"])
+        unet = type(pipeline.unet).from_config(architectures.UNETS["text_to_image"]["unet"])
     assert list(pipeline.unet.state_dict()) == list(unet.state_dict())
     decode.load_nodes(other, "fp32")
     model, _ = decode.load_nodes(folder, "fp32")  # not the other of that name

@@ -6,7 +6,7 @@ import tiny_models
 import torch
 from calls import watched
 from kandinsky22.nodes.decoder import Decoder
-from kandinsky22.utils.values import ImageEmbeds
+from kandinsky22.utils.kandinsky.values import ImageEmbeds
 
 SCHEDULERS = {
     "published": {},
@@ -202,7 +202,7 @@ def test_vae_equals_movq(models, load_decoder, size):
 
 
 def test_vae_loads_without_a_warning(models, caplog):
-    from kandinsky22.utils.native_vae import load_vae
+    from kandinsky22.utils.comfyui.vae import load_vae
 
     load_vae(models / "kandinsky-2-2-tiny-decoder")
     assert not [record for record in caplog.records if record.levelname == "WARNING"]

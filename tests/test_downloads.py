@@ -18,10 +18,10 @@ from calls import as_in_a_terminal
 from checkout import PACK
 from filelock import FileLock
 from hub_server import Hub, half_of, wait_for
-from kandinsky22.utils import checkpoints
-from kandinsky22.utils.downloads import finished
-from kandinsky22.utils.hub import PIECE
-from kandinsky22.utils.repositories import REPOSITORIES
+from kandinsky22.utils.comfyui import model_folders
+from kandinsky22.utils.download.downloads import finished
+from kandinsky22.utils.download.hub import PIECE
+from kandinsky22.utils.download.repositories import REPOSITORIES
 from safetensors.torch import load_file
 
 DECODER = REPOSITORIES["kandinsky-2-2-decoder"]
@@ -116,8 +116,8 @@ def refuse(start, models_dir):
 
 def listed() -> set[str]:
     """The models that the loaders offer, without those in the box."""
-    names = {name for kind in checkpoints.KINDS for name in checkpoints.list_models(kind)}
-    return {name for name in names if not (checkpoints.BUNDLED / name).exists()}
+    names = {name for kind in model_folders.KINDS for name in model_folders.list_models(kind)}
+    return {name for name in names if not (model_folders.BUNDLED / name).exists()}
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -167,7 +167,7 @@ def test_an_odd_folder_keeps_no_other_waiting(get, start, models_dir):
 
 
 def test_where_the_loaders_look():
-    known = {(kind.host_folder, kind.marker, kind.loader) for kind in checkpoints.KINDS.values()}
+    known = {(kind.host_folder, kind.marker, kind.loader) for kind in model_folders.KINDS.values()}
     for repository in REPOSITORIES.values():
         loader = repository.loader.split(" / ")[0]
         assert (repository.host_folder, repository.marker, loader) in known
@@ -418,6 +418,7 @@ def test_an_odd_record_is_none(tmp_path, record):
 
 
 def test_the_command_needs_no_comfyui_and_no_torch():
-    look = "import sys, utils.downloads; print({'torch', 'comfy', 'folder_paths'} & {*sys.modules})"
+    look = "import sys, utils.download.downloads; "
+    look += "print({'torch', 'comfy', 'folder_paths'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", look], cwd=PACK, capture_output=True, text=True)
     assert done.stdout == "set()\n"

@@ -8,8 +8,9 @@ from kandinsky22.nodes.embeds import EncodeImage
 from kandinsky22.nodes.hint import DepthHint
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.nodes.prior import SamplePrior
-from kandinsky22.utils import native_depth, native_loading, native_prior, prediction
-from kandinsky22.utils.native_prior import NativePrior
+from kandinsky22.utils.comfyui import depth_estimator, load_model, prediction
+from kandinsky22.utils.comfyui import prior as prior_module
+from kandinsky22.utils.comfyui.prior import NativePrior
 from torch.overrides import TorchFunctionMode
 
 CANVAS = {"samples": torch.zeros(1, 4, 8, 8)}
@@ -42,7 +43,7 @@ class Computed(TorchFunctionMode):
 @pytest.fixture
 def kept_in_fp16(models, nothing_shared, monkeypatch):
     """As on a card without fast fp16: weights in it, and everything computed in fp32."""
-    for module in (native_depth, native_loading, native_prior):
+    for module in (depth_estimator, load_model, prior_module):
         monkeypatch.setattr(module, "pick_dtypes", lambda _: (torch.float16, torch.float32))
 
 

@@ -12,8 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kandinsky22.nodes import embeds as nodes
 from kandinsky22.nodes import embeds_files as files
-from kandinsky22.utils.embeds import interpolate_sequence, mix, save_embeds
-from kandinsky22.utils.values import ImageEmbeds
+from kandinsky22.utils.kandinsky.mixing import interpolate_sequence, mix, save_embeds
+from kandinsky22.utils.kandinsky.values import ImageEmbeds
 from PIL import Image
 from safetensors.torch import save_file
 

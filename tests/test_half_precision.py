@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 import torch
-from kandinsky22.utils.half_precision import BLOCK, read_header, store_as_fp16
+from kandinsky22.utils.download.half_precision import BLOCK, read_header, store_as_fp16
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

@@ -31,7 +31,7 @@ def names(text: str) -> set[str]:
 
 def said_by_the_code() -> list[str]:
     """Every text in the pack's Python; an f-string is its parts."""
-    files = [*(PACK / "utils").glob("*.py"), *(PACK / "nodes").glob("*.py")]
+    files = [*(PACK / "utils").rglob("*.py"), *(PACK / "nodes").glob("*.py")]
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8")))]
     constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
     return [value for value in constants if isinstance(value, str)]

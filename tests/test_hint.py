@@ -31,7 +31,7 @@ def test_equals_the_pipeline(models, name, size):
 
 
 def test_flat_depth_gives_zeros(models):
-    from kandinsky22.utils.hint import estimate_depth
+    from kandinsky22.utils.kandinsky.depth import estimate_depth
 
     class Flat:
         """The two calls of an image processor, around a model that sees no depth."""

@@ -11,9 +11,9 @@ from checkout import PACK
 from comfy_extras.nodes_model_merging import VAESave
 from diffusers import VQModel
 from kandinsky22.nodes.loaders import LoadMoVQ
-from kandinsky22.utils import published
-from kandinsky22.utils.native_vae import MoVQ
-from kandinsky22.utils.weights import recognise
+from kandinsky22.utils.comfyui.vae import MoVQ
+from kandinsky22.utils.files import architectures
+from kandinsky22.utils.files.weights import recognise
 from safetensors.torch import load_file, save_file
 from test_vae import DECODER, WEIGHTS, decode, random_latents
 
@@ -58,7 +58,7 @@ def test_the_bundled_one_is_found_by_its_shapes(folder, load_decoder):
 def test_the_published_one_is_found_by_its_shapes(tmp_path):
     """A file with the published names and shapes, and a hole where the weights would be."""
     with torch.device("meta"):
-        movq = MoVQ.from_config(published.MOVQ)
+        movq = MoVQ.from_config(architectures.MOVQ)
     header, end = {}, 0
     for name, tensor in movq.state_dict().items():
         begin, end = end, end + tensor.nbytes
@@ -67,9 +67,12 @@ def test_the_published_one_is_found_by_its_shapes(tmp_path):
     with (tmp_path / "movq.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
-    candidates = [("another", published.MOVQ | {"layers_per_block": 1}), ("it", published.MOVQ)]
+    candidates = [
+        ("another", architectures.MOVQ | {"layers_per_block": 1}),
+        ("it", architectures.MOVQ),
+    ]
     config = recognise(tmp_path / "movq.safetensors", candidates, MoVQ.from_config)
-    assert config is published.MOVQ
+    assert config is architectures.MOVQ
 
 
 def old_names(tensors):

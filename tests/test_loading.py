@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior, LoadUNet
-from kandinsky22.utils import checkpoints
+from kandinsky22.utils.comfyui import model_folders
 from safetensors.torch import load_file, save_file
 
 PRIOR, DECODER = "kandinsky-2-2-tiny-prior", "kandinsky-2-2-tiny-decoder"
@@ -28,17 +28,17 @@ def broken(models, tmp_path):
 
 
 def test_lists_only_what_fits(models):
-    priors, decoders = checkpoints.list_models("prior"), checkpoints.list_models("decoder")
+    priors, decoders = model_folders.list_models("prior"), model_folders.list_models("decoder")
     assert PRIOR in priors and DECODER not in priors
     assert DECODER in decoders and PRIOR not in decoders
-    assert "tiny-glpn" in checkpoints.list_models("depth")
+    assert "tiny-glpn" in model_folders.list_models("depth")
     assert not [name for name in priors + decoders if name.startswith(("/", "."))]
 
 
 def test_finds_owner_and_name(models):
     shutil.copytree(models / PRIOR, models / "somebody" / "a-prior")
     try:
-        assert "somebody/a-prior" in checkpoints.list_models("prior")
+        assert "somebody/a-prior" in model_folders.list_models("prior")
         assert LoadPrior.validate_inputs("somebody/a-prior") is True
     finally:
         shutil.rmtree(models / "somebody")
@@ -48,19 +48,19 @@ def test_nothing_is_looked_for_within_a_model(models):
     within = models / PRIOR / "nested"
     shutil.copytree(models / DECODER, within)
     try:
-        known = set().union(*map(checkpoints.all_folders, checkpoints.KINDS))
+        known = set().union(*map(model_folders.all_folders, model_folders.KINDS))
         assert not [name for name in known if name.rpartition("/")[0] in known]
     finally:
         shutil.rmtree(within)
 
 
 def test_links_that_lead_nowhere_are_passed_over(models):
-    known = checkpoints.list_models("decoder")
+    known = model_folders.list_models("decoder")
     links = {"circle": "circle", "dangling": "nothing", "a-file": f"{DECODER}/model_index.json"}
     for name, target in links.items():
         (models / name).symlink_to(models / target)
     try:
-        assert checkpoints.list_models("decoder") == known
+        assert model_folders.list_models("decoder") == known
     finally:
         for name in links:
             (models / name).unlink()
@@ -230,7 +230,7 @@ def test_an_odd_folder_hides_nothing(models, broken, content):
 @pytest.mark.parametrize("content", ['{"architectures": 5}', '{"architectures": {"a": 1}}', "7"])
 def test_an_odd_depth_folder_hides_nothing(models, broken, content):
     (broken("tiny-glpn") / "config.json").write_text(content)
-    assert "tiny-glpn" in checkpoints.list_models("depth")
+    assert "tiny-glpn" in model_folders.list_models("depth")
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_a_depth_estimator_does_not_reach_for_the_network(broken, monkeypatch):
 
 def test_stray_tensors_follow_to_the_load_device(models, nothing_shared):
     """To the meta device, which needs no hardware: nothing that has no cast hook stays behind."""
-    from kandinsky22.utils.residency import move_stray_tensors
+    from kandinsky22.utils.comfyui.residency import move_stray_tensors
 
     model, vae = LoadDecoder.execute(DECODER, "default").args
     fresh = LoadPrior.execute(PRIOR, "default").args[0]

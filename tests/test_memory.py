@@ -18,8 +18,8 @@ from kandinsky22.nodes import decoder as stages
 from kandinsky22.nodes.hint import DepthHint
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.nodes.prior import SamplePrior
-from kandinsky22.utils.native_depth import NativeDepthEstimator
-from kandinsky22.utils.native_prior import NativePrior
+from kandinsky22.utils.comfyui.depth_estimator import NativeDepthEstimator
+from kandinsky22.utils.comfyui.prior import NativePrior
 
 pytestmark = pytest.mark.usefixtures("nothing_shared")
 
@@ -291,15 +291,15 @@ def test_the_memory_estimate_is_what_was_measured(monkeypatch, variant, attentio
     """At published size, without its weights: the peak of a traced forward."""
     from accelerate import init_empty_weights
     from kandinsky22.scripts import measure_memory
-    from kandinsky22.utils import published
-    from kandinsky22.utils.native_model import Kandinsky22, Settings
-    from kandinsky22.utils.native_unet import Kandinsky22UNet
+    from kandinsky22.utils.comfyui.model import Kandinsky22, Settings
+    from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
+    from kandinsky22.utils.files import architectures
 
     if attention == "fused":
         monkeypatch.setattr(
             comfy.model_management, "pytorch_attention_flash_attention", lambda: True
         )
-    settings = Settings(**published.UNETS[variant])
+    settings = Settings(**architectures.UNETS[variant])
     with init_empty_weights():
         unet = Kandinsky22UNet.from_config(settings.unet)
     model = Kandinsky22(unet, settings, (torch.float32, torch.float32))

@@ -14,8 +14,8 @@ from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.nodes.prior import PriorEmb2Emb, SamplePrior
 from kandinsky22.scripts.miniature import cases, score
 from kandinsky22.scripts.miniature.shapes import draw, place_scenes
-from kandinsky22.utils.schedulers import SAMPLERS
-from kandinsky22.utils.values import ImageEmbeds
+from kandinsky22.utils.kandinsky.schedulers import SAMPLERS
+from kandinsky22.utils.kandinsky.values import ImageEmbeds
 
 SCENES = 12
 MARGIN = 1 / SCENES

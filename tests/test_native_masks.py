@@ -7,8 +7,8 @@ import pytest
 import torch
 from kandinsky22.nodes.conditioning import DepthConditioning, InpaintConditioning
 from kandinsky22.nodes.decoder import Inpaint
-from kandinsky22.utils.native_prior import NativePrior
-from kandinsky22.utils.tensors import keep_from_mask
+from kandinsky22.utils.comfyui.prior import NativePrior
+from kandinsky22.utils.kandinsky.tensors import keep_from_mask
 from native import DEPTH, INPAINT, canvas, conditioning, half_mask, ksampler, random, sigmas_of
 
 import nodes as host

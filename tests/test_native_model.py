@@ -14,7 +14,7 @@ from kandinsky22.nodes.decoder import Decoder
 from kandinsky22.nodes.embeds import Interpolate
 from kandinsky22.nodes.loaders import LoadDecoder
 from kandinsky22.nodes.optimize import Optimize
-from kandinsky22.utils.native_loading import load_model
+from kandinsky22.utils.comfyui.load_model import load_model
 from native import (
     DEPTH,
     INPAINT,

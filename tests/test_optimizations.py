@@ -8,8 +8,8 @@ from comfy_extras.nodes_torch_compile import TorchCompileModel
 from kandinsky22.nodes.conditioning import Conditioning
 from kandinsky22.nodes.decoder import Decoder
 from kandinsky22.nodes.optimize import Optimize
-from kandinsky22.utils.native_loading import lay_out_weights
-from kandinsky22.utils.native_model import forward_memory
+from kandinsky22.utils.comfyui.load_model import lay_out_weights
+from kandinsky22.utils.comfyui.model import forward_memory
 
 import nodes as host
 
@@ -104,7 +104,7 @@ def test_plain_attention_is_expected_to_take_more_memory(load_decoder):
 
 def test_host_attention_is_the_hosts(load_decoder, sample, monkeypatch):
     """Every attention layer goes through the function that ComfyUI has chosen."""
-    from kandinsky22.utils import native_unet
+    from kandinsky22.utils.comfyui import unet
 
     plain = load_decoder(NAME)[0]
     for attention in ("attention_basic", "attention_split", "attention_sub_quad"):
@@ -115,7 +115,7 @@ def test_host_attention_is_the_hosts(load_decoder, sample, monkeypatch):
             calls.append(1)
             return function(*args, **kwargs)
 
-        monkeypatch.setattr(native_unet, "optimized_attention", counted)
+        monkeypatch.setattr(unet, "optimized_attention", counted)
         expected = sample(plain)
         assert not calls
         samples = sample(Optimize.execute(plain, "host", False).args[0])

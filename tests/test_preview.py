@@ -8,7 +8,7 @@ import pytest
 import torch
 from checkout import PACK
 from kandinsky22.nodes.loaders import LoadDecoder
-from kandinsky22.utils import preview
+from kandinsky22.utils.files import previews
 
 MINI = "kandinsky-2-2-mini-decoder"
 
@@ -43,10 +43,10 @@ def test_a_folder_without_the_map_has_no_previews(previews_on, load_decoder):
 def test_fitting_writes_what_is_bundled(tmp_path):
     """The bundled map is what the function makes of the bundled weights."""
     shutil.copytree(PACK / "models" / MINI / "movq", tmp_path / "movq")
-    bundled = json.loads((tmp_path / preview.FILE).read_text())
-    (tmp_path / preview.FILE).unlink()
-    assert preview.fit_preview(tmp_path) > 0.95
-    fitted = json.loads((tmp_path / preview.FILE).read_text())
+    bundled = json.loads((tmp_path / previews.FILE).read_text())
+    (tmp_path / previews.FILE).unlink()
+    assert previews.fit_preview(tmp_path) > 0.95
+    fitted = json.loads((tmp_path / previews.FILE).read_text())
     for name in bundled:
         assert torch.allclose(
             torch.tensor(fitted[name]), torch.tensor(bundled[name]), rtol=0, atol=2e-3
@@ -64,6 +64,6 @@ def test_fitting_writes_what_is_bundled(tmp_path):
 )
 def test_a_damaged_map_is_named(tmp_path, content):
     (tmp_path / "movq").mkdir()
-    (tmp_path / preview.FILE).write_text(content)
+    (tmp_path / previews.FILE).write_text(content)
     with pytest.raises(ValueError, match="latent_rgb_factors.json is not a map of 4 .*Delete it"):
-        preview.read_preview(tmp_path)
+        previews.read_preview(tmp_path)

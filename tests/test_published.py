@@ -6,10 +6,10 @@ import accelerate
 import pytest
 import torch
 from diffusers import PriorTransformer, UNet2DConditionModel, VQModel
-from kandinsky22.utils.native_loading import load_unet
-from kandinsky22.utils.native_unet import Kandinsky22UNet
-from kandinsky22.utils.native_vae import load_vae_file
-from kandinsky22.utils.published import MOVQ, PRIOR, UNETS
+from kandinsky22.utils.comfyui.load_model import load_unet
+from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
+from kandinsky22.utils.comfyui.vae import load_vae_file
+from kandinsky22.utils.files.architectures import MOVQ, PRIOR, UNETS
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,

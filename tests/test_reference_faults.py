@@ -15,9 +15,10 @@ from calls import watched
 from diffusers.image_processor import VaeImageProcessor
 from kandinsky22.nodes import decoder as nodes
 from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
-from kandinsky22.utils import checkpoints, decoder
-from kandinsky22.utils.prediction import prediction
-from kandinsky22.utils.schedulers import build_scheduler
+from kandinsky22.utils.comfyui import model_folders
+from kandinsky22.utils.comfyui.prediction import prediction
+from kandinsky22.utils.kandinsky import decoder
+from kandinsky22.utils.kandinsky.schedulers import build_scheduler
 from test_stages import (
     DEPTH,
     INPAINT,
@@ -309,7 +310,7 @@ def test_a_hint_may_be_a_channels_last_view(load_decoder, embeds):
 
 def test_ddim_loses_the_picture_where_it_clips(models):
     """The checkpoints' config says `clip_sample`, and DDIM goes on with the noise of before."""
-    folder = checkpoints.BUNDLED / "kandinsky-2-2-mini-decoder"
+    folder = model_folders.BUNDLED / "kandinsky-2-2-mini-decoder"
     prior = LoadPrior.execute("kandinsky-2-2-mini-prior", "default").args[0]
     model, vae = LoadDecoder.execute(folder.name, "default").args
     positive, negative = prior.sample("a red circle on a white background", "", 0, 25, 4.0)

@@ -11,9 +11,9 @@ import pytest
 import scipy.stats
 import tiny_models
 import torch
-from kandinsky22.utils import decoder
-from kandinsky22.utils.schedulers import SAMPLERS, SPACINGS, build_scheduler, last_steps
-from kandinsky22.utils.tensors import item_generators
+from kandinsky22.utils.kandinsky import decoder
+from kandinsky22.utils.kandinsky.schedulers import SAMPLERS, SPACINGS, build_scheduler, last_steps
+from kandinsky22.utils.kandinsky.tensors import item_generators
 
 S = 0.5
 CONFIG = tiny_models.DECODER_SCHEDULER | {"clip_sample": False, "timestep_spacing": "leading"}

@@ -7,7 +7,7 @@ import pytest
 from checkout import PACK
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 
-CODE = [PACK / "__init__.py", *(PACK / "nodes").glob("*.py"), *(PACK / "utils").glob("*.py")]
+CODE = [PACK / "__init__.py", *(PACK / "nodes").glob("*.py"), *(PACK / "utils").rglob("*.py")]
 CALLS = {"eval", "exec", "compile", "__import__", "import_module"}
 CALLS |= {"os.system", "os.popen", "os.startfile", "torch.load"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

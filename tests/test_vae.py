@@ -10,7 +10,7 @@ import torch
 from diffusers import VQModel
 from kandinsky22.scripts import measure_memory
 from kandinsky22.scripts.miniature.shapes import draw, sample_scenes
-from kandinsky22.utils.native_vae import load_vae
+from kandinsky22.utils.comfyui.vae import load_vae
 from safetensors.torch import load_file, save_file
 
 import nodes

@@ -12,8 +12,8 @@ import torch
 from kandinsky22.benchmarks.checkpoints import write_decoder
 from kandinsky22.nodes import decoder as stages
 from kandinsky22.nodes.loaders import LoadDecoder
-from kandinsky22.utils.native_vae import load_vae
-from kandinsky22.utils.values import ImageEmbeds
+from kandinsky22.utils.comfyui.vae import load_vae
+from kandinsky22.utils.kandinsky.values import ImageEmbeds
 from safetensors.torch import load_file, save_file
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("nothing_shared")]

@@ -13,7 +13,7 @@ from kandinsky22.nodes import decoder as stages
 from kandinsky22.nodes.conditioning import Conditioning
 from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
 from kandinsky22.nodes.prior import SamplePrior
-from kandinsky22.utils.values import ImageEmbeds
+from kandinsky22.utils.kandinsky.values import ImageEmbeds
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("nothing_shared")]
 

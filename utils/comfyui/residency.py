@@ -14,7 +14,7 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP
 
-from .values import check_choice
+from ..kandinsky.values import check_choice
 
 log = logging.getLogger("kandinsky22")
 

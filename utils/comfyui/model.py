@@ -15,10 +15,10 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 
+from ..kandinsky.sizes import PIXELS_PER_LATENT
+from ..kandinsky.tensors import images_to_model, keep_from_mask, resize
 from .conditioning import HINT, KEEP, PICTURE, HintCond, check_conditioning
-from .native_unet import Kandinsky22UNet, choices, refuse_foreign_parts
-from .sizes import PIXELS_PER_LATENT
-from .tensors import images_to_model, keep_from_mask, resize
+from .unet import Kandinsky22UNet, choices, refuse_foreign_parts
 
 # Numbers in memory at the peak of a forward: for each latent pixel and channel of the first level
 # (`python scripts/measure_memory.py` shows up to 5,968 a pixel with 384 channels); for each pair of

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import VQModel
 
-from .latents import CHANNELS
-from .sizes import PIXELS_PER_LATENT
+from ..kandinsky.latents import CHANNELS
+from ..kandinsky.sizes import PIXELS_PER_LATENT
 
 FILE = "movq/latent_rgb_factors.json"
 

@@ -10,9 +10,9 @@ import torch
 from diffusers.models.modeling_utils import no_init_weights
 from safetensors import safe_open
 
-from .checkpoints import read_json
-from .residency import swap_ops
-from .stored import Stored, in_words, list_stored, misfits, todays_names, weight_files
+from ..comfyui.model_folders import read_json
+from ..comfyui.residency import swap_ops
+from .headers import Stored, in_words, list_stored, misfits, todays_names, weight_files
 
 BLOCK = 2**26  # numbers
 

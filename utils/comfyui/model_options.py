@@ -3,9 +3,9 @@
 import uuid
 from typing import Any
 
-from .native_model import kandinsky_of
-from .native_unet import ATTENTION, ATTENTIONS, CHANNELS_LAST
-from .values import check_choice
+from ..kandinsky.values import check_choice
+from .model import kandinsky_of
+from .unet import ATTENTION, ATTENTIONS, CHANNELS_LAST
 
 
 def optimize(model: Any, attention: str, channels_last: bool) -> Any:

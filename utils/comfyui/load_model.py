@@ -8,14 +8,14 @@ import comfy.model_patcher
 import torch
 from comfy.patcher_extension import CallbacksMP
 
-from .checkpoints import component_configs, find_model, read_json
-from .native_model import Kandinsky22, Settings
-from .native_unet import CHANNELS_LAST, Kandinsky22UNet
-from .preview import read_preview
-from .published import UNETS
+from ..files.architectures import UNETS
+from ..files.headers import weight_files
+from ..files.previews import read_preview
+from ..files.weights import fill_module, recognise
+from .model import Kandinsky22, Settings
+from .model_folders import component_configs, find_model, read_json
 from .residency import compute_in, move_stray_tensors, pick_dtypes, pick_ops
-from .stored import weight_files
-from .weights import fill_module, recognise
+from .unet import CHANNELS_LAST, Kandinsky22UNet
 
 SAVED_PREFIX = "model.diffusion_model."  # what ModelSave writes before every name
 

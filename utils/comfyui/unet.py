@@ -8,8 +8,8 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnAddedKVProcessor, AttnAddedKVProcessor2_0
 
-from .latents import CHANNELS
-from .sizes import PIXELS_PER_LATENT, pad_to_grid
+from ..kandinsky.latents import CHANNELS
+from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
 
 # variant of a UNet → the published folder that has it
 VARIANTS = {

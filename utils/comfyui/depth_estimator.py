@@ -7,20 +7,21 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
-from . import checkpoints, hint
+from ..files.headers import weight_files
+from ..kandinsky import depth
+from ..kandinsky.tensors import images_to_model
+from . import model_folders
 from .residency import Owner, Resident, pick_dtypes, pick_ops, swap_ops
-from .stored import weight_files
-from .tensors import images_to_model
 
 
 class NativeDepthEstimator(Owner):
     """Any of transformers' depth-estimation models: DPT, Depth Anything, GLPN, …"""
 
     def __init__(self, name: str):
-        folder = checkpoints.find_model(name, "depth")
+        folder = model_folders.find_model(name, "depth")
         weight_files(folder)  # a clear error where there are none, or only pickles
         weights, compute = pick_dtypes("default")
-        checkpoints.read_json(folder / "preprocessor_config.json")
+        model_folders.read_json(folder / "preprocessor_config.json")
         local = dict(local_files_only=True, trust_remote_code=False)
         try:
             config = AutoConfig.from_pretrained(folder, **local)
@@ -59,7 +60,7 @@ class NativeDepthEstimator(Owner):
     def estimate(self, image: torch.Tensor) -> torch.Tensor:
         """IMAGE (B, H, W, C) → depth IMAGE (B, H, W, 3), 1 is near."""
         module = self.model.load()
-        maps = hint.estimate_depth(
+        maps = depth.estimate_depth(
             *(self.image_processor, module, images_to_model(image)),
             *(self.model.device, self.model.dtype),
         )

@@ -13,13 +13,14 @@ import torch
 from comfy.patcher_extension import CallbacksMP
 from diffusers import VQModel
 
-from . import checkpoints, published
-from .latents import check_samples
+from ..files import architectures
+from ..files.headers import weight_files
+from ..files.weights import fill_module, recognise
+from ..kandinsky.latents import check_samples
+from ..kandinsky.sizes import PIXELS_PER_LATENT
+from . import model_folders
 from .residency import move_stray_tensors
 from .sharing import share_or_load
-from .sizes import PIXELS_PER_LATENT
-from .stored import weight_files
-from .weights import fill_module, recognise
 
 log = logging.getLogger("kandinsky22")
 
@@ -101,7 +102,7 @@ class MoVQ(VQModel):
 def load_vae(folder: Path) -> comfy.sd.VAE:
     """The VAE of a decoder folder."""
     movq = folder / "movq"
-    return make_vae(checkpoints.read_json(movq / "config.json"), weight_files(movq))
+    return make_vae(model_folders.read_json(movq / "config.json"), weight_files(movq))
 
 
 def load_vae_file(file: Path) -> comfy.sd.VAE:
@@ -110,7 +111,10 @@ def load_vae_file(file: Path) -> comfy.sd.VAE:
     Raises:
         ValueError: the file is damaged, or no such MoVQ; says how the nearest differs.
     """
-    candidates = [("the published MoVQ", published.MOVQ), *checkpoints.component_configs("movq")]
+    candidates = [
+        ("the published MoVQ", architectures.MOVQ),
+        *model_folders.component_configs("movq"),
+    ]
     config = recognise(file, candidates, MoVQ.from_config, PREFIX)
     return make_vae(config, [file])
 

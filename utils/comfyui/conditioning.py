@@ -11,11 +11,11 @@ import comfy.utils
 import node_helpers
 import torch
 
-from .latents import check_latent
-from .native_unet import VARIANTS, Kandinsky22UNet, refuse_foreign_parts
-from .sizes import PIXELS_PER_LATENT
-from .tensors import common_batch, images_to_model, keep_from_mask, keep_from_noise_mask
-from .values import ImageEmbeds
+from ..kandinsky.latents import check_latent
+from ..kandinsky.sizes import PIXELS_PER_LATENT
+from ..kandinsky.tensors import common_batch, images_to_model, keep_from_mask, keep_from_noise_mask
+from ..kandinsky.values import ImageEmbeds
+from .unet import VARIANTS, Kandinsky22UNet, refuse_foreign_parts
 
 HINT = "kandinsky22_hint"  # an IMAGE, resized when its noise is known
 PICTURE = "concat_latent_image"  # the host's own name

@@ -8,7 +8,7 @@ from typing import Any
 
 import folder_paths
 
-BUNDLED = Path(__file__).parent.parent / "models"
+BUNDLED = Path(__file__).parents[2] / "models"
 
 
 @dataclass(frozen=True)

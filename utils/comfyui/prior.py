@@ -14,12 +14,19 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from . import checkpoints, prior
+from ..files.weights import build_module
+from ..kandinsky import prior
+from ..kandinsky.schedulers import last_steps
+from ..kandinsky.tensors import draw_noise, images_to_model, item_generators
+from ..kandinsky.values import (
+    ImageEmbeds,
+    check_counts,
+    check_numbers,
+    check_texts,
+    check_whole_numbers,
+)
+from . import model_folders
 from .residency import Owner, Resident, pick_dtypes, pick_ops, step_reporter
-from .schedulers import last_steps
-from .tensors import draw_noise, images_to_model, item_generators
-from .values import ImageEmbeds, check_counts, check_numbers, check_texts, check_whole_numbers
-from .weights import build_module
 
 
 class PriorNetwork(PriorTransformer):
@@ -36,7 +43,7 @@ class NativePrior(Owner):
     """A loaded prior. Each module loads itself inside the verb that needs it."""
 
     def __init__(self, name: str, weight_dtype: str = "default"):
-        folder = checkpoints.find_model(name, "prior")
+        folder = model_folders.find_model(name, "prior")
         weights, compute = pick_dtypes(weight_dtype)
         ops = pick_ops(weights, compute)
 
@@ -51,13 +58,13 @@ class NativePrior(Owner):
         self.image_encoder = resident(
             "image_encoder", lambda c: CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(c))
         )
-        checkpoints.read_json(folder / "tokenizer" / "tokenizer_config.json")
-        checkpoints.read_json(folder / "image_processor" / "preprocessor_config.json")
+        model_folders.read_json(folder / "tokenizer" / "tokenizer_config.json")
+        model_folders.read_json(folder / "image_processor" / "preprocessor_config.json")
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         self.image_processor = CLIPImageProcessor.from_pretrained(
             folder / "image_processor", local_files_only=True
         )
-        scheduler_config = checkpoints.read_json(folder / "scheduler" / "scheduler_config.json")
+        scheduler_config = model_folders.read_json(folder / "scheduler" / "scheduler_config.json")
         self.scheduler_config: dict[str, Any] = scheduler_config
         self._zero_embeds: ImageEmbeds | None = None
 

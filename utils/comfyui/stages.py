@@ -11,14 +11,11 @@ import comfy.utils
 import latent_preview
 import torch
 
-from . import decoder
-from .latents import check_latent
-from .native_model import forward_memory, kandinsky_of
-from .native_unet import VARIANTS, Kandinsky22UNet
-from .prediction import cfg_of_steps, prediction, refuse_what_only_samplers_honour
-from .schedulers import build_scheduler, last_steps
-from .sizes import PIXELS_PER_LATENT, pad_to_grid
-from .tensors import (
+from ..kandinsky import decoder
+from ..kandinsky.latents import check_latent
+from ..kandinsky.schedulers import build_scheduler, last_steps
+from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
+from ..kandinsky.tensors import (
     broadcast,
     common_batch,
     draw_noise,
@@ -28,7 +25,10 @@ from .tensors import (
     keep_from_noise_mask,
     resize,
 )
-from .values import ImageEmbeds, check_numbers, check_whole_numbers
+from ..kandinsky.values import ImageEmbeds, check_numbers, check_whole_numbers
+from .model import forward_memory, kandinsky_of
+from .prediction import cfg_of_steps, prediction, refuse_what_only_samplers_honour
+from .unet import VARIANTS, Kandinsky22UNet
 
 
 @dataclass(frozen=True)

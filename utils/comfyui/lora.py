@@ -14,11 +14,11 @@ from typing import Any
 import comfy.lora
 import torch
 
-from .checkpoints import find_file
-from .lora_files import read_tensors
-from .native_model import kandinsky_of
-from .native_prior import NativePrior
-from .values import check_numbers
+from ..files.lora_tensors import read_tensors
+from ..kandinsky.values import check_numbers
+from .model import kandinsky_of
+from .model_folders import find_file
+from .prior import NativePrior
 
 log = logging.getLogger("kandinsky22")
 

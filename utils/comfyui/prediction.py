@@ -8,9 +8,9 @@ import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
-from . import decoder
-from .native_unet import choices, refuse_foreign_parts
-from .values import check_numbers
+from ..kandinsky import decoder
+from ..kandinsky.values import check_numbers
+from .unet import choices, refuse_foreign_parts
 
 
 def wrapped_options(model: Any) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Model files: headers, weights, architectures, LoRA files, previews. No ComfyUI."""

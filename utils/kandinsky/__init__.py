@@ -1,0 +1,1 @@
+"""The model itself: tensors in, tensors out. torch, diffusers, transformers; no ComfyUI."""
