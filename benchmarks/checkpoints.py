@@ -82,11 +82,11 @@ def checkpoints(size: str, *parts: str) -> Iterator[dict[str, Path]]:
 
 
 def write_decoder(folder: Path, size: str, variant: str = "text_to_image") -> None:
-    config = architectures.UNETS[variant]
+    published = architectures.DECODERS[variant]
     with init_empty_weights():
-        unet = diffusers.UNet2DConditionModel.from_config(config["unet"] | UNETS[size])
+        unet = diffusers.UNet2DConditionModel.from_config(published.unet | UNETS[size])
         movq = diffusers.VQModel.from_config(architectures.MOVQ | MOVQS[size])
-    scheduler = diffusers.DDPMScheduler.from_config(config["scheduler"])
+    scheduler = diffusers.DDPMScheduler.from_config(published.scheduler)
     write(folder, diffusers.KandinskyV22Pipeline(unet=unet, movq=movq, scheduler=scheduler))
 
 

@@ -59,7 +59,7 @@ def load_nodes(folder: Path, dtype: str) -> tuple[Any, Any]:
 @torch.inference_mode()
 def run_node(model: Any, inputs: tuple[torch.Tensor, ...], steps: int) -> torch.Tensor:
     from kandinsky22.nodes.decoder import Decoder
-    from kandinsky22.utils.kandinsky.values import ImageEmbeds
+    from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 
     positive, negative, latents = inputs
     sampling = dict(seed=0, steps=steps, cfg=4.0, sampler_name="ddpm", scheduler="checkpoint")
@@ -75,7 +75,7 @@ def run_ksampler(model: Any, inputs: tuple[torch.Tensor, ...], steps: int) -> to
     """What KSampler does, at the same number of calls of the UNet."""
     import comfy.sample
     from kandinsky22.nodes.conditioning import Conditioning
-    from kandinsky22.utils.kandinsky.values import ImageEmbeds
+    from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 
     *embeds, latents = inputs
     conditions = [Conditioning.execute(ImageEmbeds(value)).args[0] for value in embeds]
@@ -125,7 +125,7 @@ def contestants(
     inputs = draw_inputs(pipeline.unet.config["encoder_hid_dim"], batch, pixels)
     runs: dict[str, Callable] = {"Decoder": partial(run_node, model, inputs, steps)}
     if channels_last:
-        from kandinsky22.utils.comfyui.model_options import optimize
+        from kandinsky22.utils.comfyui.optimize import optimize
 
         other, _ = load_nodes(folder, dtype)  # of its own: one UNet would be laid out at every turn
         laid_out = optimize(other, "sdpa", channels_last=True)

@@ -37,7 +37,7 @@ def box(pixels: int) -> torch.Tensor:
 def masks() -> dict[str, Callable]:
     """Name → a function that gives what is kept, (1, 1, 96, 96)."""
     from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_inpainting import prepare_mask
-    from kandinsky22.utils.kandinsky.tensors import keep_from_mask
+    from kandinsky22.utils.kandinsky.masks import keep_from_mask
 
     mask, side = box(MASK_PIXELS), MASK_PIXELS // 8
     small = F.interpolate(1 - mask[None], (side, side))
@@ -49,9 +49,9 @@ def masks() -> dict[str, Callable]:
 
 def stages(folder: Path, dtype: str, pixels: int, steps: int) -> dict[str, Callable]:
     """Name → a function that gives latents."""
-    from kandinsky22.nodes.decoder import Inpaint
+    from kandinsky22.nodes.inpaint import Inpaint
     from kandinsky22.nodes.loaders import LoadDecoder
-    from kandinsky22.utils.kandinsky.values import ImageEmbeds
+    from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 
     model, vae = load_with_node(LoadDecoder, folder, dtype)
     pipeline = load_pipeline("KandinskyV22InpaintPipeline", folder, dtype)

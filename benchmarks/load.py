@@ -38,7 +38,7 @@ def write_unet(folder: Path, dtype: torch.dtype, size: str) -> None:
     from kandinsky22.utils.files import architectures
 
     with init_empty_weights():
-        config = architectures.UNETS["text_to_image"]["unet"] | UNETS[size]
+        config = architectures.DECODERS["text_to_image"].unet | UNETS[size]
         write_module(folder, UNet2DConditionModel.from_config(config), dtype)
 
 

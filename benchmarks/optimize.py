@@ -50,7 +50,7 @@ def run(
 ) -> list[dict]:
     """One row a choice: seconds of `calls` calls, and the ratio to the default."""
     import comfy.model_management
-    from kandinsky22.utils.comfyui.model_options import optimize
+    from kandinsky22.utils.comfyui.optimize import optimize
 
     with checkpoints(size, "text_to_image") as folders:
         model, _ = load_nodes(folders["text_to_image"], dtype)

@@ -4,18 +4,17 @@ import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from .conditioning import Conditioning, DepthConditioning, InpaintConditioning
-from .decoder import ControlNet, ControlNetImg2Img, Decoder, Img2Img, Inpaint
-from .embeds import (
-    EmbedsFromClipVision,
-    EncodeImage,
-    Interpolate,
-    InterpolateSequence,
-    ZeroEmbeds,
-)
+from .controlnet import ControlNet, ControlNetImg2Img
+from .decoder import Decoder
+from .depth_hint import DepthHint
+from .embeds import EmbedsFromClipVision, EncodeImage, ZeroEmbeds
 from .embeds_files import LoadEmbeds, SaveEmbeds
+from .file_loaders import LoadMoVQ, LoadUNet
 from .get_models import GetModels
-from .hint import DepthHint
-from .loaders import LoadDecoder, LoadDepthEstimator, LoadMoVQ, LoadPrior, LoadUNet
+from .img2img import Img2Img
+from .inpaint import Inpaint
+from .interpolate import Interpolate, InterpolateSequence
+from .loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from .lora import LoadDecoderLora, LoadPriorLora
 from .optimize import Optimize
 from .prior import PriorEmb2Emb, SamplePrior

@@ -1,9 +1,11 @@
-"""CONDITIONING from image embeddings: the way to KSampler and the host's other samplers."""
+"""CONDITIONING from image embeddings: the way to KSampler and ComfyUI's other samplers."""
+
+from typing import Any
 
 from comfy_api.latest import io
 
 from ..utils.comfyui.conditioning import add_hint, add_picture, condition_on_embeds, mask_latent
-from . import types
+from .sockets import EMBEDS
 
 CATEGORY = "Kandinsky 2.2/conditioning"
 
@@ -29,13 +31,13 @@ class Conditioning(io.ComfyNode):
             description="Image embeddings as CONDITIONING, for KSampler and ComfyUI's other "
             "samplers. One for the positive, one for the negative embeddings of Prior.",
             search_aliases=["KSampler", "unCLIP conditioning", "embeds to conditioning"],
-            inputs=[types.Embeds.Input("image_embeds")],
+            inputs=[EMBEDS.input("image_embeds")],
             outputs=[io.Conditioning.Output(id="conditioning", display_name="conditioning")],
         )
 
     @classmethod
-    def execute(cls, image_embeds) -> io.NodeOutput:
-        return io.NodeOutput(condition_on_embeds(types.Embeds.take(image_embeds)))
+    def execute(cls, image_embeds: Any) -> io.NodeOutput:
+        return io.NodeOutput(condition_on_embeds(EMBEDS.take(image_embeds)))
 
 
 class DepthConditioning(io.ComfyNode):
@@ -55,7 +57,7 @@ class DepthConditioning(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, positive, negative, hint) -> io.NodeOutput:
+    def execute(cls, positive: Any, negative: Any, hint: Any) -> io.NodeOutput:
         return io.NodeOutput(add_hint(positive, hint), add_hint(negative, hint))
 
 
@@ -79,6 +81,6 @@ class InpaintConditioning(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, positive, negative, latent, mask) -> io.NodeOutput:
+    def execute(cls, positive: Any, negative: Any, latent: Any, mask: Any) -> io.NodeOutput:
         masked = mask_latent(latent, mask)
         return io.NodeOutput(add_picture(positive, masked), add_picture(negative, masked), masked)

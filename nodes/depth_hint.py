@@ -1,8 +1,10 @@
 """The depth hint: picture → depth map, which the ControlNet stages follow."""
 
+from typing import Any
+
 from comfy_api.latest import io, ui
 
-from . import types
+from .sockets import DEPTH_ESTIMATOR
 
 
 class DepthHint(io.ComfyNode):
@@ -15,11 +17,11 @@ class DepthHint(io.ComfyNode):
             description="Estimates the depth of pictures: white is near, black is far. A hint is "
             "an IMAGE: a depth map from any other node does as well.",
             search_aliases=["depth map", "controlnet preprocessor", "depth anything", "MiDaS"],
-            inputs=[types.DepthEstimator.Input("depth_estimator"), io.Image.Input("image")],
+            inputs=[DEPTH_ESTIMATOR.input("depth_estimator"), io.Image.Input("image")],
             outputs=[io.Image.Output(id="hint", display_name="hint")],
         )
 
     @classmethod
-    def execute(cls, depth_estimator, image) -> io.NodeOutput:
-        hint = types.DepthEstimator.take(depth_estimator).estimate(image)
+    def execute(cls, depth_estimator: Any, image: Any) -> io.NodeOutput:
+        hint = DEPTH_ESTIMATOR.take(depth_estimator).estimate(image)
         return io.NodeOutput(hint, ui=ui.PreviewImage(hint, cls=cls))

@@ -2,17 +2,19 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
-from ..utils.kandinsky.mixing import load_embeds, save_embeds
-from ..utils.kandinsky.values import ImageEmbeds, check_texts
-from . import types
+from ..utils.files.embeds import load_embeds, save_embeds
+from ..utils.kandinsky.checks import check_texts
+from ..utils.kandinsky.image_embeds import ImageEmbeds
+from .sockets import EMBEDS
 
 
 def save_as(prefix: str, embeds: ImageEmbeds) -> dict[str, str]:
-    """Into a new file of the output folder; returns what the page is told of it."""
+    """Into a new file of the output folder; returns what ComfyUI is told of it."""
     check_texts(filename_prefix=prefix)
     output = folder_paths.get_output_directory()
     try:
@@ -38,7 +40,7 @@ class SaveEmbeds(io.ComfyNode):
             search_aliases=["export", "store", "file"],
             is_output_node=True,
             inputs=[
-                types.Embeds.Input("image_embeds"),
+                EMBEDS.input("image_embeds"),
                 io.String.Input(
                     "filename_prefix",
                     default="embeds/kandinsky22",
@@ -48,14 +50,14 @@ class SaveEmbeds(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image_embeds, filename_prefix) -> io.NodeOutput:
-        saved = save_as(filename_prefix, types.Embeds.take(image_embeds))
+    def execute(cls, image_embeds: Any, filename_prefix: Any) -> io.NodeOutput:
+        saved = save_as(filename_prefix, EMBEDS.take(image_embeds))
         return io.NodeOutput(ui={"embeds": [saved]})
 
 
 def input_file(name: str) -> Path | None:
-    """A file of the input folder (or, with " [output]" behind its name, of another of the host's),
-    or None. The oldest hosts do not look whether a name leaves its folder."""
+    """A file of the input folder (or, with " [output]" after its name, of another of ComfyUI's
+    folders), or None. The oldest ComfyUI does not check whether a name leaves its folder."""
     name, folder = folder_paths.annotated_filepath(str(name))
     root = os.path.abspath(folder or folder_paths.get_input_directory())
     path = Path(os.path.abspath(os.path.join(root, name)))
@@ -90,20 +92,20 @@ class LoadEmbeds(io.ComfyNode):
                     "folder, with ' [output]' behind its name.",
                 )
             ],
-            outputs=[types.Embeds.Output(id="image_embeds", display_name="image_embeds")],
+            outputs=[EMBEDS.output("image_embeds")],
         )
 
     @classmethod
-    def validate_inputs(cls, file) -> bool | str:
+    def validate_inputs(cls, file: Any) -> bool | str:
         return file is None or bool(input_file(file)) or missing(file)
 
     @classmethod
-    def fingerprint_inputs(cls, file):
+    def fingerprint_inputs(cls, file: Any) -> int | None:
         path = input_file(file)
-        return path and path.stat().st_mtime_ns
+        return path.stat().st_mtime_ns if path else None
 
     @classmethod
-    def execute(cls, file) -> io.NodeOutput:
+    def execute(cls, file: Any) -> io.NodeOutput:
         path = input_file(file)
         if path is None:
             raise FileNotFoundError(missing(file))

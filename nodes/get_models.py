@@ -1,54 +1,73 @@
 """Fetching the published models."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..utils.comfyui.residency import step_reporter
-from ..utils.download import downloads
+from ..utils.comfyui.progress import step_reporter
+from ..utils.download.background import download
+from ..utils.download.folder import PRECISIONS
+from ..utils.download.progress import Progress
 from ..utils.download.repositories import CHOICES, REPOSITORIES, Repository
-from ..utils.files import previews
-from ..utils.kandinsky.values import check_choice
+from ..utils.files.previews import fit_missing_preview
+from ..utils.kandinsky.checks import check_choice
 
 
 def write_on(node_id: str, text: str) -> None:
     """Text below a node's widgets."""
-    from server import PromptServer  # there is one in a running host only
+    from server import PromptServer  # only a running ComfyUI has one
 
     PromptServer.instance.send_progress_text(text, node_id)
 
 
-def show_on(node_id: str, name: str):
-    """Shows a download on its node while it runs, and stops it if the user asked."""
+def show_on(node_id: str, name: str, earlier: list[str]) -> Callable[[Progress], None]:
+    """Shows a download on its node while it runs, and stops it if the user asked.
+
+    Args:
+        earlier: what is to stay on the node above it.
+    """
     report = step_reporter(1)
 
-    def show(progress: downloads.Progress) -> None:
-        write_on(node_id, f"{name}: {progress}")
+    def show(progress: Progress) -> None:
+        write_on(node_id, "\n".join([*earlier, f"{name}: {progress}"]))
         report(progress.done - 1, max(1, progress.total))  # it takes the index of what is done
 
     return show
 
 
-def get(repository: Repository, precision: str, node_id: str) -> str:
-    """Download one into the host's folder for it; returns what to tell the user."""
+def get(repository: Repository, precision: str, show: Callable[[Progress], None]) -> str:
+    """Download one into ComfyUI's folder for it; returns what to tell the user."""
     roots = [Path(root) for root in folder_paths.get_folder_paths(repository.host_folder)]
     root = next((root for root in roots if (root / repository.name).exists()), roots[0])
-    text = downloads.download(repository, root, precision, show_on(node_id, repository.name))
-    previews.fit_missing_preview(root / repository.name)
+    text = download(repository, root, precision, show)
+    fit_missing_preview(root / repository.name)
     return text
 
 
 def get_all(repositories: list[Repository], precision: str, node_id: str) -> str:
-    """Each of them; one whose folder is there, but not as published, keeps no other waiting."""
-    texts, error = [], None
+    """Download each of them; returns what to tell the user.
+
+    One whose folder is there, but not as published, keeps no other waiting.
+
+    Raises:
+        OSError, ValueError: what went wrong, below the lines about those that came before it.
+    """
+    texts: list[str] = []
+    error = None
     for repository in repositories:
         try:
-            texts.append(get(repository, precision, node_id))
+            texts.append(get(repository, precision, show_on(node_id, repository.name, texts)))
         except FileExistsError as found:
             error = found
+            texts.append(str(found))
+        except (OSError, ValueError) as failed:
+            kind = OSError if isinstance(failed, OSError) else ValueError
+            raise kind("\n".join([*texts, str(failed)])) from failed
     if error:
-        raise error
+        raise FileExistsError("\n".join(texts)) from error
     return "\n".join(texts)
 
 
@@ -76,7 +95,7 @@ class GetModels(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=list(downloads.PRECISIONS),
+                    options=list(PRECISIONS),
                     default="fp16",
                     tooltip="fp16: weights are stored in half the size, as most GPUs run them. "
                     "fp32: as published. A download that was begun in the other begins again.",
@@ -85,13 +104,13 @@ class GetModels(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, repository, precision):
+    def fingerprint_inputs(cls, repository: Any, precision: Any) -> float:
         return float("nan")  # never the same: each time, look at what is on the disk
 
     @classmethod
-    def execute(cls, repository, precision) -> io.NodeOutput:
+    def execute(cls, repository: Any, precision: Any) -> io.NodeOutput:
         check_choice("repository", repository, CHOICES)
-        check_choice("precision", precision, downloads.PRECISIONS)
+        check_choice("precision", precision, PRECISIONS)
         node_id = cls.hidden.unique_id
         text = get_all(CHOICES[repository], precision, node_id)
         write_on(node_id, text)

@@ -1,26 +1,16 @@
-"""Loading: a folder on disk → PRIOR, or MODEL and VAE."""
+"""Loading a model folder: a prior, a decoder with its MoVQ, a depth estimator."""
+
+from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui import model_folders
-from ..utils.comfyui.depth_estimator import NativeDepthEstimator
-from ..utils.comfyui.load_model import load_model, load_unet
-from ..utils.comfyui.prior import NativePrior
-from ..utils.comfyui.residency import WEIGHT_DTYPES
-from ..utils.comfyui.vae import load_vae, load_vae_file
-from . import types
-from .widgets import check_name
-
-
-def weight_dtype_input() -> io.Input:
-    return io.Combo.Input(
-        "weight_dtype",
-        options=list(WEIGHT_DTYPES),
-        default="default",
-        advanced=True,
-        tooltip="The type weights are kept in. default: what the device computes well in "
-        "(fp32 on a CPU, usually fp16 on a GPU).",
-    )
+from ..utils.comfyui.depth_estimator import LoadedDepthEstimator
+from ..utils.comfyui.load_model import load_model
+from ..utils.comfyui.model_folders import find_model, fingerprint, list_models
+from ..utils.comfyui.prior import LoadedPrior
+from ..utils.comfyui.vae import load_vae
+from .sockets import DEPTH_ESTIMATOR, PRIOR
+from .widgets import check_model_name, weight_dtype_input
 
 
 class LoadPrior(io.ComfyNode):
@@ -35,25 +25,25 @@ class LoadPrior(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=model_folders.list_models("prior"),
+                    options=list_models("prior"),
                     tooltip="A diffusers folder under models/diffusers, or the bundled miniature.",
                 ),
                 weight_dtype_input(),
             ],
-            outputs=[types.Prior.Output(id="prior", display_name="prior")],
+            outputs=[PRIOR.output("prior")],
         )
 
     @classmethod
-    def validate_inputs(cls, model_name) -> bool | str:
-        return check_name(model_name, "prior")
+    def validate_inputs(cls, model_name: Any) -> bool | str:
+        return check_model_name(model_name, "prior")
 
     @classmethod
-    def fingerprint_inputs(cls, model_name, weight_dtype):
-        return model_folders.fingerprint(model_name, "prior")
+    def fingerprint_inputs(cls, model_name: Any, weight_dtype: Any) -> Any:
+        return fingerprint(model_name, "prior")
 
     @classmethod
-    def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
-        return io.NodeOutput(NativePrior(model_name, weight_dtype))
+    def execute(cls, model_name: Any, weight_dtype: Any) -> io.NodeOutput:
+        return io.NodeOutput(LoadedPrior(find_model(model_name, "prior"), weight_dtype))
 
 
 class LoadDecoder(io.ComfyNode):
@@ -69,7 +59,7 @@ class LoadDecoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=model_folders.list_models("decoder"),
+                    options=list_models("decoder"),
                     tooltip="A diffusers folder under models/diffusers, or the bundled miniature. "
                     "Inpaint and ControlNet need their own decoders.",
                 ),
@@ -82,52 +72,17 @@ class LoadDecoder(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model_name) -> bool | str:
-        return check_name(model_name, "decoder")
+    def validate_inputs(cls, model_name: Any) -> bool | str:
+        return check_model_name(model_name, "decoder")
 
     @classmethod
-    def fingerprint_inputs(cls, model_name, weight_dtype):
-        return model_folders.fingerprint(model_name, "decoder")
+    def fingerprint_inputs(cls, model_name: Any, weight_dtype: Any) -> Any:
+        return fingerprint(model_name, "decoder")
 
     @classmethod
-    def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
-        folder = model_folders.find_model(model_name, "decoder")
+    def execute(cls, model_name: Any, weight_dtype: Any) -> io.NodeOutput:
+        folder = find_model(model_name, "decoder")
         return io.NodeOutput(load_model(folder, weight_dtype), load_vae(folder))
-
-
-class LoadUNet(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="Kandinsky22LoadUNet",
-            display_name="Load UNet (Kandinsky 2.2)",
-            category="Kandinsky 2.2/loaders",
-            description="Loads a decoder's UNet from one file, as ModelSave writes it: a merge, or "
-            "a fine-tuned decoder. Which of the three kinds it is, its tensors tell.",
-            search_aliases=["unet", "diffusion model", "safetensors", "merge", "fine-tune"],
-            inputs=[
-                io.Combo.Input(
-                    "unet_name",
-                    options=list(model_folders.list_files("diffusion_models")),
-                    tooltip="A safetensors file under models/diffusion_models.",
-                ),
-                weight_dtype_input(),
-            ],
-            outputs=[io.Model.Output(id="model", display_name="model")],
-        )
-
-    @classmethod
-    def validate_inputs(cls, unet_name) -> bool | str:
-        return check_name(unet_name, "diffusion_models", model_folders.find_file)
-
-    @classmethod
-    def fingerprint_inputs(cls, unet_name, weight_dtype):
-        return model_folders.file_fingerprint(unet_name, "diffusion_models")
-
-    @classmethod
-    def execute(cls, unet_name, weight_dtype) -> io.NodeOutput:
-        file = model_folders.find_file(unet_name, "diffusion_models")
-        return io.NodeOutput(load_unet(file, weight_dtype))
 
 
 class LoadDepthEstimator(io.ComfyNode):
@@ -143,58 +98,22 @@ class LoadDepthEstimator(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=model_folders.list_models("depth"),
+                    options=list_models("depth"),
                     tooltip="A transformers folder under models/depth_estimators, or the bundled "
                     "miniature.",
                 ),
             ],
-            outputs=[
-                types.DepthEstimator.Output(id="depth_estimator", display_name="depth_estimator")
-            ],
+            outputs=[DEPTH_ESTIMATOR.output("depth_estimator")],
         )
 
     @classmethod
-    def validate_inputs(cls, model_name) -> bool | str:
-        return check_name(model_name, "depth")
+    def validate_inputs(cls, model_name: Any) -> bool | str:
+        return check_model_name(model_name, "depth")
 
     @classmethod
-    def fingerprint_inputs(cls, model_name):
-        return model_folders.fingerprint(model_name, "depth")
+    def fingerprint_inputs(cls, model_name: Any) -> Any:
+        return fingerprint(model_name, "depth")
 
     @classmethod
-    def execute(cls, model_name) -> io.NodeOutput:
-        return io.NodeOutput(NativeDepthEstimator(model_name))
-
-
-class LoadMoVQ(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="Kandinsky22LoadMoVQ",
-            display_name="Load MoVQ (Kandinsky 2.2)",
-            category="Kandinsky 2.2/loaders",
-            description="Loads a MoVQ from one file, as VAESave writes it: to use it with another "
-            "decoder, or a fine-tuned one.",
-            search_aliases=["VQ", "VAE", "load vae", "safetensors", "fine-tune"],
-            inputs=[
-                io.Combo.Input(
-                    "vae_name",
-                    options=list(model_folders.list_files("vae")),
-                    tooltip="A safetensors file under models/vae. Load Decoder brings its own MoVQ "
-                    "along; this is for another.",
-                ),
-            ],
-            outputs=[io.Vae.Output(id="vae", display_name="vae")],
-        )
-
-    @classmethod
-    def validate_inputs(cls, vae_name) -> bool | str:
-        return check_name(vae_name, "vae", model_folders.find_file)
-
-    @classmethod
-    def fingerprint_inputs(cls, vae_name):
-        return model_folders.file_fingerprint(vae_name, "vae")
-
-    @classmethod
-    def execute(cls, vae_name) -> io.NodeOutput:
-        return io.NodeOutput(load_vae_file(model_folders.find_file(vae_name, "vae")))
+    def execute(cls, model_name: Any) -> io.NodeOutput:
+        return io.NodeOutput(LoadedDepthEstimator(find_model(model_name, "depth")))

@@ -1,11 +1,13 @@
 """LoRA: a small file that changes a decoder's, or a prior's, weights while it is used."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
-from ..utils.comfyui import model_folders
 from ..utils.comfyui.lora import apply_to_decoder, apply_to_prior
-from . import types
-from .widgets import check_name
+from ..utils.comfyui.model_files import find_file, fingerprint, list_files
+from .sockets import PRIOR
+from .widgets import check_file_name
 
 ALIASES = ["lora", "DoRA", "LoHa", "LoKr", "peft", "style", "fine-tune", "adapter"]
 
@@ -14,7 +16,7 @@ def lora_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "lora_name",
-            options=list(model_folders.list_files("loras")),
+            options=list(list_files("loras")),
             tooltip="A safetensors file under models/loras, or the bundled one. diffusers, peft "
             "and kohya names are known.",
         ),
@@ -30,15 +32,15 @@ def lora_inputs() -> list[io.Input]:
 
 
 class LoraNode(io.ComfyNode):
-    """What both nodes tell the host about their file."""
+    """What both nodes tell ComfyUI about their file."""
 
     @classmethod
-    def validate_inputs(cls, lora_name) -> bool | str:
-        return check_name(lora_name, "loras", model_folders.find_file)
+    def validate_inputs(cls, lora_name: Any) -> bool | str:
+        return check_file_name(lora_name, "loras")
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name, **_):
-        return model_folders.file_fingerprint(lora_name, "loras")
+    def fingerprint_inputs(cls, lora_name: Any, **_: Any) -> Any:
+        return fingerprint(lora_name, "loras")
 
 
 class LoadDecoderLora(LoraNode):
@@ -56,8 +58,8 @@ class LoadDecoderLora(LoraNode):
         )
 
     @classmethod
-    def execute(cls, model, lora_name, strength) -> io.NodeOutput:
-        return io.NodeOutput(apply_to_decoder(model, lora_name, strength))
+    def execute(cls, model: Any, lora_name: Any, strength: Any) -> io.NodeOutput:
+        return io.NodeOutput(apply_to_decoder(model, find_file(lora_name, "loras"), strength))
 
 
 class LoadPriorLora(LoraNode):
@@ -70,10 +72,11 @@ class LoadPriorLora(LoraNode):
             description="Puts a LoRA on the prior's transformer: what a prompt stands for. Several "
             "can follow one another.",
             search_aliases=ALIASES,
-            inputs=[types.Prior.Input("prior"), *lora_inputs()],
-            outputs=[types.Prior.Output(id="prior", display_name="prior")],
+            inputs=[PRIOR.input("prior"), *lora_inputs()],
+            outputs=[PRIOR.output("prior")],
         )
 
     @classmethod
-    def execute(cls, prior, lora_name, strength) -> io.NodeOutput:
-        return io.NodeOutput(apply_to_prior(types.Prior.take(prior), lora_name, strength))
+    def execute(cls, prior: Any, lora_name: Any, strength: Any) -> io.NodeOutput:
+        file = find_file(lora_name, "loras")
+        return io.NodeOutput(apply_to_prior(PRIOR.take(prior), file, strength))

@@ -1,9 +1,11 @@
 """What a MODEL can be told about speed and exactness, for stages and samplers alike."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
-from ..utils.comfyui.model_options import optimize
-from ..utils.comfyui.unet import ATTENTIONS
+from ..utils.comfyui.attention import ATTENTIONS
+from ..utils.comfyui.optimize import optimize
 
 
 class Optimize(io.ComfyNode):
@@ -38,5 +40,5 @@ class Optimize(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, attention, channels_last) -> io.NodeOutput:
+    def execute(cls, model: Any, attention: Any, channels_last: Any) -> io.NodeOutput:
         return io.NodeOutput(optimize(model, attention, channels_last))

@@ -1,9 +1,11 @@
 """The prior's nodes: prompt (and embeddings) → image embeddings."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
-from ..utils.kandinsky.values import MOST_ITEMS
-from . import types
+from ..utils.kandinsky.checks import MOST_ITEMS
+from .sockets import EMBEDS, PRIOR
 from .widgets import cfg_input, seed_input
 
 
@@ -33,8 +35,7 @@ def sampling_inputs() -> list[io.Input]:
 
 
 def outputs() -> list[io.Output]:
-    names = ("image_embeds", "negative_image_embeds")
-    return [types.Embeds.Output(id=name, display_name=name) for name in names]
+    return [EMBEDS.output("image_embeds"), EMBEDS.output("negative_image_embeds")]
 
 
 class SamplePrior(io.ComfyNode):
@@ -47,7 +48,7 @@ class SamplePrior(io.ComfyNode):
             description="Turns a prompt into the image embeddings of a picture that fits it.",
             search_aliases=["prompt", "text encode", "unCLIP", "text to image", "embeddings"],
             inputs=[
-                types.Prior.Input("prior"),
+                PRIOR.input("prior"),
                 *prompt_inputs(),
                 *sampling_inputs(),
                 io.Int.Input(
@@ -62,11 +63,19 @@ class SamplePrior(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, prior, prompt, negative_prompt, seed, steps, cfg, batch_size) -> io.NodeOutput:
+    def execute(
+        cls,
+        prior: Any,
+        prompt: Any,
+        negative_prompt: Any,
+        seed: Any,
+        steps: Any,
+        cfg: Any,
+        batch_size: Any,
+    ) -> io.NodeOutput:
+        sample = PRIOR.take(prior).sample
         return io.NodeOutput(
-            *types.Prior.take(prior).sample(
-                prompt, negative_prompt, seed, steps, cfg, batch_size=batch_size
-            )
+            *sample(prompt, negative_prompt, seed, steps, cfg, batch_size=batch_size)
         )
 
 
@@ -81,8 +90,8 @@ class PriorEmb2Emb(io.ComfyNode):
             "with words.",
             search_aliases=["image and prompt", "edit", "strength", "unCLIP", "variation"],
             inputs=[
-                types.Prior.Input("prior"),
-                types.Embeds.Input("image_embeds"),
+                PRIOR.input("prior"),
+                EMBEDS.input("image_embeds"),
                 *prompt_inputs(),
                 io.Float.Input(
                     "strength",
@@ -101,11 +110,17 @@ class PriorEmb2Emb(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, prior, image_embeds, prompt, negative_prompt, strength, seed, steps, cfg
+        cls,
+        prior: Any,
+        image_embeds: Any,
+        prompt: Any,
+        negative_prompt: Any,
+        strength: Any,
+        seed: Any,
+        steps: Any,
+        cfg: Any,
     ) -> io.NodeOutput:
-        start = types.Embeds.take(image_embeds)
+        sample, start = PRIOR.take(prior).sample, EMBEDS.take(image_embeds)
         return io.NodeOutput(
-            *types.Prior.take(prior).sample(
-                prompt, negative_prompt, seed, steps, cfg, start=start, strength=strength
-            )
+            *sample(prompt, negative_prompt, seed, steps, cfg, start=start, strength=strength)
         )

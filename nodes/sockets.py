@@ -1,42 +1,47 @@
-"""The socket types of this pack, each bound to the Python value that travels on it."""
+"""The wires between nodes: the type of each socket, and the Python value that travels on it."""
+
+from typing import Any, Generic, TypeVar
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.depth_estimator import NativeDepthEstimator
-from ..utils.comfyui.prior import NativePrior
-from ..utils.kandinsky.values import ImageEmbeds
+from ..utils.comfyui.depth_estimator import LoadedDepthEstimator
+from ..utils.comfyui.prior import LoadedPrior
+from ..utils.kandinsky.image_embeds import ImageEmbeds
+
+Value = TypeVar("Value")
 
 
-class Socket(io.ComfyTypeIO):
-    source: str  # the nodes to connect it to
+class Socket(Generic[Value]):
+    """A type of socket of this pack, bound to the class of the values that travel on it."""
 
-    @classmethod
-    def take(cls, value):
-        """The value as it came; the host lets literals and wires of any type through.
+    def __init__(self, io_type: str, kind: type[Value], source: str):
+        """`source` names the nodes to connect it to, for messages."""
+        self.io_type = io_type
+        self.kind = kind
+        self.source = source
+        self.comfy_type = io.Custom(io_type)
+
+    def input(self, id: str, **options: Any) -> io.Input:
+        return self.comfy_type.Input(id, **options)
+
+    def output(self, id: str) -> io.Output:
+        return self.comfy_type.Output(id=id, display_name=id)
+
+    def take(self, value: Any) -> Value:
+        """The value as it came; ComfyUI lets literals and wires of any type through.
 
         Raises:
             ValueError: it is not what travels on this wire; says what to connect.
         """
-        if isinstance(value, cls.Type):
+        if isinstance(value, self.kind):
             return value
         raise ValueError(
-            f"{value!r:.80} came where a {cls.io_type} belongs. Connect {cls.source} there."
+            f"{value!r:.80} came where a {self.io_type} belongs. Connect {self.source} there."
         )
 
 
-@io.comfytype(io_type="KANDINSKY22_PRIOR")
-class Prior(Socket):
-    Type = NativePrior
-    source = "Load Prior"
-
-
-@io.comfytype(io_type="KANDINSKY22_EMBEDS")
-class Embeds(Socket):
-    Type = ImageEmbeds
-    source = "Prior, or another node that gives embeddings,"
-
-
-@io.comfytype(io_type="KANDINSKY22_DEPTH_ESTIMATOR")
-class DepthEstimator(Socket):
-    Type = NativeDepthEstimator
-    source = "Load Depth Estimator"
+PRIOR = Socket("KANDINSKY22_PRIOR", LoadedPrior, "Load Prior")
+EMBEDS = Socket("KANDINSKY22_EMBEDS", ImageEmbeds, "Prior, or another node that gives embeddings,")
+DEPTH_ESTIMATOR = Socket(
+    "KANDINSKY22_DEPTH_ESTIMATOR", LoadedDepthEstimator, "Load Depth Estimator"
+)

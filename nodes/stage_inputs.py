@@ -1,10 +1,12 @@
-"""The decoding stages: image embeddings → latents. One node a stage, one call each."""
+"""The inputs that the decoding stages have in common: embeddings, a latent, sampling widgets."""
+
+from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.stages import Sampling, run_stage
+from ..utils.kandinsky.image_embeds import ImageEmbeds
 from ..utils.kandinsky.schedulers import SAMPLERS, SPACINGS
-from . import types
+from .sockets import EMBEDS
 from .widgets import cfg_input, seed_input
 
 CANVAS = (
@@ -21,8 +23,8 @@ SIZES = (
 def condition_inputs(latent_tooltip: str, *more: io.Input) -> list[io.Input]:
     return [
         io.Model.Input("model"),
-        types.Embeds.Input("image_embeds"),
-        types.Embeds.Input(
+        EMBEDS.input("image_embeds"),
+        EMBEDS.input(
             "negative_image_embeds",
             optional=True,
             tooltip="Needed where cfg is above 1: the second output of Prior, or Zero Embeds.",
@@ -80,114 +82,10 @@ def latent_output() -> io.Output:
     return io.Latent.Output(id="latent", display_name="latent")
 
 
-class Decoder(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="Kandinsky22Decoder",
-            display_name="Decoder (Kandinsky 2.2)",
-            category="Kandinsky 2.2/decoder",
-            description="Text to image: turns image embeddings into latents.",
-            search_aliases=["text to image", "txt2img", "unCLIP decoder", "sampler", "unet"],
-            inputs=condition_inputs(CANVAS) + sampling_inputs(),
-            outputs=[latent_output()],
-        )
+def take_embeds(positive: Any, negative: Any) -> tuple[ImageEmbeds, ImageEmbeds | None]:
+    """The embeddings of a stage's two sockets, of which the second may be empty.
 
-    @classmethod
-    def execute(
-        cls, model, image_embeds, latent, negative_image_embeds=None, **sampling
-    ) -> io.NodeOutput:
-        conditions = (model, "text_to_image", image_embeds, negative_image_embeds, latent)
-        return io.NodeOutput(run_stage(*conditions, Sampling(**sampling)))
-
-
-class Img2Img(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="Kandinsky22Img2Img",
-            display_name="Img2Img (Kandinsky 2.2)",
-            category="Kandinsky 2.2/decoder",
-            description="Image to image: changes a picture towards the image embeddings.",
-            search_aliases=["image to image", "strength", "variation", "denoise"],
-            inputs=condition_inputs(PICTURE) + sampling_inputs(denoise_input(0.3)),
-            outputs=[latent_output()],
-        )
-
-    @classmethod
-    def execute(
-        cls, model, image_embeds, latent, denoise, negative_image_embeds=None, **sampling
-    ) -> io.NodeOutput:
-        conditions = (model, "text_to_image", image_embeds, negative_image_embeds, latent)
-        return io.NodeOutput(run_stage(*conditions, Sampling(**sampling), denoise=denoise))
-
-
-class Inpaint(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        mask = io.Mask.Input(
-            "mask",
-            tooltip="1 (white) is repainted, 0 (black) stays. Any size. For masks of the old "
-            "polarity put Invert Mask before it.",
-        )
-        return io.Schema(
-            node_id="Kandinsky22Inpaint",
-            display_name="Inpaint (Kandinsky 2.2)",
-            category="Kandinsky 2.2/decoder",
-            description="Repaints the masked part of a picture. Needs the inpaint decoder.",
-            search_aliases=["inpainting", "outpaint", "mask", "repaint", "fill"],
-            inputs=condition_inputs("The whole picture, encoded with VAE Encode.", mask)
-            + sampling_inputs(),
-            outputs=[latent_output()],
-        )
-
-    @classmethod
-    def execute(
-        cls, model, image_embeds, latent, mask, negative_image_embeds=None, **sampling
-    ) -> io.NodeOutput:
-        conditions = (model, "inpaint", image_embeds, negative_image_embeds, latent)
-        return io.NodeOutput(run_stage(*conditions, Sampling(**sampling), mask=mask))
-
-
-class ControlNet(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="Kandinsky22ControlNet",
-            display_name="ControlNet (Kandinsky 2.2)",
-            category="Kandinsky 2.2/decoder",
-            description="Text to image along a depth map. Needs the controlnet-depth decoder.",
-            search_aliases=["depth to image", "depth control", "control"],
-            inputs=condition_inputs(CANVAS, hint_input()) + sampling_inputs(),
-            outputs=[latent_output()],
-        )
-
-    @classmethod
-    def execute(
-        cls, model, image_embeds, latent, hint, negative_image_embeds=None, **sampling
-    ) -> io.NodeOutput:
-        conditions = (model, "depth", image_embeds, negative_image_embeds, latent)
-        return io.NodeOutput(run_stage(*conditions, Sampling(**sampling), hint=hint))
-
-
-class ControlNetImg2Img(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="Kandinsky22ControlNetImg2Img",
-            display_name="ControlNet Img2Img (Kandinsky 2.2)",
-            category="Kandinsky 2.2/decoder",
-            description="Image to image along a depth map. Needs the controlnet-depth decoder.",
-            search_aliases=["depth to image", "image to image", "strength", "control"],
-            inputs=condition_inputs(PICTURE, hint_input()) + sampling_inputs(denoise_input(0.5)),
-            outputs=[latent_output()],
-        )
-
-    @classmethod
-    def execute(
-        cls, model, image_embeds, latent, hint, denoise, negative_image_embeds=None, **sampling
-    ) -> io.NodeOutput:
-        conditions = (model, "depth", image_embeds, negative_image_embeds, latent)
-        return io.NodeOutput(
-            run_stage(*conditions, Sampling(**sampling), denoise=denoise, hint=hint)
-        )
+    Raises:
+        ValueError: something else came in.
+    """
+    return EMBEDS.take(positive), None if negative is None else EMBEDS.take(negative)

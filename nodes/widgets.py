@@ -1,8 +1,13 @@
-"""Widgets that nodes have in common, and how a name in one is checked."""
+"""Widgets that several nodes have, and the check of a name in one."""
+
+from collections.abc import Callable
+from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui import model_folders
+from ..utils.comfyui.dtypes import WEIGHT_DTYPES
+from ..utils.comfyui.model_files import find_file
+from ..utils.comfyui.model_folders import find_model
 
 
 def seed_input() -> io.Input:
@@ -23,12 +28,32 @@ def cfg_input(tooltip: str) -> io.Input:
     )
 
 
-def check_name(name: str | None, kind: str, find=model_folders.find_model) -> bool | str:
-    """What the host asks before it queues: True, or the message it shows on the node."""
+def weight_dtype_input() -> io.Input:
+    return io.Combo.Input(
+        "weight_dtype",
+        options=list(WEIGHT_DTYPES),
+        default="default",
+        advanced=True,
+        tooltip="The type weights are kept in. default: what the device computes well in "
+        "(fp32 on a CPU, usually fp16 on a GPU).",
+    )
+
+
+def check_model_name(name: Any, kind: str) -> bool | str:
+    """What ComfyUI asks before it queues a workflow: True, or the message that it shows."""
+    return check_name(name, lambda: find_model(name, kind))
+
+
+def check_file_name(name: Any, kind: str) -> bool | str:
+    """The same for a single file."""
+    return check_name(name, lambda: find_file(name, kind))
+
+
+def check_name(name: Any, find: Callable[[], Any]) -> bool | str:
     if name is None:  # it comes over a wire, and is known when the graph runs
         return True
     try:
-        find(name, kind)
+        find()
     except (FileNotFoundError, ValueError) as error:
         return str(error)
     return True

@@ -35,6 +35,7 @@ if not has_hub():
 sys.path.insert(0, str(ROOT))
 
 from utils.download.downloads import PRECISIONS, Progress, download  # noqa: E402
+
 from utils.download.repositories import CHOICES, REPOSITORIES, SETS, Repository  # noqa: E402
 
 NEW_LINE = "\n" if sys.stderr.isatty() else ""  # after a line of progress

@@ -27,16 +27,16 @@ if __name__ == "__main__":
 
 import comfy.ops
 import torch
-from kandinsky22.utils.comfyui.residency import swap_ops
+from kandinsky22.utils.comfyui.movq import MoVQ
 from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
-from kandinsky22.utils.comfyui.vae import MoVQ
 from kandinsky22.utils.files import architectures
+from kandinsky22.utils.files.layers import swap_layers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-NETWORKS = ("movq", *architectures.UNETS)
+NETWORKS = ("movq", *architectures.DECODERS)
 DTYPES = (torch.float32, torch.bfloat16)
 UNET_SIZES, MOVQ_SIZES = (512, 768, 1024), (512, 1024, 2048)
 
@@ -86,10 +86,10 @@ def build(network: str, dtype: torch.dtype):
         if network == "movq":
             module = MoVQ.from_config(architectures.MOVQ)
         else:
-            module = Kandinsky22UNet.from_config(architectures.UNETS[network]["unet"])
+            module = Kandinsky22UNet.from_config(architectures.DECODERS[network].unet)
     finally:
         torch.set_default_dtype(torch.float32)
-    swap_ops(module, comfy.ops.disable_weight_init)
+    swap_layers(module, comfy.ops.disable_weight_init)
     return module.eval().requires_grad_(False)
 
 

@@ -64,9 +64,9 @@ def models(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def prior(models):
-    from kandinsky22.utils.comfyui.prior import NativePrior
+    from kandinsky22.utils.comfyui.prior import LoadedPrior
 
-    return NativePrior("kandinsky-2-2-tiny-prior")
+    return LoadedPrior("kandinsky-2-2-tiny-prior")
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +88,7 @@ def load_decoder(models):
 def embeds():
     """Makes random image embeddings: (batch, seed) → ImageEmbeds."""
     import tiny_models
-    from kandinsky22.utils.kandinsky.values import ImageEmbeds
+    from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 
     def make(batch: int = 1, seed: int = 0, width: int = tiny_models.WIDTH):
         generator = torch.Generator().manual_seed(seed)

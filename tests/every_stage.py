@@ -11,8 +11,8 @@ import comfy.model_management
 import pytest
 import torch
 from kandinsky22.nodes.conditioning import Conditioning
+from kandinsky22.nodes.depth_hint import DepthHint
 from kandinsky22.nodes.embeds import EncodeImage
-from kandinsky22.nodes.hint import DepthHint
 from kandinsky22.nodes.loaders import LoadDepthEstimator
 from kandinsky22.nodes.prior import PriorEmb2Emb, SamplePrior
 from test_stages import STAGES as DECODING

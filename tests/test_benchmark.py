@@ -68,7 +68,7 @@ def test_the_chart_has_a_row_for_each_ratio(tmp_path):
 @pytest.mark.parametrize("pixels, tera", [(512, 1.712), (768, 3.985)])
 def test_work_of_the_published_unet(pixels, tera):
     work = roofline.unet_work(
-        architectures.UNETS["text_to_image"]["unet"], pixels, 2, torch.float16
+        architectures.DECODERS["text_to_image"].unet, pixels, 2, torch.float16
     )
     assert work["flops"] == pytest.approx(tera * 1e12, rel=1e-3)
     assert work["bytes"] == pytest.approx(2 * 1253.06e6, rel=1e-3)
@@ -76,8 +76,8 @@ def test_work_of_the_published_unet(pixels, tera):
 
 def test_work_follows_batch_and_hint():
     configs = {
-        name: parts["unet"] | checkpoints.UNETS["thin"]
-        for name, parts in architectures.UNETS.items()
+        name: decoder.unet | checkpoints.UNETS["thin"]
+        for name, decoder in architectures.DECODERS.items()
     }
     one, two = (
         roofline.unet_work(configs["text_to_image"], 64, batch, torch.float32) for batch in (1, 2)
@@ -101,7 +101,7 @@ def test_random_checkpoints_are_the_published_ones_in_small(tmp_path):
     checkpoints.write_decoder(folder, "thin")
     pipeline = checkpoints.load_pipeline("KandinskyV22Pipeline", folder, "fp32")
     with torch.device("meta"):
-        unet = type(pipeline.unet).from_config(architectures.UNETS["text_to_image"]["unet"])
+        unet = type(pipeline.unet).from_config(architectures.DECODERS["text_to_image"].unet)
     assert list(pipeline.unet.state_dict()) == list(unet.state_dict())
     decode.load_nodes(other, "fp32")
     model, _ = decode.load_nodes(folder, "fp32")  # not the other of that name

@@ -5,7 +5,7 @@ import oracle
 import pytest
 import torch
 from calls import watched
-from kandinsky22.nodes import decoder as nodes
+from kandinsky22 import nodes
 from native import canvas, conditioning, ksampler
 from test_stages import DEPTH, INPAINT, TEXT_TO_IMAGE, box_mask, picture, reference, run, tensor_of
 

@@ -6,7 +6,7 @@ import tiny_models
 import torch
 from calls import watched
 from kandinsky22.nodes.decoder import Decoder
-from kandinsky22.utils.kandinsky.values import ImageEmbeds
+from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 
 SCHEDULERS = {
     "published": {},

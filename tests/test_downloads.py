@@ -19,7 +19,7 @@ from checkout import PACK
 from filelock import FileLock
 from hub_server import Hub, half_of, wait_for
 from kandinsky22.utils.comfyui import model_folders
-from kandinsky22.utils.download.downloads import finished
+from kandinsky22.utils.download.folder import finished
 from kandinsky22.utils.download.hub import PIECE
 from kandinsky22.utils.download.repositories import REPOSITORIES
 from safetensors.torch import load_file

@@ -3,14 +3,14 @@
 import pytest
 import torch
 from diffusers.models.modeling_utils import get_parameter_dtype
-from kandinsky22.nodes.decoder import ControlNet
+from kandinsky22.nodes.controlnet import ControlNet
+from kandinsky22.nodes.depth_hint import DepthHint
 from kandinsky22.nodes.embeds import EncodeImage
-from kandinsky22.nodes.hint import DepthHint
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.nodes.prior import SamplePrior
 from kandinsky22.utils.comfyui import depth_estimator, load_model, prediction
 from kandinsky22.utils.comfyui import prior as prior_module
-from kandinsky22.utils.comfyui.prior import NativePrior
+from kandinsky22.utils.comfyui.prior import LoadedPrior
 from torch.overrides import TorchFunctionMode
 
 CANVAS = {"samples": torch.zeros(1, 4, 8, 8)}
@@ -21,7 +21,7 @@ COMPUTING = {"linear", "conv2d", "layer_norm", "group_norm", "scaled_dot_product
 @pytest.mark.parametrize("name, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_the_type_is_that_of_the_weights(models, nothing_shared, name, dtype):
     model = LoadDecoder.execute("kandinsky-2-2-tiny-decoder", name).args[0]
-    prior = NativePrior("kandinsky-2-2-tiny-prior", name)
+    prior = LoadedPrior("kandinsky-2-2-tiny-prior", name)
     for module in (model.model.diffusion_model, prior.transformer.patcher.model.module):
         assert module.dtype == get_parameter_dtype(module) == dtype
     assert model.model.get_dtype() == dtype  # the host's question

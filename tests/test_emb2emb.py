@@ -4,7 +4,7 @@ import oracle
 import pytest
 import torch
 from kandinsky22.nodes.prior import PriorEmb2Emb
-from kandinsky22.utils.kandinsky.values import ImageEmbeds
+from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 
 
 def edit(prior, start, negative="", strength=0.85, seed=7, steps=8, cfg=4.0):

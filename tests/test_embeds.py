@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from kandinsky22.nodes import embeds as nodes
+from kandinsky22 import nodes
 from kandinsky22.nodes import embeds_files as files
-from kandinsky22.utils.kandinsky.mixing import interpolate_sequence, mix, save_embeds
-from kandinsky22.utils.kandinsky.values import ImageEmbeds
+from kandinsky22.utils.files.embeds import save_embeds
+from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
+from kandinsky22.utils.kandinsky.mixing import interpolate_sequence, mix
 from PIL import Image
 from safetensors.torch import save_file
 

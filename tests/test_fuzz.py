@@ -18,8 +18,8 @@ from checkout import PACK
 from executor import PATIENCE, Executor, Fault
 from graphs import CONDITIONED, DECODER, STAGES, graphs, simplest, switch_inputs
 from hypothesis import HealthCheck, Phase, event, given, settings
-from kandinsky22.utils.kandinsky.mixing import save_embeds
-from kandinsky22.utils.kandinsky.values import ImageEmbeds
+from kandinsky22.utils.files.embeds import save_embeds
+from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 from node_specs import RUNNERS, SWITCH
 from test_schemas import CONTRACT
 from wires import tensors_in

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from kandinsky22.nodes.hint import DepthHint
+from kandinsky22.nodes.depth_hint import DepthHint
 from kandinsky22.nodes.loaders import LoadDepthEstimator
 from PIL import Image
 from transformers import pipeline

@@ -1,79 +1,106 @@
-"""The layers that docs/design.md describes: who may import what."""
+"""The rooms that docs/design.md describes: what each may import, how long its parts may be."""
 
 import ast
 import sys
+from pathlib import Path
 
 import pytest
 from checkout import PACK
 
-PURE = {"values", "sizes", "tensors", "embeds", "latents"}
-LOOPS = {"prior", "decoder", "schedulers", "hint", "preview", "mix_chart"}
-DOWNLOADS = {"downloads", "hub", "repositories", "half_precision"}
-STDLIB = {
-    "collections",
-    "dataclasses",
-    "filecmp",
-    "inspect",
-    "json",
-    "logging",
-    "math",
-    "pathlib",
-    "typing",
-    "importlib",
-    "os",
-    "re",
-    "types",
-    "uuid",
-    "weakref",
-}
-HOST = {"comfy", "folder_paths", "latent_preview", "node_helpers"}
 LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "PIL", "numpy"}
+COMFYUI = {"comfy", "folder_paths", "latent_preview", "node_helpers"}
+HUB = {"huggingface_hub", "requests", "filelock", "numpy"}
+
+# Room → the packages beside the standard library, and the other rooms, that it may import.
+RULES = {
+    "utils/kandinsky": (LIBRARIES, set()),
+    "utils/files": (LIBRARIES, {"utils/kandinsky"}),
+    "utils/comfyui": (LIBRARIES | COMFYUI, {"utils/kandinsky", "utils/files"}),
+    "utils/download": (HUB, set()),
+    "nodes": (
+        {"comfy_api", "folder_paths", "server"},
+        {"utils/kandinsky", "utils/files", "utils/comfyui", "utils/download"},
+    ),
+}
+MOST_LINES = {"function": 50, "file": 200}
 
 
-def imports_of(path) -> tuple[set[str], set[str]]:
-    """(top-level packages, siblings) that a file imports."""
-    packages, siblings = set(), set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports_of(path: Path) -> tuple[set[str], set[str]]:
+    """(top-level packages, rooms of this pack) that a file imports."""
+    packages, rooms = set(), set()
+    here = path.parent.relative_to(PACK).parts
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             packages |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            packages.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            packages.add(str(node.module).split(".")[0])
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            siblings |= {"." * node.level + name for name in names}
-    return packages, siblings
+            base = here[: len(here) - node.level + 1]
+            for name in [node.module] if node.module else [alias.name for alias in node.names]:
+                parts = (*base, *name.split("."))
+                rooms.add("/".join(parts[: 1 if parts[0] == "nodes" else 2]))
+    return packages, rooms
 
 
-@pytest.mark.parametrize("path", sorted((PACK / "utils").glob("*.py")), ids=lambda p: p.stem)
-def test_utils(path):
-    packages, siblings = imports_of(path)
-    allowed = STDLIB | {"torch", "safetensors", "PIL"}
-    if path.stem in PURE:
-        assert siblings <= {"." + name for name in PURE}
-    elif path.stem in LOOPS:
-        allowed |= LIBRARIES
-        assert siblings <= {"." + name for name in PURE | LOOPS}
-    elif path.stem in DOWNLOADS:
-        allowed = sys.stdlib_module_names | {"huggingface_hub", "requests", "filelock", "numpy"}
-        assert siblings <= {"." + name for name in DOWNLOADS}
-    else:
-        allowed |= LIBRARIES | HOST
-    assert packages <= allowed
-    assert not [name for name in siblings if name.startswith("..")]
+def breaches(path: Path, room: str) -> set[str]:
+    """What a file of a room imports, and may not."""
+    libraries, others = RULES[room]
+    packages, rooms = imports_of(path)
+    return (packages - sys.stdlib_module_names - libraries) | (rooms - others - {room})
 
 
-@pytest.mark.parametrize("path", sorted((PACK / "nodes").glob("*.py")), ids=lambda p: p.stem)
-def test_nodes(path):
-    packages, siblings = imports_of(path)
-    assert packages <= STDLIB | {"comfy_api", "folder_paths", "server"}
-    if path.stem != "__init__":
-        assert siblings <= {".types", ".widgets"} | {
-            name for name in siblings if name.startswith("..utils")
-        }
+FILES = [(room, path) for room in RULES for path in sorted((PACK / room).glob("*.py"))]
+each_file = pytest.mark.parametrize(
+    "room, path", FILES, ids=[f"{room}/{path.stem}" for room, path in FILES]
+)
+
+
+@each_file
+def test_imports_run_one_way(room, path):
+    assert not breaches(path, room)
+
+
+@pytest.mark.parametrize(
+    "room, line",
+    [
+        ("utils/kandinsky", "import comfy.utils"),
+        ("utils/kandinsky", "from ..files import headers"),
+        ("utils/files", "import folder_paths"),
+        ("utils/files", "from ..comfyui.model import Kandinsky22"),
+        ("utils/comfyui", "from ..download.hub import fetch"),
+        ("utils/comfyui", "from ...nodes import sockets"),
+        ("utils/download", "import torch"),
+        ("utils/download", "from ..kandinsky.checks import check_choice"),
+        ("nodes", "import torch"),
+        ("nodes", "import comfy.model_management"),
+    ],
+)
+def test_a_breach_is_seen(room, line, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PACK", tmp_path)
+    path = tmp_path / room / "breach.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"import json\n\n{line}\n")
+    assert len(breaches(path, room)) == 1
+
+
+def test_utils_holds_its_four_rooms_and_nothing_else():
+    there = {path.name for path in (PACK / "utils").iterdir() if path.name != "__pycache__"}
+    assert there == {"__init__.py", "kandinsky", "files", "comfyui", "download"}
+
+
+@each_file
+def test_files_and_functions_are_short(room, path):
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= MOST_LINES["file"]
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, functions):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= MOST_LINES["function"], f"{node.name} has {length} lines"
 
 
 def test_importing_the_pack_imports_nothing_heavy():
-    packages, siblings = imports_of(PACK / "__init__.py")
-    assert packages == set() and siblings == {".nodes"}
-    tree = ast.parse((PACK / "__init__.py").read_text())
+    path = PACK / "__init__.py"
+    tree = ast.parse(path.read_text("utf-8"))
+    assert imports_of(path) == (set(), {"nodes"})
     assert not [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]

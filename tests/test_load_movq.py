@@ -10,8 +10,8 @@ import torch
 from checkout import PACK
 from comfy_extras.nodes_model_merging import VAESave
 from diffusers import VQModel
-from kandinsky22.nodes.loaders import LoadMoVQ
-from kandinsky22.utils.comfyui.vae import MoVQ
+from kandinsky22.nodes.file_loaders import LoadMoVQ
+from kandinsky22.utils.comfyui.movq import MoVQ
 from kandinsky22.utils.files import architectures
 from kandinsky22.utils.files.weights import recognise
 from safetensors.torch import load_file, save_file

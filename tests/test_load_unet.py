@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from kandinsky22.nodes.loaders import LoadUNet
+from kandinsky22.nodes.file_loaders import LoadUNet
 from native import DEPTH, INPAINT, TEXT_TO_IMAGE, canvas, ksampler
 
 

@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 import torch
-from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior, LoadUNet
+from kandinsky22.nodes.file_loaders import LoadUNet
+from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.utils.comfyui import model_folders
 from safetensors.torch import load_file, save_file
 
@@ -297,7 +298,7 @@ def test_a_depth_estimator_does_not_reach_for_the_network(broken, monkeypatch):
 
 def test_stray_tensors_follow_to_the_load_device(models, nothing_shared):
     """To the meta device, which needs no hardware: nothing that has no cast hook stays behind."""
-    from kandinsky22.utils.comfyui.residency import move_stray_tensors
+    from kandinsky22.utils.comfyui.residents import move_stray_tensors
 
     model, vae = LoadDecoder.execute(DECODER, "default").args
     fresh = LoadPrior.execute(PRIOR, "default").args[0]

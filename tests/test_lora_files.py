@@ -11,7 +11,7 @@ import pytest
 import torch
 from checkout import PACK
 from kandinsky22.nodes.lora import LoadDecoderLora, LoadPriorLora
-from kandinsky22.utils.comfyui.model_folders import list_files
+from kandinsky22.utils.comfyui.model_files import list_files
 from lora_by_hand import (
     NODES,
     RANK,

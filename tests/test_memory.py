@@ -14,12 +14,12 @@ from comfy_execution import caching
 from comfy_execution.caching import CacheKeySetID, RAMPressureCache
 from comfy_execution.graph import DynamicPrompt
 from execution import CacheEntry
-from kandinsky22.nodes import decoder as stages
-from kandinsky22.nodes.hint import DepthHint
+from kandinsky22 import nodes as stages
+from kandinsky22.nodes.depth_hint import DepthHint
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.nodes.prior import SamplePrior
-from kandinsky22.utils.comfyui.depth_estimator import NativeDepthEstimator
-from kandinsky22.utils.comfyui.prior import NativePrior
+from kandinsky22.utils.comfyui.depth_estimator import LoadedDepthEstimator
+from kandinsky22.utils.comfyui.prior import LoadedPrior
 
 pytestmark = pytest.mark.usefixtures("nothing_shared")
 
@@ -218,7 +218,7 @@ def test_values_name_their_models(models):
     not hasattr(caching, "is_model_patcher_output"),
     reason="this host's cache knows ModelPatchers only, or no models at all",
 )
-@pytest.mark.parametrize("load, name", [(NativePrior, PRIOR), (NativeDepthEstimator, "tiny-dpt")])
+@pytest.mark.parametrize("load, name", [(LoadedPrior, PRIOR), (LoadedDepthEstimator, "tiny-dpt")])
 def test_old_models_are_the_first_to_leave_the_cache(models, load, name):
     """When memory is short, before the pictures of the same old workflow."""
     values = {"model": load(name), "picture": torch.zeros(1, 64, 64, 3), "number": 1}
@@ -242,7 +242,7 @@ def test_old_models_are_the_first_to_leave_the_cache(models, load, name):
 
 def test_values_are_as_dynamic_as_their_models(models):
     """The host keeps what the running workflow needs, if it can take memory back bit by bit."""
-    for value in (NativePrior(PRIOR), NativeDepthEstimator("tiny-dpt")):
+    for value in (LoadedPrior(PRIOR), LoadedDepthEstimator("tiny-dpt")):
         assert value.is_dynamic() == all(model.is_dynamic() for model in value.get_models())
 
 
@@ -291,18 +291,20 @@ def test_the_memory_estimate_is_what_was_measured(monkeypatch, variant, attentio
     """At published size, without its weights: the peak of a traced forward."""
     from accelerate import init_empty_weights
     from kandinsky22.scripts import measure_memory
-    from kandinsky22.utils.comfyui.model import Kandinsky22, Settings
+    from kandinsky22.utils.comfyui.model import Kandinsky22
     from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
     from kandinsky22.utils.files import architectures
+    from kandinsky22.utils.files.decoder_configs import DecoderConfigs
 
     if attention == "fused":
         monkeypatch.setattr(
             comfy.model_management, "pytorch_attention_flash_attention", lambda: True
         )
-    settings = Settings(**architectures.UNETS[variant])
+    published = architectures.DECODERS[variant]
+    configs = DecoderConfigs(published.unet, published.scheduler)
     with init_empty_weights():
-        unet = Kandinsky22UNet.from_config(settings.unet)
-    model = Kandinsky22(unet, settings, (torch.float32, torch.float32))
+        unet = Kandinsky22UNet.from_config(configs.unet)
+    model = Kandinsky22(unet, configs, (torch.float32, torch.float32))
     side = size // 8
     estimate = model.memory_required([2, 4, side, side]) / (2 * side**2 * torch.float32.itemsize)
     found = measure_memory.measure(variant, size, 2, torch.float32, attention)

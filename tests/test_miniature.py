@@ -7,15 +7,15 @@ seeds. Each bar is the one in the model cards; of so few scenes one may miss it.
 import pytest
 import torch
 from checkout import PACK
-from kandinsky22.nodes import decoder as stages
+from kandinsky22 import nodes as stages
+from kandinsky22.nodes.depth_hint import DepthHint
 from kandinsky22.nodes.embeds import EncodeImage
-from kandinsky22.nodes.hint import DepthHint
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.nodes.prior import PriorEmb2Emb, SamplePrior
 from kandinsky22.scripts.miniature import cases, score
 from kandinsky22.scripts.miniature.shapes import draw, place_scenes
+from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 from kandinsky22.utils.kandinsky.schedulers import SAMPLERS
-from kandinsky22.utils.kandinsky.values import ImageEmbeds
 
 SCENES = 12
 MARGIN = 1 / SCENES

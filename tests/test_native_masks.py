@@ -6,9 +6,9 @@ import oracle
 import pytest
 import torch
 from kandinsky22.nodes.conditioning import DepthConditioning, InpaintConditioning
-from kandinsky22.nodes.decoder import Inpaint
-from kandinsky22.utils.comfyui.prior import NativePrior
-from kandinsky22.utils.kandinsky.tensors import keep_from_mask
+from kandinsky22.nodes.inpaint import Inpaint
+from kandinsky22.utils.comfyui.prior import LoadedPrior
+from kandinsky22.utils.kandinsky.masks import keep_from_mask
 from native import DEPTH, INPAINT, canvas, conditioning, half_mask, ksampler, random, sigmas_of
 
 import nodes as host
@@ -64,7 +64,7 @@ def test_native_inpaint_starts_from_a_trace_of_the_picture(load_decoder):
     """The host adds the picture to its starting noise, 25 times as strong, where it is repainted,
     too. On the trained miniature no pixel differs by more than 0.05 for it."""
     model, vae = load_decoder("kandinsky-2-2-mini-decoder-inpaint")
-    prior = NativePrior("kandinsky-2-2-mini-prior")
+    prior = LoadedPrior("kandinsky-2-2-mini-prior")
     positive, _ = prior.sample("a red circle", "", 0, 25, 4.0)
     image = torch.full((1, 128, 128, 3), 0.2)
     image[:, 32:96, 32:96] = torch.tensor([0.1, 0.2, 0.9])

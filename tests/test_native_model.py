@@ -11,7 +11,7 @@ import torch
 from calls import watched
 from kandinsky22.nodes.conditioning import DepthConditioning
 from kandinsky22.nodes.decoder import Decoder
-from kandinsky22.nodes.embeds import Interpolate
+from kandinsky22.nodes.interpolate import Interpolate
 from kandinsky22.nodes.loaders import LoadDecoder
 from kandinsky22.nodes.optimize import Optimize
 from kandinsky22.utils.comfyui.load_model import load_model

@@ -9,7 +9,7 @@ from diffusers import PriorTransformer, UNet2DConditionModel, VQModel
 from kandinsky22.utils.comfyui.load_model import load_unet
 from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
 from kandinsky22.utils.comfyui.vae import load_vae_file
-from kandinsky22.utils.files.architectures import MOVQ, PRIOR, UNETS
+from kandinsky22.utils.files.architectures import DECODERS, MOVQ, PRIOR
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
@@ -29,9 +29,9 @@ def image_encoder(config):
 @pytest.mark.parametrize(
     "build, config, millions, gigabytes",
     [
-        (Kandinsky22UNet.from_config, UNETS["text_to_image"]["unet"], 1253.1, 5.01),
-        (Kandinsky22UNet.from_config, UNETS["inpaint"]["unet"], 1253.1, 5.01),
-        (Kandinsky22UNet.from_config, UNETS["depth"]["unet"], 1253.4, 5.01),
+        (Kandinsky22UNet.from_config, DECODERS["text_to_image"].unet, 1253.1, 5.01),
+        (Kandinsky22UNet.from_config, DECODERS["inpaint"].unet, 1253.1, 5.01),
+        (Kandinsky22UNet.from_config, DECODERS["depth"].unet, 1253.4, 5.01),
         (VQModel.from_config, MOVQ, 67.8, 0.271),
         (PriorTransformer.from_config, PRIOR["prior"], 1026.2, 4.10),
         (text_encoder, PRIOR["text_encoder"], 694.7, 2.78),
@@ -48,9 +48,9 @@ def test_they_are_as_large_as_the_published_files(build, config, millions, gigab
 
 
 def test_each_unet_is_of_its_kind():
-    for variant, configs in UNETS.items():
+    for variant, published in DECODERS.items():
         with accelerate.init_empty_weights():
-            unet = Kandinsky22UNet.from_config(configs["unet"])
+            unet = Kandinsky22UNet.from_config(published.unet)
         assert (unet.variant, unet.grid, unet.embeds_width) == (variant, 8, 1280)
 
 
@@ -68,14 +68,14 @@ def write_hollow(path, module) -> None:
         file.truncate(8 + len(text) + end)
 
 
-@pytest.mark.parametrize("variant", list(UNETS))
+@pytest.mark.parametrize("variant", list(DECODERS))
 def test_a_unet_of_published_size_is_recognised_and_loaded(models, tmp_path, variant):
     with accelerate.init_empty_weights():
-        published = UNet2DConditionModel.from_config(UNETS[variant]["unet"])
+        published = UNet2DConditionModel.from_config(DECODERS[variant].unet)
     write_hollow(tmp_path / "unet.safetensors", published)
     loaded = load_unet(tmp_path / "unet.safetensors", "fp16").model
     unet = loaded.diffusion_model
-    assert unet.variant == variant and loaded.scheduler_config == UNETS[variant]["scheduler"]
+    assert unet.variant == variant and loaded.scheduler_config == DECODERS[variant].scheduler
     shapes = {name: tensor.shape for name, tensor in published.state_dict().items()}
     assert {name: tensor.shape for name, tensor in unet.state_dict().items()} == shapes
     assert {parameter.dtype for parameter in unet.parameters()} == {torch.float16}

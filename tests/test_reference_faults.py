@@ -13,7 +13,7 @@ import tiny_models
 import torch
 from calls import watched
 from diffusers.image_processor import VaeImageProcessor
-from kandinsky22.nodes import decoder as nodes
+from kandinsky22 import nodes
 from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
 from kandinsky22.utils.comfyui import model_folders
 from kandinsky22.utils.comfyui.prediction import prediction

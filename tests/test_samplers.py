@@ -12,8 +12,8 @@ import scipy.stats
 import tiny_models
 import torch
 from kandinsky22.utils.kandinsky import decoder
-from kandinsky22.utils.kandinsky.schedulers import SAMPLERS, SPACINGS, build_scheduler, last_steps
-from kandinsky22.utils.kandinsky.tensors import item_generators
+from kandinsky22.utils.kandinsky.noise import item_generators
+from kandinsky22.utils.kandinsky.schedulers import SAMPLERS, SPACINGS, build_scheduler, set_strength
 
 S = 0.5
 CONFIG = tiny_models.DECODER_SCHEDULER | {"clip_sample": False, "timestep_spacing": "leading"}
@@ -45,7 +45,7 @@ def begin(sampler: str, spacing: str, steps: int, strength: float, picture: torc
     """(scheduler, timesteps, noise, what the steps start from)."""
     scheduler = build_scheduler(CONFIG, sampler, spacing)
     scheduler.set_timesteps(steps)
-    timesteps = last_steps(scheduler, steps, strength)
+    timesteps = set_strength(scheduler, steps, strength)
     noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(2))
     start = noise * scheduler.init_noise_sigma
     if strength < 1:

@@ -8,8 +8,8 @@ import diffusers
 import oracle
 import pytest
 import torch
-from kandinsky22.nodes import decoder as nodes
-from kandinsky22.utils.kandinsky.values import ImageEmbeds
+from kandinsky22 import nodes
+from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 
 TEXT_TO_IMAGE = "kandinsky-2-2-tiny-decoder"
 INPAINT = "kandinsky-2-2-tiny-decoder-inpaint"
@@ -326,7 +326,7 @@ def test_thin_mask_warns(load_decoder, embeds, caplog):
 
 def test_prepared_mask_equals_the_pipelines(load_decoder):
     from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_inpainting import prepare_mask
-    from kandinsky22.utils.kandinsky.tensors import keep_from_mask
+    from kandinsky22.utils.kandinsky.masks import keep_from_mask
 
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)

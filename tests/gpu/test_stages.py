@@ -9,11 +9,11 @@ import comfy.sample
 import oracle
 import pytest
 import torch
-from kandinsky22.nodes import decoder as stages
+from kandinsky22 import nodes as stages
 from kandinsky22.nodes.conditioning import Conditioning
 from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
 from kandinsky22.nodes.prior import SamplePrior
-from kandinsky22.utils.kandinsky.values import ImageEmbeds
+from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("nothing_shared")]
 

@@ -11,11 +11,15 @@ import comfy.utils
 import node_helpers
 import torch
 
+from ..files.architectures import DECODERS
+from ..kandinsky.batches import common_batch
+from ..kandinsky.image_embeds import ImageEmbeds
+from ..kandinsky.images import images_to_model
 from ..kandinsky.latents import check_latent
+from ..kandinsky.masks import keep_from_mask, keep_from_noise_mask
 from ..kandinsky.sizes import PIXELS_PER_LATENT
-from ..kandinsky.tensors import common_batch, images_to_model, keep_from_mask, keep_from_noise_mask
-from ..kandinsky.values import ImageEmbeds
-from .unet import VARIANTS, Kandinsky22UNet, refuse_foreign_parts
+from .model_options import refuse_foreign_parts
+from .unet import Kandinsky22UNet
 
 HINT = "kandinsky22_hint"  # an IMAGE, resized when its noise is known
 PICTURE = "concat_latent_image"  # the host's own name
@@ -91,8 +95,8 @@ def set_values(conditioning: Any, values: dict[str, Any]) -> Conditioning:
 def check_conditioning(unet: Kandinsky22UNet, noise: torch.Tensor, given: dict[str, Any]) -> None:
     """Raises ValueError where a CONDITIONING does not fit the UNet or the sampler's LATENT."""
     check_latent({"samples": noise})
-    check_embeds(unet, given.get("cross_attn"))
-    check_parts(unet, given)
+    check_cross_attention(unet, given.get("cross_attn"))
+    check_companions(unet, given)
     batches = {
         "image embeddings": given["cross_attn"],
         "hints": given.get(HINT),
@@ -115,7 +119,8 @@ def check_conditioning(unet: Kandinsky22UNet, noise: torch.Tensor, given: dict[s
         )
 
 
-def check_embeds(unet: Kandinsky22UNet, embeds: Any) -> None:
+def check_cross_attention(unet: Kandinsky22UNet, embeds: Any) -> None:
+    """Raises ValueError unless a CONDITIONING holds image embeddings that the UNet takes."""
     shape = tuple(getattr(embeds, "shape", ()))
     if len(shape) != 3 or shape[1:] != (1, unet.embeds_width):
         raise ValueError(
@@ -126,8 +131,8 @@ def check_embeds(unet: Kandinsky22UNet, embeds: Any) -> None:
         )
 
 
-def check_parts(unet: Kandinsky22UNet, given: dict[str, Any]) -> None:
-    """What rides beside the embeddings: this UNet's own, all of it, and nothing else."""
+def check_companions(unet: Kandinsky22UNet, given: dict[str, Any]) -> None:
+    """Raises ValueError unless the values beside the embeddings are exactly the UNet's own."""
     refuse_foreign_parts({}, given.get("control"))
     for key, instead in FOREIGN.items():
         if given.get(key) is not None:
@@ -139,7 +144,7 @@ def check_parts(unet: Kandinsky22UNet, given: dict[str, Any]) -> None:
         if present and unet.variant != variant:
             raise ValueError(
                 f"{node} is for the {variant} decoder, and this MODEL is the {unet.variant} one. "
-                f"Choose {VARIANTS[variant]} in Load Decoder."
+                f"Choose {DECODERS[variant].folder} in Load Decoder."
             )
     if has["inpaint"] and not masked:
         raise ValueError(

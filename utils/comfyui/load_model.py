@@ -1,4 +1,4 @@
-"""A decoder on disk → the host's MODEL."""
+"""A decoder on disk → ComfyUI's MODEL."""
 
 from pathlib import Path
 from typing import Any
@@ -8,62 +8,65 @@ import comfy.model_patcher
 import torch
 from comfy.patcher_extension import CallbacksMP
 
-from ..files.architectures import UNETS
+from ..files.architectures import DECODERS
+from ..files.decoder_configs import DecoderConfigs, read_decoder_configs
 from ..files.headers import weight_files
-from ..files.previews import read_preview
 from ..files.weights import fill_module, recognise
-from .model import Kandinsky22, Settings
-from .model_folders import component_configs, find_model, read_json
-from .residency import compute_in, move_stray_tensors, pick_dtypes, pick_ops
-from .unet import CHANNELS_LAST, Kandinsky22UNet
+from .dtypes import compute_in, pick_dtypes, pick_ops
+from .model import Kandinsky22
+from .model_folders import decoder_parts
+from .model_options import CHANNELS_LAST
+from .residents import move_stray_tensors
+from .unet import Kandinsky22UNet
 
 SAVED_PREFIX = "model.diffusion_model."  # what ModelSave writes before every name
 
 
-def read_settings(folder: Path) -> Settings:
-    path = folder / "scheduler" / "scheduler_config.json"
-    scheduler = read_json(path)
-    if not {"beta_start", "beta_end"} <= set(scheduler):
-        raise ValueError(f"{path} has no beta_start and beta_end. Download the folder again.")
-    return Settings(read_json(folder / "unet" / "config.json"), scheduler, read_preview(folder))
-
-
-def load_model(folder: Path, weight_dtype: str = "default", disable_dynamic: bool = False):
+def load_model(folder: Path, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
     """The MODEL of a decoder folder: a ModelPatcher that owns a `Kandinsky22`."""
-    settings = read_settings(folder)
-    model = build_model(settings, weight_files(folder / "unet"), weight_dtype, disable_dynamic)
-    # How the host makes the model again where it needs one without dynamic memory.
+    configs = read_decoder_configs(folder)
+    model = build_model(configs, weight_files(folder / "unet"), weight_dtype, disable_dynamic)
+    # How ComfyUI makes the model again where it needs one without dynamic memory.
     model.cached_patcher_init = (load_model, (folder, weight_dtype))
     return model
 
 
-def load_unet(file: Path, weight_dtype: str = "default", disable_dynamic: bool = False):
-    """The MODEL of one file: a published UNet's shapes, or those of a decoder folder on disk."""
-    published = {f"the published {name}": Settings(**parts) for name, parts in UNETS.items()}
-    candidates = component_configs("unet")  # first, for what else their folders know
-    candidates += [(title, settings.unet) for title, settings in published.items()]
+def load_unet(file: Path, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
+    """The MODEL of one file, whose UNet is one of those published, or that of a decoder folder.
+
+    Raises:
+        ValueError: the file is damaged, or fits none of them; says how the nearest differs.
+    """
+    folders = decoder_parts("unet")  # first: a folder knows its scheduler and its preview, too
+    candidates = [(name, config) for name, (_, config) in folders.items()]
+    published = {f"the published {name}": decoder for name, decoder in DECODERS.items()}
+    candidates += [(title, decoder.unet) for title, decoder in published.items()]
     config = recognise(file, candidates, Kandinsky22UNet.from_config, SAVED_PREFIX)
     title = next(title for title, candidate in candidates if candidate is config)
-    settings = published.get(title) or read_settings(find_model(title, "decoder"))
-    model = build_model(settings, [file], weight_dtype, disable_dynamic)
+    if title in published:
+        configs = DecoderConfigs(config, published[title].scheduler)
+    else:
+        configs = read_decoder_configs(folders[title][0])
+    model = build_model(configs, [file], weight_dtype, disable_dynamic)
     model.cached_patcher_init = (load_unet, (file, weight_dtype))
     return model
 
 
-def build_model(settings: Settings, files: list[Path], weight_dtype: str, disable_dynamic: bool):
-    weights, compute = dtypes = pick_dtypes(weight_dtype)
-    unet = fill_module(
-        *(Kandinsky22UNet.from_config, settings.unet, files, weights),
-        pick_ops(weights, compute),
-        SAVED_PREFIX,
-    )
+def build_model(
+    configs: DecoderConfigs, files: list[Path], weight_dtype: str, disable_dynamic: bool
+) -> Any:
+    """A ModelPatcher that owns a `Kandinsky22` with the weights of the files."""
+    weights, compute = pick_dtypes(weight_dtype)
+    ops = pick_ops(weights, compute)
+    build = Kandinsky22UNet.from_config
+    unet = fill_module(build, configs.unet, files, weights, ops, SAVED_PREFIX)
     compute_in(unet, compute)
     comfy.model_management.archive_model_dtypes(unet)
     patcher_class = comfy.model_patcher.CoreModelPatcher
     if disable_dynamic:
         patcher_class = comfy.model_patcher.ModelPatcher
     patcher = patcher_class(
-        Kandinsky22(unet, settings, dtypes),
+        Kandinsky22(unet, configs, (weights, compute)),
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )

@@ -1,11 +1,10 @@
-"""The decoder as the host's MODEL: what KSampler, LoRA loaders, merges and the rest work on.
+"""The decoder as ComfyUI's MODEL: here KSampler, LoRA loaders, merges and the rest meet the UNet.
 
 The stage nodes take the same MODEL and run its UNet through `prediction`.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.latent_formats
@@ -15,25 +14,18 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 
-from ..kandinsky.sizes import PIXELS_PER_LATENT
-from ..kandinsky.tensors import images_to_model, keep_from_mask, resize
+from ..files.decoder_configs import DecoderConfigs
+from ..kandinsky.images import resize_hint
+from ..kandinsky.masks import keep_from_mask
 from .conditioning import HINT, KEEP, PICTURE, HintCond, check_conditioning
-from .unet import Kandinsky22UNet, choices, refuse_foreign_parts
+from .model_options import refuse_foreign_parts, unet_arguments
+from .unet import Kandinsky22UNet
 
 # Numbers in memory at the peak of a forward: for each latent pixel and channel of the first level
-# (`python scripts/measure_memory.py` shows up to 5,968 a pixel with 384 channels); for each pair of
+# (`python tools/measure_memory.py` shows up to 5,968 a pixel with 384 channels); for each pair of
 # latent pixels and head, where attention has no fused kernel and writes its scores out; and for the
 # same in diffusers' plain attention, which keeps them twice.
 ACTIVATIONS, SCORES, PLAIN_SCORES = 16, 1 / 8, 1 / 4
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is known of a decoder beside its weights: three configs of its folder."""
-
-    unet: dict[str, Any]
-    scheduler: dict[str, Any]
-    preview: dict[str, Any] = field(default_factory=dict)
 
 
 class MoVQLatents(comfy.latent_formats.LatentFormat):
@@ -51,24 +43,27 @@ class Kandinsky22Config(comfy.supported_models_base.BASE):
 
 
 class Kandinsky22(comfy.model_base.BaseModel):
-    """The host's view of a decoder: its sampling schedule, and its UNet as `diffusion_model`."""
+    """ComfyUI's view of a decoder: its sampling schedule, and its UNet as `diffusion_model`."""
 
     def __init__(
-        self, unet: Kandinsky22UNet, settings: Settings, dtypes: tuple[torch.dtype, torch.dtype]
+        self,
+        unet: Kandinsky22UNet,
+        configs: DecoderConfigs,
+        dtypes: tuple[torch.dtype, torch.dtype],
     ):
         weights, compute = dtypes
         config: Any = Kandinsky22Config(Kandinsky22Config.unet_config)
-        config.latent_format = MoVQLatents(settings.preview)
-        # The host's word for diffusers' "linear" betas; its own "linear" is "scaled_linear".
+        config.latent_format = MoVQLatents(configs.preview)
+        # ComfyUI's name for diffusers' "linear" betas; ComfyUI's "linear" is "scaled_linear".
         config.sampling_settings = {
             "beta_schedule": "sqrt_linear",
-            "linear_start": settings.scheduler["beta_start"],
-            "linear_end": settings.scheduler["beta_end"],
+            "linear_start": configs.scheduler["beta_start"],
+            "linear_end": configs.scheduler["beta_end"],
         }
         config.set_inference_dtype(weights, None if weights == compute else compute)
         super().__init__(config)
         self.diffusion_model = unet
-        self.scheduler_config = settings.scheduler
+        self.scheduler_config = configs.scheduler
 
     def _apply_model(
         self,
@@ -80,10 +75,10 @@ class Kandinsky22(comfy.model_base.BaseModel):
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """The host's way to the UNet; raises ValueError for what has no place in it."""
+        """ComfyUI's way to the UNet; raises ValueError for what has no place in it."""
         options = transformer_options or {}
         refuse_foreign_parts(options, control)
-        kwargs |= choices(options)
+        kwargs |= unet_arguments(options)
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
@@ -92,8 +87,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
         check_conditioning(self.diffusion_model, noise, kwargs)
         conds = super().extra_conds(**kwargs)
         if hint is not None:
-            height, width = (side * PIXELS_PER_LATENT for side in noise.shape[-2:])
-            hint = resize(images_to_model(hint), height, width)
+            hint = resize_hint(hint, *noise.shape[-2:])
             conds["hint"] = HintCond(hint.to(noise.device))  # once, and not at every step
         return conds
 
@@ -152,9 +146,9 @@ class Kandinsky22(comfy.model_base.BaseModel):
 
 
 def forward_memory(model: Any, input_shape: Sequence[int]) -> int:
-    """Bytes of a forward of a MODEL with what it chooses; only the stages know of that."""
+    """Bytes of a forward of a MODEL with its choice of attention, which only the stages know of."""
     memory = model.memory_required(input_shape)
-    if choices(model.model_options["transformer_options"])["attention"] == "plain":
+    if unet_arguments(model.model_options["transformer_options"])["attention"] == "plain":
         memory += model.model.score_memory(input_shape, PLAIN_SCORES)
     return memory
 

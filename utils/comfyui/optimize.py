@@ -1,15 +1,16 @@
-"""Choices that a MODEL carries to every sampler and stage: its attention, its memory format."""
+"""How a MODEL's UNet is to run in every sampler and stage: its attention and its memory format."""
 
 import uuid
 from typing import Any
 
-from ..kandinsky.values import check_choice
+from ..kandinsky.checks import check_choice
+from .attention import ATTENTIONS
 from .model import kandinsky_of
-from .unet import ATTENTION, ATTENTIONS, CHANNELS_LAST
+from .model_options import ATTENTION, CHANNELS_LAST
 
 
 def optimize(model: Any, attention: str, channels_last: bool) -> Any:
-    """A clone of the MODEL that carries these choices; the weights are shared.
+    """A clone of the MODEL that runs in this way; the weights are shared.
 
     Raises:
         ValueError: there is no such attention, or the MODEL is another model's.
@@ -19,5 +20,5 @@ def optimize(model: Any, attention: str, channels_last: bool) -> Any:
     optimized = model.clone()
     options = optimized.model_options["transformer_options"]
     options[ATTENTION], options[CHANNELS_LAST] = attention, channels_last
-    optimized.patches_uuid = uuid.uuid4()  # so that the host loads it anew: see `lay_out_weights`
+    optimized.patches_uuid = uuid.uuid4()  # so ComfyUI loads it anew: see `lay_out_weights`
     return optimized

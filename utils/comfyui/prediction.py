@@ -1,41 +1,36 @@
-"""How a stage runs a MODEL: what on it takes part in diffusers' loop, and what cannot."""
+"""How a stage runs a MODEL: which parts of it take part in diffusers' loop, and which cannot.
+
+Where a function takes `options`, those are the MODEL's `model_options.wrapped_options`.
+"""
 
 from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management
-import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
 from ..kandinsky import decoder
-from ..kandinsky.values import check_numbers
-from .unet import choices, refuse_foreign_parts
-
-
-def wrapped_options(model: Any) -> dict[str, Any]:
-    """A copy of a MODEL's transformer_options, with all of its wrappers."""
-    options = comfy.patcher_extension.copy_nested_dicts(model.model_options["transformer_options"])
-    comfy.patcher_extension.merge_nested_dicts(
-        options.setdefault("wrappers", {}), model.wrappers, copy_dict1=False
-    )
-    return options
+from ..kandinsky.checks import check_numbers
+from .model_options import refuse_foreign_parts, unet_arguments
 
 
 def is_honoured(kind: str, wrapper: Any) -> bool:
-    """Wrappers of a model; and the host's CFG Override, which only sets the cfg of some steps."""
+    """Wrappers of a model; and ComfyUI's CFG Override, which only sets the cfg of some steps."""
     name = getattr(wrapper, "__qualname__", "")
     is_override = kind == WrappersMP.PREDICT_NOISE and name.startswith("CFGOverride.")
     return is_override or kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
 
 
-def cfg_of_steps(model: Any, cfg: float, timesteps: torch.Tensor) -> list[float]:
+def cfg_of_steps(
+    model: Any, options: dict[str, Any], cfg: float, timesteps: torch.Tensor
+) -> list[float]:
     """What cfg is at each timestep, by the CFG Overrides on a MODEL.
 
     They see a guider that predicts nothing, and what they set it to is what counts.
     """
     guider = SimpleNamespace(cfg=cfg)
-    wrappers = get_all_wrappers(WrappersMP.PREDICT_NOISE, wrapped_options(model))
+    wrappers = get_all_wrappers(WrappersMP.PREDICT_NOISE, options)
     overrides = WrapperExecutor.new_class_executor(lambda *_: guider.cfg, guider, wrappers)
     sigmas = model.get_model_object("model_sampling").sigma(timesteps).cpu()
     found = [overrides.execute(None, sigma) for sigma in sigmas]
@@ -44,22 +39,22 @@ def cfg_of_steps(model: Any, cfg: float, timesteps: torch.Tensor) -> list[float]
     return [float(value) for value in found]
 
 
-def refuse_what_only_samplers_honour(model: Any) -> None:
-    """Raises ValueError if the MODEL carries something that only the host's samplers can do.
+def refuse_what_only_samplers_honour(model: Any, options: dict[str, Any]) -> None:
+    """Raises ValueError if the MODEL carries something that only ComfyUI's samplers can do.
 
     A stage runs diffusers' loop: weight patches, merges and model wrappers take part in it; what
-    hooks into the host's own guidance and sampling would be passed over in silence.
+    hooks into ComfyUI's own guidance and sampling would be passed over in silence.
     """
-    options = model.model_options
-    inner = wrapped_options(model)
-    refuse_foreign_parts(inner)
+    refuse_foreign_parts(options)
     found = [
-        name for name in options if name.endswith("_function") or name == "model_function_wrapper"
+        name
+        for name in model.model_options
+        if name.endswith("_function") or name == "model_function_wrapper"
     ]
     found += [
         f"{kind} wrapper"
-        for kind in inner["wrappers"]
-        if not all(is_honoured(kind, wrapper) for wrapper in get_all_wrappers(kind, inner))
+        for kind in options["wrappers"]
+        if not all(is_honoured(kind, wrapper) for wrapper in get_all_wrappers(kind, options))
     ]
     found += [f"another {name}" for name in model.object_patches if name != "diffusion_model"]
     if model.hook_patches:
@@ -71,12 +66,13 @@ def refuse_what_only_samplers_honour(model: Any) -> None:
         )
 
 
-def prediction(model: Any, hint: torch.Tensor | None = None) -> decoder.Predict:
+def prediction(
+    model: Any, options: dict[str, Any], hint: torch.Tensor | None = None
+) -> decoder.Predict:
     """The UNet of a loaded MODEL as the decoder's loop calls it, with the MODEL's own wrappers.
 
     Never through `apply_model`, which rescales its input and returns another quantity.
     """
-    options = wrapped_options(model)
     base, device = model.model, model.load_device
     dtype = base.get_dtype_inference()
     at_once = comfy.model_management.device_supports_non_blocking(device)  # not Apple's
@@ -90,7 +86,7 @@ def prediction(model: Any, hint: torch.Tensor | None = None) -> decoder.Predict:
         transformer_options: Any = None,
         **kw: Any,
     ) -> torch.Tensor:
-        kw |= choices(transformer_options)
+        kw |= unet_arguments(transformer_options)
         return base.diffusion_model(
             x, t, context=c_crossattn, transformer_options=transformer_options, **kw
         )

@@ -1,76 +1,69 @@
-"""The prior in the host: three modules under its memory management, and the verbs nodes use."""
+"""The prior in ComfyUI: three modules whose memory it manages, and the verbs that nodes call."""
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import PriorTransformer, UnCLIPScheduler
-from transformers import (
-    CLIPImageProcessor,
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
 
+from ..files.configs import read_json
 from ..files.weights import build_module
 from ..kandinsky import prior
-from ..kandinsky.schedulers import last_steps
-from ..kandinsky.tensors import draw_noise, images_to_model, item_generators
-from ..kandinsky.values import (
-    ImageEmbeds,
-    check_counts,
-    check_numbers,
-    check_texts,
-    check_whole_numbers,
-)
-from . import model_folders
-from .residency import Owner, Resident, pick_dtypes, pick_ops, step_reporter
+from ..kandinsky.checks import check_counts, check_numbers, check_texts, check_whole_numbers
+from ..kandinsky.image_embeds import ImageEmbeds
+from ..kandinsky.images import images_to_model
+from ..kandinsky.noise import draw_noise, item_generators
+from ..kandinsky.schedulers import set_strength
+from .clip import ImageEncoder, TextEncoder
+from .dtypes import pick_dtypes, pick_ops
+from .progress import step_reporter
+from .residents import Owner, Resident, peak_numbers
 
 
 class PriorNetwork(PriorTransformer):
-    """diffusers' prior transformer, which asks for its own type at every step."""
+    """diffusers' prior transformer, which asks for its own dtype at every step."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the layer that gets what is cast to it, the timestep's features. diffusers' own looks
-        through all modules for hooks, and none is here."""
+        """The dtype of the layer that gets what is cast to it, the features of the timestep.
+        diffusers' own property looks through all modules for hooks, and none is here."""
         return self.time_embedding.linear_1.weight.dtype
 
 
-class NativePrior(Owner):
+def add_noise(
+    scheduler: Any, start: ImageEmbeds, noise: torch.Tensor, timestep: torch.Tensor
+) -> torch.Tensor:
+    """Embeddings at the noise level of a timestep, in the shape (B, R, D) of `noise`.
+
+    Raises:
+        ValueError: the embeddings are not D wide.
+    """
+    start.check_width(noise.shape[-1], "this prior")
+    blocks = start.tensor[:, None].expand(noise.shape).to(noise.device)
+    return scheduler.add_noise(blocks, noise, timestep.repeat(len(noise)))
+
+
+class LoadedPrior(Owner):
     """A loaded prior. Each module loads itself inside the verb that needs it."""
 
-    def __init__(self, name: str, weight_dtype: str = "default"):
-        folder = model_folders.find_model(name, "prior")
+    def __init__(self, folder: Path, weight_dtype: str = "default"):
+        """
+        Raises:
+            FileNotFoundError, ValueError: a part of `folder` is missing, damaged, or does not fit
+                its config.
+        """
         weights, compute = pick_dtypes(weight_dtype)
         ops = pick_ops(weights, compute)
-
-        def resident(component: str, build: Callable[[dict[str, Any]], Any]) -> Resident:
-            module = build_module(build, folder / component, weights, ops)
-            return Resident(module, compute)
-
-        self.transformer = resident("prior", PriorNetwork.from_config)
-        self.text_encoder = resident(
-            "text_encoder", lambda c: CLIPTextModelWithProjection(CLIPTextConfig.from_dict(c))
-        )
-        self.image_encoder = resident(
-            "image_encoder", lambda c: CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(c))
-        )
-        model_folders.read_json(folder / "tokenizer" / "tokenizer_config.json")
-        model_folders.read_json(folder / "image_processor" / "preprocessor_config.json")
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        self.image_processor = CLIPImageProcessor.from_pretrained(
-            folder / "image_processor", local_files_only=True
-        )
-        scheduler_config = model_folders.read_json(folder / "scheduler" / "scheduler_config.json")
-        self.scheduler_config: dict[str, Any] = scheduler_config
+        network = build_module(PriorNetwork.from_config, folder / "prior", weights, ops)
+        self.transformer = Resident(network, compute)
+        self.text_encoder = TextEncoder(folder, weight_dtype)
+        self.image_encoder = ImageEncoder(folder, weight_dtype)
+        self.scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
         self._zero_embeds: ImageEmbeds | None = None
 
-    def with_transformer(self, patcher: Any) -> "NativePrior":
+    def with_transformer(self, patcher: Any) -> "LoadedPrior":
         """This prior with another ModelPatcher of its transformer; all modules are shared."""
-        other = object.__new__(NativePrior)
+        other = object.__new__(LoadedPrior)
         vars(other).update(vars(self), transformer=self.transformer.with_patcher(patcher))
         return other
 
@@ -78,40 +71,28 @@ class NativePrior(Owner):
         residents = (self.transformer, self.text_encoder, self.image_encoder)
         return [resident.patcher for resident in residents]
 
-    def encode_image(self, image: torch.Tensor) -> ImageEmbeds:
-        """IMAGE (B, H, W, C) → embeddings (B, D)."""
-        encoder = self.image_encoder
-        pictures = images_to_model(image)
-        module = encoder.load()
-        embeds = prior.encode_images(
-            self.image_processor, module, pictures, encoder.device, encoder.dtype
-        )
-        return ImageEmbeds(embeds)
+    def encode_image(self, image: Any) -> ImageEmbeds:
+        """IMAGE (B, H, W, C) → embeddings (B, D). Raises ValueError if it is no IMAGE."""
+        return ImageEmbeds(self.image_encoder.encode(images_to_model(image)))
 
     def zero_embeds(self) -> ImageEmbeds:
-        """CLIP's view of zeros, a picture of its average colour (1, D): computed once, so that a
-        graph without pictures does not bring the image encoder into memory again."""
+        """The published "no negative prompt", (1, D): computed once, so that a graph without
+        pictures does not bring the image encoder into memory again."""
         if self._zero_embeds is None:
-            encoder = self.image_encoder
-            module = encoder.load()
-            self._zero_embeds = ImageEmbeds(
-                prior.encode_zero_image(module, encoder.device, encoder.dtype)
-            )
+            self._zero_embeds = ImageEmbeds(self.image_encoder.encode_zero_image())
         return self._zero_embeds
 
     def encode_prompts(
         self, prompt: str, negative_prompt: str, batch: int, guided: bool
     ) -> prior.TextFeatures:
         """The text rows for `batch` blocks, in the order that `prior.denoise` wants."""
-        module, device = self.text_encoder.load(), self.text_encoder.device
+        encode = self.text_encoder.encode
         if negative_prompt:
-            both = prior.encode_text(self.tokenizer, module, [prompt, negative_prompt], device)
-            conditional, unconditional = both, both.rows(1, 1)
+            conditional = encode([prompt, negative_prompt])
+            unconditional = conditional.rows(1, 1)
         else:
-            conditional = prior.encode_text(self.tokenizer, module, [prompt], device)
-            unconditional = None
-            if guided:
-                unconditional = prior.encode_text(self.tokenizer, module, [""], device)
+            conditional = encode([prompt])
+            unconditional = encode([""]) if guided else None
         parts = [unconditional] * batch if guided and unconditional else []
         return prior.TextFeatures.stack(parts + [conditional] * batch)
 
@@ -127,48 +108,59 @@ class NativePrior(Owner):
         start: ImageEmbeds | None = None,
         strength: float = 1.0,
     ) -> tuple[ImageEmbeds, ImageEmbeds]:
-        """Embeddings of a prompt and of its negative, (B, D) each.
+        """The embeddings of a prompt, (B, D), and those of its negative.
 
-        With no negative prompt the second is the zero-image embedding.
+        The negative is (B, D) with a negative prompt, and the zero-image embedding (1, D) without.
 
         Args:
             start: begin from these embeddings, noised, instead of from noise (emb2emb); their
                 batch takes the place of `batch_size`.
             strength: with `start`, the part of the steps to run.
+
+        Raises:
+            ValueError: a value is not one that its widget allows, or `start` has another width.
         """
         check_texts(prompt=prompt, negative_prompt=negative_prompt)
         check_whole_numbers(seed=seed, steps=steps)
         check_counts(batch_size=batch_size)
         check_numbers(cfg=cfg)
-        scheduler: Any = UnCLIPScheduler.from_config(self.scheduler_config)
-        levels = scheduler.config.num_train_timesteps
-        if not 2 <= steps <= levels:
-            raise ValueError(f"The prior needs at least 2 steps and at most {levels}, not {steps}.")
         batch = batch_size if start is None else start.batch
-        scheduler.set_timesteps(steps)
-        timesteps = scheduler.timesteps
-        if start is not None:
-            timesteps = last_steps(scheduler, steps, strength)
-
+        scheduler, timesteps = self._plan_steps(steps, None if start is None else strength)
         zero = None if negative_prompt else self.zero_embeds()
         text = self.encode_prompts(prompt, negative_prompt, batch, guided=cfg > 1)
-        module, device = self.transformer.load(), self.transformer.device
-        width = module.config.embedding_dim
-        rows = 2 if negative_prompt else 1
+        module, device = self._load_transformer(len(text.embeds)), self.transformer.device
+
         generators = item_generators(seed, list(range(batch)))
-        latents = draw_noise((batch, rows, width), generators).to(device)
+        shape = (batch, 2 if negative_prompt else 1, module.config.embedding_dim)
+        latents = draw_noise(shape, generators).to(device)
         if start is not None:
-            start.check_width(width, "this prior")
-            blocks = start.tensor[:, None].expand(batch, rows, width).to(device)
-            latents = scheduler.add_noise(blocks, latents, timesteps[:1].repeat(batch))
+            latents = add_noise(scheduler, start, latents, timesteps[0])
         blocks = prior.denoise(
             module,
             scheduler,
             timesteps,
             latents,
-            text,
+            text.to(device, self.transformer.dtype),
             float(cfg),
             generators,
             on_step=step_reporter(len(timesteps)),
         )
         return ImageEmbeds(blocks[:, 0]), zero or ImageEmbeds(blocks[:, 1])
+
+    def _plan_steps(self, steps: int, strength: float | None) -> tuple[Any, torch.Tensor]:
+        """(a scheduler, the timesteps to run); all of them if `strength` is None."""
+        scheduler: Any = UnCLIPScheduler.from_config(self.scheduler_config)
+        levels = scheduler.config.num_train_timesteps
+        if not 2 <= steps <= levels:
+            raise ValueError(f"The prior needs at least 2 steps and at most {levels}, not {steps}.")
+        scheduler.set_timesteps(steps)
+        if strength is None:
+            return scheduler, scheduler.timesteps
+        return scheduler, set_strength(scheduler, steps, strength)
+
+    def _load_transformer(self, rows: int) -> Any:
+        config: Any = self.transformer.patcher.model.module.config
+        tokens = config.num_embeddings + config.additional_embeddings
+        heads = config.num_attention_heads
+        width = heads * config.attention_head_dim
+        return self.transformer.load(peak_numbers(rows, tokens, width, heads))

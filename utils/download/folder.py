@@ -1,14 +1,8 @@
-"""A published repository → a model folder: fetched, checked, stored, and only then named.
-
-Runs with or without ComfyUI: the caller says where to, and watches.
-"""
+"""A published repository → a model folder: fetched, checked, stored, and only then named."""
 
 import json
 import os
 import shutil
-import threading
-from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -16,73 +10,11 @@ from filelock import FileLock, Timeout
 
 from . import hub
 from .half_precision import store_as_fp16
+from .progress import Progress, size_text
 from .repositories import Repository
 
 PRECISIONS = ("fp16", "fp32")
 RECORD = "download.json"  # in every folder made here: what it is, and the size of each file
-
-
-class Progress:
-    """What a download has done so far: written by its thread, read by the one that watches."""
-
-    def __init__(self):
-        self.done = 0  # bytes
-        self.total = 0
-        self.doing = "Looking it up"
-        self.stopped = threading.Event()
-
-    def __str__(self):
-        sizes = f": {size_text(self.done)} of {size_text(self.total)}" if self.total else ""
-        return self.doing + sizes
-
-    def advance(self, count: int = 0) -> None:
-        """Raises CancelledError when the watching thread has gone."""
-        if self.stopped.is_set():
-            raise CancelledError
-        self.done += count
-
-
-def download(
-    repository: Repository, root: Path, precision: str, on_progress: Callable[[Progress], None]
-) -> str:
-    """Make the model folder in `root`, or find it there; returns what to tell the user.
-
-    A download that was broken off goes on where it was. `on_progress` is called five times a
-    second, and may raise to stop, which must not wait for a network that says nothing: so the work
-    has a thread of its own.
-
-    Raises:
-        ValueError: what came is not what the hub announced.
-        OSError: no network, repository, access, disk space, …; all say what to do.
-    """
-    progress = Progress()
-    outcome: Future[str] = Future()
-
-    def work() -> None:
-        try:
-            with hub.explaining(repository.id, repository.commit):
-                outcome.set_result(make_folder(repository, root, precision, progress))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        while not wait([outcome], timeout=0.2).done:
-            on_progress(progress)
-        on_progress(progress)
-    except BaseException:
-        progress.stopped.set()
-        wait([outcome], timeout=1)  # it ends with its block; one that waits for the network, later
-        raise
-    try:
-        return outcome.result()
-    except OSError as error:
-        if error.errno is None:  # ours: it says what to do
-            raise
-        raise OSError(
-            f"Cannot write to {root}: {error}. Make room, or another folder for it; then run this "
-            "again to go on."
-        ) from error
 
 
 def make_folder(repository: Repository, root: Path, precision: str, progress: Progress) -> str:
@@ -216,7 +148,3 @@ def store(file: hub.HubFile, target: Path, precision: str, progress: Progress) -
         os.fsync(content.fileno())
     whole.rename(target)
     part.unlink(missing_ok=True)
-
-
-def size_text(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -145,7 +145,7 @@ def check(file: HubFile, part: Path, on_bytes: Callable[[int], None]) -> None:
 
 
 @contextmanager
-def explaining(repository: str, commit: str) -> Generator[None]:
+def translate_errors(repository: str, commit: str) -> Generator[None]:
     """What huggingface_hub raises → what happened, what was seen, what to do, as an OSError."""
     endpoint = constants.ENDPOINT
     again = "What was fetched is kept: run this again to go on."

@@ -1,9 +1,12 @@
-"""The published architectures (repositories kandinsky-community/kandinsky-2-2-*), without weights.
+"""The published architectures, and the folders that have them: the one table of both.
 
-What is not named here is the default of the class in diffusers or transformers.
+A config holds what differs from the defaults of its class in diffusers or transformers.
 """
 
+from dataclasses import dataclass
 from typing import Any
+
+ORGANISATION = "kandinsky-community"  # on the Hugging Face Hub
 
 _DECODER_SCHEDULER = dict(
     num_train_timesteps=1000,
@@ -35,17 +38,29 @@ _UNET = dict(
     resnet_time_scale_shift="scale_shift",
 )
 
-# variant → its UNet's config and its scheduler's
-UNETS: dict[str, dict[str, dict[str, Any]]] = {
-    "text_to_image": {"unet": _UNET, "scheduler": _DECODER_SCHEDULER},
-    "inpaint": {
-        "unet": _UNET | {"in_channels": 9},
-        "scheduler": _DECODER_SCHEDULER | {"clip_sample": False},
-    },
-    "depth": {
-        "unet": _UNET | {"in_channels": 8, "addition_embed_type": "image_hint"},
-        "scheduler": _DECODER_SCHEDULER,
-    },
+
+@dataclass(frozen=True)
+class PublishedDecoder:
+    """A published decoder: the folder that holds it, and the configs of its UNet and scheduler."""
+
+    folder: str
+    unet: dict[str, Any]
+    scheduler: dict[str, Any]
+
+
+# The variant of a UNet → the published decoder that has it.
+DECODERS = {
+    "text_to_image": PublishedDecoder("kandinsky-2-2-decoder", _UNET, _DECODER_SCHEDULER),
+    "inpaint": PublishedDecoder(
+        "kandinsky-2-2-decoder-inpaint",
+        _UNET | {"in_channels": 9},
+        _DECODER_SCHEDULER | {"clip_sample": False},
+    ),
+    "depth": PublishedDecoder(
+        "kandinsky-2-2-controlnet-depth",
+        _UNET | {"in_channels": 8, "addition_embed_type": "image_hint"},
+        _DECODER_SCHEDULER,
+    ),
 }
 
 MOVQ: dict[str, Any] = dict(
@@ -59,6 +74,7 @@ MOVQ: dict[str, Any] = dict(
     norm_type="spatial",
 )
 
+PRIOR_FOLDER = "kandinsky-2-2-prior"
 PRIOR: dict[str, dict[str, Any]] = {
     "prior": dict(
         num_attention_heads=32,

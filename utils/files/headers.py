@@ -1,4 +1,4 @@
-"""What the safetensors files of a component hold, known by their headers."""
+"""Headers of safetensors files: which tensors a file holds, and whether they fit a module."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-# Names that older files use → today's; and buffers that older files stored needlessly.
+# Names that older files use → the current ones; and buffers that older files stored needlessly.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 STORED_BUFFERS = ("position_ids",)
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -28,14 +28,14 @@ def weight_files(folder: Path) -> list[Path]:
     raise FileNotFoundError(f"{folder} has no .safetensors weights. Download the model again.")
 
 
-def todays_name(stored: str) -> str:
+def current_name(stored: str) -> str:
     """A tensor's name, with attention layers as diffusers has named them since 0.17."""
     return ".".join(RENAMED.get(part, part) for part in stored.split("."))
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A tensor in a file, known by its header."""
+class StoredTensor:
+    """A tensor in a file, as the file's header describes it."""
 
     file: Path
     name: str
@@ -43,7 +43,7 @@ class Stored:
     dtype: torch.dtype | None  # None: not a floating-point number
 
 
-def list_stored(files: list[Path]) -> list[Stored]:
+def read_headers(files: list[Path]) -> list[StoredTensor]:
     """All tensors of the files; only the headers are read.
 
     Raises:
@@ -56,7 +56,7 @@ def list_stored(files: list[Path]) -> list[Stored]:
                 for name in tensors.keys():  # noqa: SIM118 (not a mapping)
                     tensor = tensors.get_slice(name)
                     dtype = DTYPES.get(tensor.get_dtype())
-                    found.append(Stored(file, name, tensor.get_shape(), dtype))
+                    found.append(StoredTensor(file, name, tensor.get_shape(), dtype))
         except SafetensorError as error:
             raise ValueError(
                 f"{file} is damaged or not a safetensors file ({error}). Download it again."
@@ -64,9 +64,9 @@ def list_stored(files: list[Path]) -> list[Stored]:
     return found
 
 
-def todays_names(
-    stored: list[Stored], expected: dict[str, torch.Tensor], prefix: str = ""
-) -> dict[str, Stored]:
+def current_names(
+    stored: list[StoredTensor], expected: dict[str, torch.Tensor], prefix: str = ""
+) -> dict[str, StoredTensor]:
     """A module's own name for each tensor that is stored for it.
 
     Args:
@@ -75,11 +75,13 @@ def todays_names(
     named = {}
     for tensor in [s for s in stored if s.name.startswith(prefix)] or stored:
         name = tensor.name.removeprefix(prefix)
-        named[name if name in expected else todays_name(name)] = tensor
+        named[name if name in expected else current_name(name)] = tensor
     return named
 
 
-def misfits(stored: dict[str, Stored], expected: dict[str, torch.Tensor]) -> dict[str, list[str]]:
+def find_mismatches(
+    stored: dict[str, StoredTensor], expected: dict[str, torch.Tensor]
+) -> dict[str, list[str]]:
     """What keeps the stored tensors from being the module's; empty where they are."""
     problems = {
         "missing": [name for name in expected if name not in stored],
@@ -95,7 +97,7 @@ def misfits(stored: dict[str, Stored], expected: dict[str, torch.Tensor]) -> dic
     return {what: names for what, names in problems.items() if names}
 
 
-def in_words(problems: dict[str, list[str]]) -> str:
+def describe_mismatches(problems: dict[str, list[str]]) -> str:
     return "; ".join(
         f"{len(names)} {what}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
         for what, names in problems.items()

@@ -1,4 +1,4 @@
-"""What is in a LoRA file."""
+"""The tensors of a LoRA file, with their alphas."""
 
 import json
 import re
@@ -12,22 +12,22 @@ from safetensors import SafetensorError, safe_open
 PEFT_CONFIG = "lora_adapter_metadata"  # where diffusers keeps it in a file's metadata
 
 
-class Taken(dict[str, Any]):
-    """The tensors of a file; knows which of them have been asked for."""
+class LoraTensors(dict[str, Any]):
+    """The tensors of a LoRA file, by name; `used` has the names that have been asked for."""
 
-    def __init__(self, tensors: dict[str, torch.Tensor], taken: Iterable[str] = ()):
+    def __init__(self, tensors: dict[str, torch.Tensor], used: Iterable[str] = ()):
         super().__init__(tensors)
-        self.taken = set(taken)
+        self.used = set(used)
 
     def __getitem__(self, key: str) -> Any:
-        self.taken.add(key)
+        self.used.add(key)
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default
 
 
-def read_tensors(path: Path, roots: tuple[str, ...]) -> Taken:
+def read_tensors(path: Path, roots: tuple[str, ...]) -> LoraTensors:
     """A file's tensors, with those alphas that diffusers keeps in the metadata.
 
     Args:
@@ -44,13 +44,13 @@ def read_tensors(path: Path, roots: tuple[str, ...]) -> Taken:
         raise ValueError(
             f"{path} is damaged or not a safetensors file ({error}). Download it again."
         ) from error
-    return Taken(tensors | alphas, alphas)
+    return LoraTensors(tensors | alphas, alphas)
 
 
 def peft_alphas(
     config: dict[str, Any], tensors: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """What peft's config says of alpha, as the `.alpha` tensors that the host looks for."""
+    """What peft's config says of alpha, as the `.alpha` tensors that ComfyUI looks for."""
     if "lora_alpha" not in config:
         return {}
     special = (config.get("alpha_pattern") or {}).items()

@@ -32,7 +32,7 @@ def draw_colour_fields(count: int = 24, size: int = 128, seed: int = 0) -> torch
 
 def fit_factors(latents: torch.Tensor, pictures: torch.Tensor) -> tuple[dict[str, Any], float]:
     """The least-squares map of latents (N, 4, h, w) to pictures (N, 3, 8h, 8w), under the names of
-    the host's latent formats, and the share of the colours' variance that it explains."""
+    ComfyUI's latent formats, and the share of the colours' variance that it explains."""
     x = latents.movedim(1, -1).reshape(-1, latents.shape[1])
     y = F.avg_pool2d(pictures, PIXELS_PER_LATENT).movedim(1, -1).reshape(-1, 3)
     x = torch.cat([x, torch.ones(len(x), 1)], dim=1)

@@ -1,4 +1,4 @@
-"""A component's safetensors files → a module that holds the stored tensors."""
+"""The safetensors files of a component → a module that holds the stored tensors."""
 
 import math
 from collections.abc import Iterator
@@ -10,16 +10,24 @@ import torch
 from diffusers.models.modeling_utils import no_init_weights
 from safetensors import safe_open
 
-from ..comfyui.model_folders import read_json
-from ..comfyui.residency import swap_ops
-from .headers import Stored, in_words, list_stored, misfits, todays_names, weight_files
+from .configs import read_json
+from .headers import (
+    StoredTensor,
+    current_names,
+    describe_mismatches,
+    find_mismatches,
+    read_headers,
+    weight_files,
+)
+from .layers import swap_layers
 
 BLOCK = 2**26  # numbers
 
 
 def build_empty(build: Any, config: dict[str, Any]) -> Any:
     """A module without memory for its weights; its small buffers are real."""
-    # CLIP's vision model draws its class embedding, whatever is done with it: not from the host's.
+    # CLIP's vision model draws its class embedding in any case; fork_rng keeps the draw from
+    # changing the random numbers of everybody else.
     with no_init_weights(), accelerate.init_empty_weights(), torch.random.fork_rng(devices=[]):
         return build(config)
 
@@ -32,19 +40,19 @@ def recognise(
     Args:
         candidates: (whose config it is, config).
         build: config → module; it is built without memory.
-        prefix: see `todays_names`.
+        prefix: see `current_names`.
 
     Raises:
         ValueError: the file is damaged, or fits none; says how the nearest differs.
     """
-    stored = list_stored([file])
+    stored = read_headers([file])
     differences = []
     for title, config in candidates:
         expected = build_empty(build, config).state_dict()
-        problems = misfits(todays_names(stored, expected, prefix), expected)
+        problems = find_mismatches(current_names(stored, expected, prefix), expected)
         if not problems:
             return config
-        differences.append((sum(map(len, problems.values())), title, in_words(problems)))
+        differences.append((sum(map(len, problems.values())), title, describe_mismatches(problems)))
     _, title, details = min(differences)
     names = ", ".join(tensor.name for tensor in stored[:2])
     raise ValueError(
@@ -54,8 +62,8 @@ def recognise(
 
 
 def in_blocks(
-    named: list[tuple[str, Stored]], dtype: torch.dtype
-) -> Iterator[list[tuple[str, Stored]]]:
+    named: list[tuple[str, StoredTensor]], dtype: torch.dtype
+) -> Iterator[list[tuple[str, StoredTensor]]]:
     """Tensors in groups, for each of which the file is opened anew.
 
     What a mapping has touched counts as this process's memory until it is closed; so a file that is
@@ -82,12 +90,12 @@ def read_weights(
     Raises:
         ValueError: a file is damaged, or tensors are missing, unexpected or misshapen.
     """
-    stored = todays_names(list_stored(files), expected, prefix)
-    problems = misfits(stored, expected)
+    stored = current_names(read_headers(files), expected, prefix)
+    problems = find_mismatches(stored, expected)
     if problems:
         raise ValueError(
-            f"The weights in {files[0].parent} do not fit its config.json. {in_words(problems)}. "
-            "Download the folder again."
+            f"The weights in {files[0].parent} do not fit its config.json. "
+            f"{describe_mismatches(problems)}. Download the folder again."
         )
     weights = {}
     for file in files:
@@ -118,11 +126,11 @@ def fill_module(
 
     Args:
         build: config → module; runs while new parameters go to the meta device.
-        ops: the host's operations; see `swap_ops`.
-        prefix: see `todays_names`.
+        ops: the classes of its layers; see `swap_layers`.
+        prefix: see `current_names`.
     """
     module = build_empty(build, config)
-    swap_ops(module, ops)
+    swap_layers(module, ops)
     module.load_state_dict(
         read_weights(files, module.state_dict(), weight_dtype, prefix), assign=True
     )

@@ -1,14 +1,11 @@
-"""Values that travel on wires between nodes. Immutable: the host caches them and shares them.
+"""Checks of numbers, texts and choices.
 
-The host looks at what is typed into a widget, and not at what comes into it over a wire, which can
-be anything: what a verb counts on, it checks.
+ComfyUI checks what is typed into a widget. It does not check what comes into a widget over a wire,
+which can be anything; so every function checks the values that it relies on.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 MOST_ITEMS = 4096  # that one node makes
 
@@ -56,48 +53,3 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Raises ValueError for a value that is not one of the choices."""
     if value not in tuple(choices):
         raise ValueError(f"{name} is {value!r:.80}; choose one of {', '.join(choices)}.")
-
-
-@dataclass(frozen=True, eq=False)
-class ImageEmbeds:
-    """CLIP image embeddings, what every decoding stage is conditioned on.
-
-    `tensor` is float32 on the CPU, (B, D); D is 1280 for the published checkpoints.
-    """
-
-    tensor: torch.Tensor
-
-    def __post_init__(self):
-        tensor = self.tensor
-        shape = tuple(getattr(tensor, "shape", ()))
-        if not torch.is_tensor(tensor) or len(shape) != 2:
-            raise ValueError(
-                f"Image embeddings are a (batch, width) tensor, not {shape or tensor!r:.80}. They "
-                "come from Prior, Encode Image or Zero Embeds."
-            )
-        if tensor.shape[0] == 0:
-            raise ValueError("These image embeddings are an empty batch. At least one is needed.")
-        tensor = tensor.detach().to("cpu", torch.float32)
-        if not torch.isfinite(tensor).all():
-            raise ValueError(
-                "The image embeddings contain NaN or infinity. If a stage has just made them, load "
-                "its model with weight_dtype fp32 or bf16; if they were loaded, make them again."
-            )
-        object.__setattr__(self, "tensor", tensor)
-
-    @property
-    def batch(self) -> int:
-        return self.tensor.shape[0]
-
-    @property
-    def width(self) -> int:
-        return self.tensor.shape[1]
-
-    def check_width(self, width: int, taker: str) -> None:
-        """Raises ValueError if these embeddings are not `width` wide, as `taker` needs them."""
-        if self.width != width:
-            raise ValueError(
-                f"These image embeddings are {self.width} wide, and {taker} takes {width}: they "
-                "come from another family of models. Load prior and decoder of one family, both "
-                "published or both miniature."
-            )

@@ -16,8 +16,8 @@ from .latents import CHANNELS
 
 # (x (N, C, h, w), t (), embeds (N, D)) → (N, 8, h, w): epsilon, then variance
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-# (step index, number of steps, latents, estimate of the finished latents)
-OnStep = Callable[[int, int, torch.Tensor, torch.Tensor], None]
+# Called after each step with (index, number of steps, latents, estimate of the finished latents).
+OnDecoderStep = Callable[[int, int, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ def denoise(
     *,
     concat: torch.Tensor | None = None,
     preserve: Preserve | None = None,
-    on_step: OnStep | None = None,
+    on_step: OnDecoderStep | None = None,
 ) -> torch.Tensor:
     """Denoise (B, 4, h, w) over `timesteps`; everything but the guidance is the scheduler's.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from .tensors import CHUNK, to_pictures
+from .images import CHUNK, to_pictures
 
 SMALLEST = 32  # pixels on a side; what the coarsest of the families can divide
 

@@ -1,12 +1,10 @@
-"""Between the host's conventions and the model's: layout, value range, batches, masks, noise."""
-
-import logging
+"""Pictures: from ComfyUI's IMAGE to the model's layout, to 8-bit pictures, to another size."""
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-log = logging.getLogger("kandinsky22")
+from .sizes import PIXELS_PER_LATENT
 
 CHUNK = 8  # pictures that CLIP and depth estimators look at in one go: a batch may be a video
 
@@ -43,74 +41,6 @@ def resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return F.interpolate(images, (height, width), mode="bilinear", antialias=True)
 
 
-def keep_from_mask(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The host's MASK (B, H, W), 1 = repaint → what Inpaint keeps, (B, 1, height, width), 1 = keep.
-
-    As the reference does it: cut at 0.5, nearest resize to the latent, then every latent pixel
-    beside a repainted one is repainted too (except at the upper right and the lower left).
-    """
-    shape = tuple(getattr(mask, "shape", ()))
-    if not torch.is_tensor(mask) or len(shape) < 2 or 0 in shape:
-        raise ValueError(
-            f"A MASK is (batch, height, width), and not empty: {shape or mask!r:.80}. Connect one "
-            "of some size."
-        )
-    masks = mask.reshape(-1, 1, *mask.shape[-2:]).float()
-    # Nearest picks pixels, so those that it picks are cut: as cutting first, and 64 times fewer.
-    small = 1 - (F.interpolate(masks, (height, width), mode="nearest") >= 0.5).float()
-    for i in range(len(masks)):
-        if small[i].min() == 1 and masks[i].max() >= 0.5:
-            log.warning(
-                "The mask of item %d is so thin that nothing of it is left at %d×%d latent pixels, "
-                "so nothing is repainted. Grow it to 8 pixels or more (Grow Mask).",
-                *(i, width, height),
-            )
-    padded = F.pad(small, (1, 1, 1, 1), value=1.0)
-    shifts = [(0, 0), (-1, 0), (0, -1), (-1, -1), (1, 0), (0, 1), (1, 1)]
-    neighbours = [padded[..., 1 + y : 1 + y + height, 1 + x : 1 + x + width] for y, x in shifts]
-    return torch.stack(neighbours).amin(0)
-
-
-def keep_from_noise_mask(noise_mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The host's `noise_mask`, 1 = denoise, soft edges → (B, 1, height, width), 1 = keep."""
-    mask = noise_mask.reshape(-1, 1, *noise_mask.shape[-2:]).float()
-    return 1 - F.interpolate(mask, (height, width), mode="bilinear")
-
-
-def common_batch(**batches: int) -> int:
-    """The batch size that all named values share, a batch of 1 fitting any.
-
-    Raises:
-        ValueError: two batches differ and neither is 1; names both and their sizes.
-    """
-    empty = [name for name, size in batches.items() if size == 0]
-    if empty:
-        raise ValueError(f"{empty[0]} is an empty batch. At least one item is needed.")
-    real = {name: size for name, size in batches.items() if size != 1}
-    if len(set(real.values())) > 1:
-        sizes = ", ".join(f"{name} has {size}" for name, size in real.items())
-        raise ValueError(
-            f"Batches do not pair up: {sizes}. Give them equal batches, or a batch of 1, "
-            "which is used for every item."
-        )
-    return next(iter(real.values()), 1)
-
-
-def broadcast(tensor: torch.Tensor, batch: int) -> torch.Tensor:
-    """Repeat a batch of 1 to `batch`; a tensor that has that batch is returned as it is."""
-    if tensor.shape[0] == batch:
-        return tensor
-    return tensor.expand(batch, *tensor.shape[1:]).contiguous()
-
-
-def item_generators(seed: int, indices: list[int]) -> list[torch.Generator]:
-    """One CPU generator an item, seeded (seed + index) modulo 2**64.
-
-    So an item of a batch can be made again alone, and its noise is the same on every device.
-    """
-    return [torch.Generator("cpu").manual_seed((seed + index) % 2**64) for index in indices]
-
-
-def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> torch.Tensor:
-    """Float32 noise of `shape` on the CPU; item i is one draw from generator i."""
-    return torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in generators])
+def resize_hint(hint: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """IMAGE (B, H, W, C) → (B, 3, 8h, 8w), for latents of height h and width w."""
+    return resize(images_to_model(hint), height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT)

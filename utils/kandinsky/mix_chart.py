@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .values import ImageEmbeds
+from .image_embeds import ImageEmbeds
 
 WIDTH, ROW, EDGE = 384, 40, 12
 GROUND, BAR, TRACK, INK = (24, 24, 27), (167, 139, 250), (52, 52, 60), (228, 228, 231)

@@ -1,17 +1,14 @@
-"""Mixing image embeddings, and keeping them in files."""
+"""Mixing image embeddings: weighted sums, means on the sphere, and sequences between two."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from .tensors import broadcast, common_batch
-from .values import ImageEmbeds, check_choice, check_counts, check_numbers
+from .batches import broadcast, common_batch
+from .checks import check_choice, check_counts, check_numbers
+from .image_embeds import ImageEmbeds
 
 METHODS = ("linear", "slerp")
-FILE_FORMAT = "kandinsky22 image_embeds 1"
 
 
 def from_clip_vision(output: Any) -> ImageEmbeds:
@@ -92,28 +89,3 @@ def interpolate_sequence(
     shares = torch.linspace(0, 1, frames).tolist()
     mixed = [mix([start, end], [1 - share, share], method) for share in shares]
     return ImageEmbeds(torch.cat([value.tensor for value in mixed]))
-
-
-def save_embeds(embeds: ImageEmbeds, path: Path) -> None:
-    """Raises OSError if the file cannot be written."""
-    tensors = {"image_embeds": embeds.tensor.contiguous()}
-    try:
-        save_file(tensors, path, metadata={"format": FILE_FORMAT})
-    except SafetensorError as error:  # what the disk says, in the library's words
-        raise OSError(f"{path} cannot be written ({error})") from error
-
-
-def load_embeds(path: Path) -> ImageEmbeds:
-    """Raises ValueError if the file is damaged or was not written by `save_embeds`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("format") != FILE_FORMAT:
-                raise ValueError(
-                    f"{path.name} does not hold image embeddings: it was not written by Save "
-                    "Embeds (Kandinsky 2.2). Choose another file."
-                )
-            return ImageEmbeds(file.get_tensor("image_embeds"))
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path.name} is damaged or not a safetensors file ({error}). Save it again."
-        ) from error

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from .tensors import CHUNK, to_pictures
+from .images import CHUNK, to_pictures
 
 log = logging.getLogger("kandinsky22")
 
-# (step index, number of steps)
-OnStep = Callable[[int, int], None]
+# Called after each step with (index of the step, number of steps).
+OnPriorStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,11 @@ class TextFeatures:
     def rows(self, *indices: int) -> "TextFeatures":
         index = list(indices)
         return TextFeatures(self.embeds[index], self.states[index], self.mask[index])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "TextFeatures":
+        return TextFeatures(
+            self.embeds.to(device, dtype), self.states.to(device, dtype), self.mask.to(device)
+        )
 
     @staticmethod
     def stack(parts: list["TextFeatures"]) -> "TextFeatures":
@@ -92,7 +97,7 @@ def denoise(
     cfg: float,
     generators: list[torch.Generator],
     *,
-    on_step: OnStep | None = None,
+    on_step: OnPriorStep | None = None,
 ) -> torch.Tensor:
     """Denoise the embeddings of B items, each a (R, D) block: (B, R, D) → (B, R, D).
 

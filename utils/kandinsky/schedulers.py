@@ -1,11 +1,15 @@
-"""The host's words for sampler and spacing → a diffusers scheduler on the checkpoint's config."""
+"""ComfyUI's names of samplers and schedulers → a diffusers scheduler on the checkpoint's config.
 
+The scheduler's own `step` takes the steps of DDPM, DDIM, Euler and the others.
+"""
+
+import math
 from typing import Any
 
 import diffusers
 import torch
 
-from .values import check_choice, check_numbers
+from .checks import check_choice, check_numbers
 
 # sampler_name → scheduler class, and what tells that algorithm apart within its class
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -66,11 +70,11 @@ def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str):
     return scheduler_class.from_config(settings | options)
 
 
-def last_steps(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
-    """The timesteps of the last `int(steps × strength)` of the steps that are set.
+def set_strength(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
+    """Have a scheduler run only the last `int(steps × strength)` of its steps, and return those.
 
-    The reference's meaning of strength. A scheduler of a higher order has several timesteps for
-    a step, and they are counted. Strength 1 is all of them.
+    This is what strength means in diffusers. A scheduler of a higher order has several timesteps
+    for a step; all of them count. Strength 1 runs every step.
 
     Raises:
         ValueError: strength is not in (0, 1], or leaves no step.
@@ -82,7 +86,7 @@ def last_steps(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
     if count < 1:
         raise ValueError(
             f"{steps} steps with a strength (denoise) of {strength:g} leave no step to run. "
-            f"Use {int(1 / strength) + 1} steps or more, or a greater strength."
+            f"Use {fewest_steps(strength)} steps or more, or a greater strength."
         )
     begin = (steps - count) * getattr(scheduler, "order", 1)
     if isinstance(scheduler, diffusers.LMSDiscreteScheduler):
@@ -95,3 +99,9 @@ def last_steps(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)  # and never looked up by value: timesteps may repeat
     return scheduler.timesteps[begin:]
+
+
+def fewest_steps(strength: float) -> int:
+    """The smallest number of steps of which a strength leaves one to run."""
+    steps = math.floor(1 / strength)
+    return steps if int(steps * strength) >= 1 else steps + 1

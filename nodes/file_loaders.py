@@ -1,0 +1,79 @@
+"""Loading a single file: the UNet of a decoder, or a MoVQ."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..utils.comfyui.load_model import load_unet
+from ..utils.comfyui.model_files import find_file, fingerprint, list_files
+from ..utils.comfyui.vae import load_vae_file
+from .widgets import check_file_name, weight_dtype_input
+
+
+class LoadUNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22LoadUNet",
+            display_name="Load UNet (Kandinsky 2.2)",
+            category="Kandinsky 2.2/loaders",
+            description="Loads a decoder's UNet from one file, as ModelSave writes it: a merge, or "
+            "a fine-tuned decoder. Which of the three kinds it is, its tensors tell.",
+            search_aliases=["unet", "diffusion model", "safetensors", "merge", "fine-tune"],
+            inputs=[
+                io.Combo.Input(
+                    "unet_name",
+                    options=list(list_files("diffusion_models")),
+                    tooltip="A safetensors file under models/diffusion_models.",
+                ),
+                weight_dtype_input(),
+            ],
+            outputs=[io.Model.Output(id="model", display_name="model")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, unet_name: Any) -> bool | str:
+        return check_file_name(unet_name, "diffusion_models")
+
+    @classmethod
+    def fingerprint_inputs(cls, unet_name: Any, weight_dtype: Any) -> Any:
+        return fingerprint(unet_name, "diffusion_models")
+
+    @classmethod
+    def execute(cls, unet_name: Any, weight_dtype: Any) -> io.NodeOutput:
+        file = find_file(unet_name, "diffusion_models")
+        return io.NodeOutput(load_unet(file, weight_dtype))
+
+
+class LoadMoVQ(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22LoadMoVQ",
+            display_name="Load MoVQ (Kandinsky 2.2)",
+            category="Kandinsky 2.2/loaders",
+            description="Loads a MoVQ from one file, as VAESave writes it: to use it with another "
+            "decoder, or a fine-tuned one.",
+            search_aliases=["VQ", "VAE", "load vae", "safetensors", "fine-tune"],
+            inputs=[
+                io.Combo.Input(
+                    "vae_name",
+                    options=list(list_files("vae")),
+                    tooltip="A safetensors file under models/vae. Load Decoder brings its own MoVQ "
+                    "along; this is for another.",
+                ),
+            ],
+            outputs=[io.Vae.Output(id="vae", display_name="vae")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, vae_name: Any) -> bool | str:
+        return check_file_name(vae_name, "vae")
+
+    @classmethod
+    def fingerprint_inputs(cls, vae_name: Any) -> Any:
+        return fingerprint(vae_name, "vae")
+
+    @classmethod
+    def execute(cls, vae_name: Any) -> io.NodeOutput:
+        return io.NodeOutput(load_vae_file(find_file(vae_name, "vae")))

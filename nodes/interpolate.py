@@ -1,0 +1,102 @@
+"""Mixes of image embeddings: a weighted blend, or a sequence from one to another."""
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..utils.kandinsky.checks import MOST_ITEMS
+from ..utils.kandinsky.mix_chart import draw_mix
+from ..utils.kandinsky.mixing import METHODS, interpolate_sequence, mix
+from .sockets import EMBEDS
+
+MOST_INPUTS = 8
+
+
+def method_input(default: str) -> io.Input:
+    return io.Combo.Input(
+        "method",
+        options=list(METHODS),
+        default=default,
+        tooltip="linear: the plain weighted sum, as diffusers does it. slerp: along the sphere, so "
+        "that a mix is as strong as what it is made of.",
+    )
+
+
+def weighted_inputs(count: int) -> list[io.Input]:
+    pairs: list[io.Input] = []
+    for i in range(1, count + 1):
+        pairs.append(EMBEDS.input(f"image_embeds_{i}"))
+        pairs.append(
+            io.Float.Input(
+                f"weight_{i}",
+                default=round(1 / count, 2),
+                min=-10.0,
+                max=10.0,
+                step=0.05,
+                round=0.001,
+                tooltip="How much of this one. With linear, weights usually add up to 1.",
+            )
+        )
+    return pairs
+
+
+class Interpolate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        options = [
+            io.DynamicCombo.Option(str(count), weighted_inputs(count))
+            for count in range(2, MOST_INPUTS + 1)
+        ]
+        return io.Schema(
+            node_id="Kandinsky22Interpolate",
+            display_name="Interpolate (Kandinsky 2.2)",
+            category="Kandinsky 2.2/embeds",
+            description="Mixes pictures and prompts: a weighted blend of 2 to 8 embeddings. The "
+            "bars on the node say how like each of them the mix is.",
+            search_aliases=["mix", "blend", "merge", "average", "slerp", "lerp", "combine"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "count", options=options, tooltip="How many embeddings to mix."
+                ),
+                method_input("linear"),
+            ],
+            outputs=[EMBEDS.output("image_embeds")],
+        )
+
+    @classmethod
+    def execute(cls, method: Any, **inputs: Any) -> io.NodeOutput:
+        count = inputs.get("count")  # a dict of all that the choice brings along
+        if not isinstance(count, dict) or "image_embeds_1" not in count:
+            raise ValueError(f"count is one of the words '2' to '{MOST_INPUTS}', not {count!r}.")
+        numbers = [i for i in range(1, MOST_INPUTS + 1) if f"image_embeds_{i}" in count]
+        embeds = [EMBEDS.take(count[f"image_embeds_{i}"]) for i in numbers]
+        weights: list[Any] = [count.get(f"weight_{i}") for i in numbers]
+        mixed = mix(embeds, weights, method)
+        return io.NodeOutput(mixed, ui=ui.PreviewImage(draw_mix(mixed, embeds), cls=cls))
+
+
+class InterpolateSequence(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22InterpolateSequence",
+            display_name="Interpolate Sequence (Kandinsky 2.2)",
+            category="Kandinsky 2.2/embeds",
+            description="A morph: a batch of embeddings that goes from one to another. Decode it "
+            "on a canvas of batch 1, and every frame has the same noise.",
+            search_aliases=["morph", "animation", "travel", "transition", "slerp", "video"],
+            inputs=[
+                EMBEDS.input("start_embeds"),
+                EMBEDS.input("end_embeds"),
+                io.Int.Input(
+                    "frames", default=8, min=2, max=MOST_ITEMS, tooltip="Both ends are among them."
+                ),
+                method_input("slerp"),
+            ],
+            outputs=[EMBEDS.output("image_embeds")],
+        )
+
+    @classmethod
+    def execute(cls, start_embeds: Any, end_embeds: Any, frames: Any, method: Any) -> io.NodeOutput:
+        start, end = EMBEDS.take(start_embeds), EMBEDS.take(end_embeds)
+        return io.NodeOutput(interpolate_sequence(start, end, frames, method))

@@ -1,0 +1,90 @@
+"""The dtype that weights are kept in, the dtype that a device computes in, and layers for both."""
+
+import logging
+from typing import Any
+
+import comfy.cli_args
+import comfy.model_management
+import comfy.ops
+import torch
+
+from ..kandinsky.checks import check_choice
+
+log = logging.getLogger("kandinsky22")
+
+WEIGHT_DTYPES = {
+    "default": None,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+# The dtypes that a user can ask for on ComfyUI's command line for text encoders.
+TEXT_ENCODER_FLAGS = {
+    "fp16_text_enc": torch.float16,
+    "bf16_text_enc": torch.bfloat16,
+    "fp32_text_enc": torch.float32,
+}
+
+
+def pick_dtypes(
+    weight_dtype: str, device: torch.device | None = None
+) -> tuple[torch.dtype, torch.dtype]:
+    """(the dtype of the weights, the dtype that the device computes in).
+
+    `default` is what the device computes well in: fp32 on a CPU, usually fp16 on a GPU.
+
+    Args:
+        device: where the module runs; ComfyUI's usual device if it is None.
+
+    Raises:
+        ValueError: `weight_dtype` is not in WEIGHT_DTYPES.
+    """
+    check_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
+    device = device or comfy.model_management.get_torch_device()
+    weights = WEIGHT_DTYPES[weight_dtype] or comfy.model_management.unet_dtype(device)
+    compute = comfy.model_management.unet_manual_cast(weights, device) or weights
+    if weights.itemsize == 1:
+        # diffusers and transformers cast their input to the dtype of the weights.
+        log.warning("Kandinsky 2.2 cannot keep its weights in fp8; they are kept in %s.", compute)
+        weights = compute
+    return weights, compute
+
+
+def pick_clip_dtypes(weight_dtype: str, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+    """The same for CLIP's encoders. With `default`, ComfyUI's --fp32-text-enc and so on count."""
+    asked = [t for flag, t in TEXT_ENCODER_FLAGS.items() if getattr(comfy.cli_args.args, flag)]
+    if weight_dtype != "default" or not asked:
+        return pick_dtypes(weight_dtype, device)
+    return asked[0], comfy.model_management.unet_manual_cast(asked[0], device) or asked[0]
+
+
+def pick_ops(weights: torch.dtype, compute: torch.dtype) -> Any:
+    """ComfyUI's layer classes for these dtypes: plain ones, or ones that cast their weights.
+
+    Not ComfyUI's `pick_operations`: its faster ones (--fast) have constructors of their own.
+    """
+    return comfy.ops.disable_weight_init if weights == compute else comfy.ops.manual_cast
+
+
+def compute_in(module: Any, dtype: torch.dtype) -> None:
+    """Have every layer whose weights are of another dtype compute in `dtype`.
+
+    ComfyUI's layers compute in the dtype of their input, and diffusers and transformers cast that
+    input to the dtype of the weights in some places.
+    """
+
+    def cast(value: Any) -> Any:
+        return value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+
+    def cast_inputs(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(map(cast, inputs))
+
+    def cast_output(_: Any, __: Any, output: Any) -> Any:
+        return cast(output)
+
+    for layer in module.modules():
+        weight = getattr(layer, "weight", None)
+        if hasattr(layer, "comfy_cast_weights") and weight is not None and weight.dtype != dtype:
+            layer.register_forward_pre_hook(cast_inputs)
+            if isinstance(layer, torch.nn.Embedding):  # its input are the numbers of tokens
+                layer.register_forward_hook(cast_output)

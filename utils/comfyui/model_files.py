@@ -1,0 +1,47 @@
+"""Single model files, by the names that the loaders list."""
+
+from pathlib import Path, PurePath
+
+import folder_paths
+
+from .model_folders import BUNDLED
+
+
+def list_files(kind: str) -> dict[str, Path]:
+    """Portable name → file, for every single file in the folder that ComfyUI calls `kind`.
+
+    The user's own come first, then the bundled ones; of two with one name the first counts. Pickles
+    are listed only to be refused by name.
+    """
+    found = {}
+    for name in folder_paths.get_filename_list(kind):
+        if path := folder_paths.get_full_path(kind, name):
+            found[PurePath(name).as_posix()] = Path(path)
+    for path in sorted((BUNDLED / kind).glob("*.safetensors")):
+        found.setdefault(path.name, path)
+    return found
+
+
+def find_file(name: str, kind: str) -> Path:
+    """Raises FileNotFoundError, or ValueError for a pickle; both say what to do."""
+    files = list_files(kind)
+    path = files.get(PurePath(str(name)).as_posix())
+    if path is None:
+        folders = ", ".join(folder_paths.get_folder_paths(kind))
+        raise FileNotFoundError(
+            f"No file named {name!r} among {kind}. Found: {', '.join(list(files)[:5]) or 'none'}. "
+            f"Put it into {folders}, then press R in the page."
+        )
+    if path.suffix.lower() not in (".safetensors", ".sft"):
+        raise ValueError(
+            f"{path} is a Python pickle, which can run code, and is not opened. Load it where you "
+            "trust it with torch.load(file, weights_only=True), and write the tensors with "
+            "safetensors.torch.save_file."
+        )
+    return path
+
+
+def fingerprint(name: str, kind: str) -> tuple[int, int]:
+    """Changes when the file does, so that ComfyUI loads it again."""
+    file = find_file(name, kind).stat()
+    return file.st_size, file.st_mtime_ns

@@ -1,0 +1,85 @@
+"""MoVQ with the methods that ComfyUI's VAE calls."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import VQModel
+
+from ..kandinsky.latents import check_samples
+from ..kandinsky.sizes import PIXELS_PER_LATENT
+
+log = logging.getLogger("kandinsky22")
+
+# Numbers in memory at the peak, for each latent pixel, and for each pair of them where attention
+# has no fused kernel and writes its scores out: `python tools/measure_memory.py movq`.
+DECODE, ENCODE, SCORES = 82_200, 41_200, 2
+
+
+class MoVQ(VQModel):
+    """diffusers' VQModel with its two verbs as ComfyUI calls them, without quantisation.
+
+    State-dict keys stay diffusers', so what ComfyUI saves is a plain MoVQ.
+    """
+
+    device: Any = None  # type: ignore[assignment]  # ComfyUI sets it; diffusers' is read-only
+    wide: bool = False  # whether float16 has proved too narrow for these weights
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """(B, 3, H, W) in [-1, 1] → latents (B, 4, H/8, W/8)."""
+        encode: Any = super().encode
+        if min(pixels.shape[-2:]) < PIXELS_PER_LATENT:
+            raise ValueError(
+                f"A picture of {pixels.shape[-1]}×{pixels.shape[-2]} pixels is too small to "
+                f"encode: {PIXELS_PER_LATENT} on each side are needed."
+            )
+        if pixels.shape[1] == 1:  # grey
+            pixels = pixels.expand(-1, 3, -1, -1)
+        # Contiguous on the way in and out: channels-last views give other bits than the pipelines'.
+        return self._in_range(lambda x: encode(x).latents.contiguous(), pixels.contiguous())
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """(B, 4, h, w) → pixels (B, 3, 8h, 8w) in [-1, 1]."""
+        decode: Any = super().decode
+        check_samples(latents)
+        return self._in_range(lambda x: decode(x, force_not_quantize=True).sample, latents)
+
+    def _in_range(
+        self, run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+    ) -> torch.Tensor:
+        """run(x), and where that is too much for float16, in float32, now and from then on."""
+        if not self.wide:
+            result = run(x)
+            overflows = x.dtype == torch.float16 and not torch.isfinite(result).all()
+            if not overflows or not torch.isfinite(x).all():
+                return result
+            self.wide = True
+            log.warning(
+                "MoVQ leaves the range of float16 here, so it computes in float32 from now on: "
+                "slower, with twice the memory. --bf16-vae or --fp32-vae spares the first try."
+            )
+        layers: list[Any] = [
+            layer for layer in self.modules() if hasattr(layer, "comfy_cast_weights")
+        ]
+        before = [layer.comfy_cast_weights for layer in layers]
+        for layer in layers:
+            layer.comfy_cast_weights = True  # each casts its weights to what comes in
+        try:
+            return run(x.float())
+        finally:
+            for layer, casts in zip(layers, before, strict=True):
+                layer.comfy_cast_weights = casts
+
+    def memory_used_encode(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+        """Bytes for one item of (B, 3, H, W)."""
+        return self._bytes(ENCODE, shape[2] * shape[3] // PIXELS_PER_LATENT**2, dtype)
+
+    def memory_used_decode(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+        """Bytes for one item of (B, 4, h, w)."""
+        return self._bytes(DECODE, shape[2] * shape[3], dtype)
+
+    def _bytes(self, numbers: int, latent_pixels: int, dtype: torch.dtype) -> int:
+        size = torch.float32.itemsize if self.wide else dtype.itemsize
+        # The scores live where maps are smallest, so the two peaks do not add up.
+        return max(numbers, SCORES * latent_pixels) * latent_pixels * size

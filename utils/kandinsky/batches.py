@@ -1,0 +1,29 @@
+"""Batches: a batch of 1 serves every item of another, and equal batches pair up."""
+
+import torch
+
+
+def common_batch(**batches: int) -> int:
+    """The batch size that all named values share, a batch of 1 fitting any.
+
+    Raises:
+        ValueError: two batches differ and neither is 1; names both and their sizes.
+    """
+    empty = [name for name, size in batches.items() if size == 0]
+    if empty:
+        raise ValueError(f"{empty[0]} is an empty batch. At least one item is needed.")
+    real = {name: size for name, size in batches.items() if size != 1}
+    if len(set(real.values())) > 1:
+        sizes = ", ".join(f"{name} has {size}" for name, size in real.items())
+        raise ValueError(
+            f"Batches do not pair up: {sizes}. Give them equal batches, or a batch of 1, "
+            "which is used for every item."
+        )
+    return next(iter(real.values()), 1)
+
+
+def broadcast(tensor: torch.Tensor, batch: int) -> torch.Tensor:
+    """Repeat a batch of 1 to `batch`; a tensor that has that batch is returned as it is."""
+    if tensor.shape[0] == batch:
+        return tensor
+    return tensor.expand(batch, *tensor.shape[1:]).contiguous()

@@ -1,0 +1,53 @@
+"""Image embeddings, the value that travels from the prior's nodes to the decoder's.
+
+Values on wires are immutable: ComfyUI caches them and gives them to several nodes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEmbeds:
+    """CLIP image embeddings, what every decoding stage is conditioned on.
+
+    `tensor` is float32 on the CPU, (B, D); D is 1280 for the published checkpoints.
+    """
+
+    tensor: torch.Tensor
+
+    def __post_init__(self):
+        tensor = self.tensor
+        shape = tuple(getattr(tensor, "shape", ()))
+        if not torch.is_tensor(tensor) or len(shape) != 2:
+            raise ValueError(
+                f"Image embeddings are a (batch, width) tensor, not {shape or tensor!r:.80}. They "
+                "come from Prior, Encode Image or Zero Embeds."
+            )
+        if tensor.shape[0] == 0:
+            raise ValueError("These image embeddings are an empty batch. At least one is needed.")
+        tensor = tensor.detach().to("cpu", torch.float32)
+        if not torch.isfinite(tensor).all():
+            raise ValueError(
+                "The image embeddings contain NaN or infinity. If a stage has just made them, load "
+                "its model with weight_dtype fp32 or bf16; if they were loaded, make them again."
+            )
+        object.__setattr__(self, "tensor", tensor)
+
+    @property
+    def batch(self) -> int:
+        return self.tensor.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.tensor.shape[1]
+
+    def check_width(self, width: int, taker: str) -> None:
+        """Raises ValueError if these embeddings are not `width` wide, as `taker` needs them."""
+        if self.width != width:
+            raise ValueError(
+                f"These image embeddings are {self.width} wide, and {taker} takes {width}: they "
+                "come from another family of models. Load prior and decoder of one family, both "
+                "published or both miniature."
+            )

@@ -1,0 +1,19 @@
+"""Noise: each item of a batch has a CPU generator of its own.
+
+So its noise is the same on every device, and the item can be made again alone.
+"""
+
+import torch
+
+
+def item_generators(seed: int, indices: list[int]) -> list[torch.Generator]:
+    """One CPU generator an item, seeded (seed + index) modulo 2**64.
+
+    So an item of a batch can be made again alone, and its noise is the same on every device.
+    """
+    return [torch.Generator("cpu").manual_seed((seed + index) % 2**64) for index in indices]
+
+
+def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> torch.Tensor:
+    """Float32 noise of `shape` on the CPU; item i is one draw from generator i."""
+    return torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in generators])
