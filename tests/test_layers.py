@@ -4,7 +4,7 @@ import ast
 import sys
 
 import pytest
-from checkout import PACK
+from helpers.checkout import PACK
 
 PURE = {"values", "sizes", "tensors", "embeds", "latents"}
 LOOPS = {"prior", "decoder", "schedulers", "hint", "preview", "mix_chart"}

@@ -1,8 +1,8 @@
 """The blueprints: in the node library, dragged onto the canvas, wired, run."""
 
-import browser_user as user
 import pytest
-from checkout import PACK
+from helpers import browser_user as user
+from helpers.checkout import PACK
 from kandinsky22.scripts.page import open_page
 
 NAMES = sorted(path.stem for path in (PACK / "subgraphs").glob("*.json"))

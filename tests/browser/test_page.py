@@ -3,9 +3,9 @@
 import json
 import re
 
-import browser_user as user
 import pytest
-from checkout import PACK
+from helpers import browser_user as user
+from helpers.checkout import PACK
 
 DISPLAY_NAMES = {
     node_id: node["display_name"]

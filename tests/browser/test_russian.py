@@ -2,9 +2,9 @@
 
 import json
 
-import browser_user as user
 import pytest
-from checkout import PACK
+from helpers import browser_user as user
+from helpers.checkout import PACK
 from kandinsky22.scripts.page import open_page
 
 RUSSIAN = json.loads((PACK / "locales/ru/nodeDefs.json").read_text())

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import folder_paths
 import pytest
-import tiny_models
-from calls import as_in_a_terminal
-from checkout import PACK
 from filelock import FileLock
-from hub_server import Hub, half_of, wait_for
+from helpers import tiny_models
+from helpers.checkout import PACK
+from helpers.hub_server import Hub, half_of, wait_for
+from helpers.terminal import as_in_a_terminal
 from kandinsky22.utils.comfyui import model_folders
 from kandinsky22.utils.download.downloads import finished
 from kandinsky22.utils.download.hub import PIECE

@@ -4,18 +4,19 @@ import json
 import shutil
 
 import folder_paths
-import oracle
 import pytest
 import torch
-from checkout import PACK
 from comfy_extras.nodes_model_merging import VAESave
 from diffusers import VQModel
+from helpers import oracle
+from helpers.checkout import PACK
+from helpers.tiny_models import TEXT_TO_IMAGE, WEIGHTS
+from helpers.vae_nodes import decode, random_latents
 from kandinsky22.nodes.loaders import LoadMoVQ
 from kandinsky22.utils.comfyui.vae import MoVQ
 from kandinsky22.utils.files import architectures
 from kandinsky22.utils.files.weights import recognise
 from safetensors.torch import load_file, save_file
-from test_vae import DECODER, WEIGHTS, decode, random_latents
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def load(name="movq.safetensors"):
 def test_what_the_host_saves_loads_again(folder, models, vae):
     VAESave().save(vae, "saved")
     (name,) = LoadMoVQ.define_schema().inputs[0].options
-    theirs = VQModel.from_pretrained(models / DECODER / "movq")
+    theirs = VQModel.from_pretrained(models / TEXT_TO_IMAGE / "movq")
     assert set(load_file(folder / name)) == set(theirs.state_dict())
     latents = random_latents()
     assert oracle.max_diff(decode(load(name), latents), decode(vae, latents)) == 0.0
@@ -91,14 +92,14 @@ def whole_checkpoint(tensors):
 
 @pytest.mark.parametrize("change", [old_names, whole_checkpoint])
 def test_other_names_of_the_same_tensors(folder, models, vae, change):
-    tensors = load_file(models / DECODER / "movq" / WEIGHTS)
+    tensors = load_file(models / TEXT_TO_IMAGE / "movq" / WEIGHTS)
     save_file(change(tensors), folder / "movq.safetensors")
     latents = random_latents()
     assert oracle.max_diff(decode(load(), latents), decode(vae, latents)) == 0.0
 
 
 def test_a_changed_file_loads_again(folder, models):
-    tensors = load_file(models / DECODER / "movq" / WEIGHTS)
+    tensors = load_file(models / TEXT_TO_IMAGE / "movq" / WEIGHTS)
     save_file(tensors, folder / "movq.safetensors")
     before = LoadMoVQ.fingerprint_inputs("movq.safetensors")
     assert LoadMoVQ.fingerprint_inputs("movq.safetensors") == before
@@ -121,7 +122,7 @@ def lack_a_tensor(path):
     ],
 )
 def test_other_files_are_refused(folder, models, part, damage, message):
-    shutil.copy(models / DECODER / part / WEIGHTS, folder / "movq.safetensors")
+    shutil.copy(models / TEXT_TO_IMAGE / part / WEIGHTS, folder / "movq.safetensors")
     damage(folder / "movq.safetensors")
     with pytest.raises(ValueError, match=message):
         LoadMoVQ.execute("movq.safetensors")
@@ -138,7 +139,7 @@ def test_names_that_do_not_do(folder, name, message):
 
 
 def test_a_damaged_folder_does_not_hide_the_others(folder, models, vae):
-    broken = shutil.copytree(models / DECODER, models / "a-broken-decoder")
+    broken = shutil.copytree(models / TEXT_TO_IMAGE, models / "a-broken-decoder")
     try:
         (broken / "movq" / "config.json").write_text("{")
         VAESave().save(vae, "saved")

@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 import torch
+from helpers.ksampler import canvas, ksampler
+from helpers.tiny_models import DEPTH, INPAINT, TEXT_TO_IMAGE
 from kandinsky22.nodes.loaders import LoadUNet
-from native import DEPTH, INPAINT, TEXT_TO_IMAGE, canvas, ksampler
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from helpers.decoding_stages import decode
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior, LoadUNet
 from kandinsky22.utils.comfyui import model_folders
 from safetensors.torch import load_file, save_file
@@ -191,8 +192,6 @@ def test_old_attention_names_are_read(broken):
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
 def test_weight_dtype(models, embeds, dtype):
-    from test_decoder import decode
-
     model, _ = LoadDecoder.execute(DECODER, dtype).args
     unet = model.model.diffusion_model
     wanted = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]

@@ -2,11 +2,11 @@
 
 import comfy.model_management
 import folder_paths
-import oracle
 import pytest
 import torch
 from comfy.patcher_extension import CallbacksMP
-from lora_by_hand import (
+from helpers import oracle
+from helpers.lora_reference import (
     NODES,
     RANK,
     SPELLINGS,

@@ -6,13 +6,11 @@ import re
 
 import comfy.model_management
 import folder_paths
-import oracle
 import pytest
 import torch
-from checkout import PACK
-from kandinsky22.nodes.lora import LoadDecoderLora, LoadPriorLora
-from kandinsky22.utils.comfyui.model_folders import list_files
-from lora_by_hand import (
+from helpers import oracle
+from helpers.checkout import PACK
+from helpers.lora_reference import (
     NODES,
     RANK,
     SPELLINGS,
@@ -24,6 +22,8 @@ from lora_by_hand import (
     patcher_of,
     write,
 )
+from kandinsky22.nodes.lora import LoadDecoderLora, LoadPriorLora
+from kandinsky22.utils.comfyui.model_folders import list_files
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -321,9 +321,9 @@ def test_names_over_a_wire_are_known_later():
 
 
 def test_the_bundled_one_makes_it_night(models, caplog):
+    from helpers.node_miniature import MARGIN, SCENES, NodeMiniature
     from kandinsky22.nodes.decoder import Decoder
     from kandinsky22.scripts.miniature.lora import score_lora
-    from test_miniature import MARGIN, SCENES, NodeMiniature
 
     class Nights(NodeMiniature):
         def decode_at_night(self, embeds, negative, seed):

@@ -6,7 +6,7 @@ import shutil
 import latent_preview
 import pytest
 import torch
-from checkout import PACK
+from helpers.checkout import PACK
 from kandinsky22.nodes.loaders import LoadDecoder
 from kandinsky22.utils.files import previews
 

@@ -10,26 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import folder_paths
-import lora_by_hand
 import pytest
 import server
 import torch
-from checkout import PACK
-from executor import PATIENCE, Executor, Fault
-from graphs import CONDITIONED, DECODER, STAGES, graphs, simplest, switch_inputs
+from helpers import lora_reference
+from helpers.checkout import PACK
+from helpers.graph_executor import PATIENCE, Executor, Fault
+from helpers.node_specs import RUNNERS, SWITCH
+from helpers.random_graphs import CONDITIONED, STAGES, graphs, simplest, switch_inputs
+from helpers.tiny_models import TEXT_TO_IMAGE, WEIGHTS
+from helpers.wire_checks import tensors_in
 from hypothesis import HealthCheck, Phase, event, given, settings
 from kandinsky22.utils.kandinsky.mixing import save_embeds
 from kandinsky22.utils.kandinsky.values import ImageEmbeds
-from node_specs import RUNNERS, SWITCH
-from test_schemas import CONTRACT
-from wires import tensors_in
 
 import nodes
 
 FAULTS = PACK / "artefacts" / "fuzz"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 EACH = 8  # graphs around a node, the same in every ordinary run; --fuzz N: N new ones in all
-OURS = [f"Kandinsky22{name}" for name in CONTRACT if name != "GetModels"]
+OURS = json.loads((PACK / "locales" / "en" / "nodeDefs.json").read_text())  # by their ids
+OURS = [name for name in OURS if name != "Kandinsky22GetModels"]
 LOADERS = [f"Kandinsky22Load{name}" for name in "Prior Decoder UNet MoVQ DepthEstimator".split()]
 ROOTS = [*(name for name in OURS if name not in LOADERS), *RUNNERS]
 
@@ -42,11 +42,11 @@ def write_files(models, folder) -> None:
         save_embeds(ImageEmbeds(torch.ones(shape)), folder / "input" / f"{name}.safetensors")
     (folder / "input" / "odd-damaged.safetensors").write_bytes(b"tiny")
     for part, place in (("unet", "diffusion_models"), ("movq", "vae")):
-        for name in CONDITIONED | {DECODER: ""}:
+        for name in CONDITIONED | {TEXT_TO_IMAGE: ""}:
             shutil.copy(models / name / part / WEIGHTS, folder / place / f"{name}.safetensors")
-    pairs = lora_by_hand.make_pairs("decoder") | lora_by_hand.make_pairs("prior")
-    lora_by_hand.write(folder / "loras", "tiny", pairs, lora_by_hand.SPELLINGS["peft"])
-    lora_by_hand.write(folder / "loras", "odd", {}, lora_by_hand.SPELLINGS["peft"])
+    pairs = lora_reference.make_pairs("decoder") | lora_reference.make_pairs("prior")
+    lora_reference.write(folder / "loras", "tiny", pairs, lora_reference.SPELLINGS["peft"])
+    lora_reference.write(folder / "loras", "odd", {}, lora_reference.SPELLINGS["peft"])
 
 
 @pytest.fixture(scope="module")

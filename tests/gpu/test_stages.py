@@ -6,9 +6,9 @@ have not met a GPU. Noise is drawn on the CPU, so both have the same.
 
 import comfy.cli_args
 import comfy.sample
-import oracle
 import pytest
 import torch
+from helpers import oracle
 from kandinsky22.nodes import decoder as stages
 from kandinsky22.nodes.conditioning import Conditioning
 from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior

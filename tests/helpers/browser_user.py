@@ -3,7 +3,7 @@
 import base64
 import io
 
-from checkout import PACK
+from helpers.checkout import PACK
 from PIL import Image
 
 ARTEFACTS = PACK / "artefacts" / "browser"

@@ -1,6 +1,6 @@
-"""A host in a process of its own, with this pack or without: what changes in it, and what it makes.
+"""Runs ComfyUI in a process of its own, with this pack or without: what changes, what is made.
 
-    python tests/one_process.py {ours,theirs} FOLDER [PACK ...]
+    python tests/helpers/comfyui_process.py {ours,theirs} FOLDER [PACK ...]
 
 Loads the packs. ours: then this one, and runs a graph of its nodes. theirs: imports what it imports
 of others, and runs diffusers' pipelines and a graph of the host's own nodes. The last line that it
@@ -22,7 +22,9 @@ import types
 import warnings
 from pathlib import Path
 
-from checkout import HOST, PACK
+sys.path[0] = str(Path(__file__).parents[1])
+
+from helpers.checkout import HOST, PACK  # noqa: E402
 
 sys.path.insert(0, HOST["comfyui"])
 

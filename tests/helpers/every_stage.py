@@ -1,4 +1,4 @@
-"""Every verb that runs a model, small and ready to call: on these, tests try what holds for all.
+"""Has every call that runs a model, small and ready: on these, tests try what holds for all.
 
 Each takes pytest's `request.getfixturevalue`, and gives a Stage.
 """
@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import comfy.model_management
 import pytest
 import torch
+from helpers.decoding_stages import STAGES as DECODING
+from helpers.decoding_stages import picture, run
+from helpers.tiny_models import TEXT_TO_IMAGE
 from kandinsky22.nodes.conditioning import Conditioning
 from kandinsky22.nodes.embeds import EncodeImage
 from kandinsky22.nodes.hint import DepthHint
 from kandinsky22.nodes.loaders import LoadDepthEstimator
 from kandinsky22.nodes.prior import PriorEmb2Emb, SamplePrior
-from test_stages import STAGES as DECODING
-from test_stages import TEXT_TO_IMAGE, picture, run
 
 import nodes as host
 

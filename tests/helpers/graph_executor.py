@@ -13,11 +13,11 @@ import comfy.model_management
 import execution
 import folder_paths
 import server
-import tiny_models
 import torch
-from checkout import PACK
-from node_specs import OURS, read_specs
-from wires import digest, is_tame, malformed, tensors_in
+from helpers import tiny_models
+from helpers.checkout import PACK
+from helpers.node_specs import OURS, read_specs
+from helpers.wire_checks import digest, is_tame, malformed, tensors_in
 
 import nodes
 

@@ -1,13 +1,10 @@
-"""Our MODEL in the host's samplers: what their tests have in common."""
+"""Runs our MODEL in ComfyUI's KSampler, and makes what goes into it."""
 
 import torch
 from kandinsky22.nodes.conditioning import Conditioning
 
 import nodes as host
 
-TEXT_TO_IMAGE = "kandinsky-2-2-tiny-decoder"
-INPAINT = "kandinsky-2-2-tiny-decoder-inpaint"
-DEPTH = "kandinsky-2-2-tiny-controlnet-depth"
 SETTINGS = dict(steps=4, cfg=4.0, sampler_name="euler", scheduler="normal")
 
 

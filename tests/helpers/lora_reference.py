@@ -1,14 +1,15 @@
-"""LoRA files of every spelling, the values to put them on, and the same merged by hand."""
+"""Writes LoRA files of every spelling, loads what they go on, and merges them by hand."""
 
 import re
 
 import torch
+from helpers.decoding_stages import decode
+from helpers.tiny_models import PRIOR, TEXT_TO_IMAGE
 from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
 from kandinsky22.nodes.lora import LoadDecoderLora, LoadPriorLora
 from safetensors.torch import save_file
 
 RANK = 4
-DECODER, PRIOR = "kandinsky-2-2-tiny-decoder", "kandinsky-2-2-tiny-prior"
 NODES = {"decoder": LoadDecoderLora, "prior": LoadPriorLora}
 # which training wrote a file → a template for `spell`, and the endings of down and up
 SPELLINGS = {
@@ -21,7 +22,7 @@ ATTENTION = re.compile(r"\.(to_[qkv]|to_out\.0|add_[kv]_proj)$")
 
 def load(kind, dtype="fp32"):
     """A MODEL or a PRIOR whose modules nobody else has."""
-    loader, name = {"decoder": (LoadDecoder, DECODER), "prior": (LoadPrior, PRIOR)}[kind]
+    loader, name = {"decoder": (LoadDecoder, TEXT_TO_IMAGE), "prior": (LoadPrior, PRIOR)}[kind]
     return loader.execute(name, dtype).args[0]
 
 
@@ -49,8 +50,6 @@ def call(value) -> torch.Tensor:
 
 def run(value, embeds) -> torch.Tensor:
     """A whole stage: Prior, or Decoder."""
-    from test_decoder import decode
-
     if hasattr(value, "transformer"):
         return value.sample("a red cat", "", 7, 5, 4.0)[0].tensor
     return decode(value, embeds(1, 1), embeds(1, 2))

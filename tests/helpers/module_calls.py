@@ -1,6 +1,5 @@
-"""Watching a module at work; starting a command as a terminal does; a server's cache."""
+"""Counts the calls of a module while it works, and interrupts it in one of them."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,19 +35,3 @@ def interrupt_at_the_second_call(module: torch.nn.Module, run) -> None:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             run()
     assert len(calls) == 2
-
-
-def as_in_a_terminal() -> None:
-    """What a shell starts in the background does not hear Ctrl+C; nor would the command."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def node(kind: str, **inputs) -> dict:
-    return {"class_type": kind, "inputs": inputs}
-
-
-def forget_outputs(server) -> None:
-    """Empty the server's cache; it does so after the next prompt, so give it one."""
-    server.post("/free", {"unload_models": True, "free_memory": True})
-    empty = node("EmptyImage", width=8, height=8, batch_size=1, color=0)
-    server.run({"1": empty, "2": node("PreviewImage", images=["1", 0])})

@@ -8,8 +8,7 @@ left out.
 
 from typing import Any
 
-from hypothesis import strategies as st
-from node_specs import (
+from helpers.node_specs import (
     FOREIGN,
     NESTED,
     OURS,
@@ -21,14 +20,14 @@ from node_specs import (
     Spec,
     shortest,
 )
+from helpers.tiny_models import DEPTH, INPAINT, TEXT_TO_IMAGE
+from hypothesis import strategies as st
 
 # The decoders, and which of them the MODEL of a stage is meant to be.
-DECODER, INPAINT, DEPTH = (
-    f"kandinsky-2-2-tiny-{name}" for name in ("decoder", "decoder-inpaint", "controlnet-depth")
-)
+DECODERS = (TEXT_TO_IMAGE, INPAINT, DEPTH)
 STAGES = {
-    "Kandinsky22Decoder": DECODER,
-    "Kandinsky22Img2Img": DECODER,
+    "Kandinsky22Decoder": TEXT_TO_IMAGE,
+    "Kandinsky22Img2Img": TEXT_TO_IMAGE,
     "Kandinsky22Inpaint": INPAINT,
     "Kandinsky22ControlNet": DEPTH,
     "Kandinsky22ControlNetImg2Img": DEPTH,
@@ -86,7 +85,7 @@ class Builder:
         """A new node with all that stands behind it; returns its id."""
         spec = self.specs[name]
         if {"MODEL", "CONDITIONING"} <= set(spec.sockets):
-            decoder = decoder or self.pick((DECODER, INPAINT, DEPTH))
+            decoder = decoder or self.pick(DECODERS)
         inputs: dict[str, Any] = {}
         for key, socket in spec.inputs.items():
             if socket.required or not self.chance(8):

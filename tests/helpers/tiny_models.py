@@ -1,7 +1,8 @@
-"""Tiny random Kandinsky 2.2 checkpoints in the published folder layout, made in seconds.
+"""Writes tiny random Kandinsky 2.2 checkpoints in the published folder layout, in seconds.
 
-Real classes of diffusers and transformers, saved by their own `save_pretrained`; only the widths
-and the weights are not the published ones. `python tests/tiny_models.py DIR` writes them all.
+They are real classes of diffusers and transformers, saved by their own `save_pretrained`; only the
+widths and the weights are not the published ones. `python tests/helpers/tiny_models.py DIR` writes
+them all.
 """
 
 import json
@@ -39,6 +40,12 @@ from transformers import (
     GLPNImageProcessor,
 )
 
+# The folders that `write_all` writes.
+PRIOR = "kandinsky-2-2-tiny-prior"
+TEXT_TO_IMAGE = "kandinsky-2-2-tiny-decoder"
+INPAINT = "kandinsky-2-2-tiny-decoder-inpaint"
+DEPTH = "kandinsky-2-2-tiny-controlnet-depth"
+WEIGHTS = "diffusion_pytorch_model.safetensors"  # in each of their folders
 WIDTH = 24  # of an image embedding; not a multiple of 16, see docs/design.md on the prior's noise
 
 # The published scheduler configurations.

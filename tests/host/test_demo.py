@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from checkout import HOST, PACK
+from helpers.checkout import HOST, PACK
 from PIL import Image
 
 

@@ -1,7 +1,7 @@
 """Beside others in one process: this pack changes nothing of theirs, nor they its pictures.
 
 It is compared with a process that never saw it, in which the same libraries do the same by
-themselves: see one_process.py.
+themselves: see helpers/comfyui_process.py.
 """
 
 import json
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from checkout import HOST
+from helpers.checkout import HOST, PACK
 
 IDLE = "NODE_CLASS_MAPPINGS = {}\n"
 
@@ -56,7 +56,7 @@ def write_pack(folder: Path, code: str) -> Path:
 
 
 def report(kind: str, folder: Path, *packs: Path) -> dict:
-    script = Path(__file__).with_name("one_process.py")
+    script = PACK / "tests" / "helpers" / "comfyui_process.py"
     done = subprocess.run(
         [HOST["python"], script, kind, folder, *packs],
         capture_output=True,

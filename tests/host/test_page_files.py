@@ -4,7 +4,7 @@ import json
 import urllib.request
 
 import pytest
-from checkout import PACK
+from helpers.checkout import PACK
 
 BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 HELP = sorted((PACK / "web" / "docs").glob("*.md"))

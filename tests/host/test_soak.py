@@ -10,7 +10,7 @@ import itertools
 import time
 
 import pytest
-from checkout import PACK, WORKFLOWS
+from helpers.checkout import PACK, WORKFLOWS
 from kandinsky22.scripts.comfyui import WorkflowError, WorkflowInterrupted
 from PIL import Image
 

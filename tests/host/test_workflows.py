@@ -6,7 +6,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from checkout import WORKFLOWS
+from helpers.checkout import WORKFLOWS
 from PIL import Image
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))

@@ -4,8 +4,9 @@ import comfy.ops
 import pytest
 import torch
 from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
+from helpers.ksampler import canvas, conditioning, half_mask, ksampler, random
+from helpers.tiny_models import DEPTH, INPAINT, TEXT_TO_IMAGE
 from kandinsky22.nodes.conditioning import Conditioning, DepthConditioning, InpaintConditioning
-from native import DEPTH, INPAINT, TEXT_TO_IMAGE, canvas, conditioning, half_mask, ksampler, random
 
 import nodes as host
 

@@ -2,14 +2,15 @@
 
 import comfy.samplers
 import diffusers
-import oracle
 import pytest
 import torch
+from helpers import oracle
+from helpers.ksampler import canvas, conditioning, half_mask, ksampler, random, sigmas_of
+from helpers.tiny_models import DEPTH, INPAINT
 from kandinsky22.nodes.conditioning import DepthConditioning, InpaintConditioning
 from kandinsky22.nodes.decoder import Inpaint
 from kandinsky22.utils.comfyui.prior import NativePrior
 from kandinsky22.utils.kandinsky.tensors import keep_from_mask
-from native import DEPTH, INPAINT, canvas, conditioning, half_mask, ksampler, random, sigmas_of
 
 import nodes as host
 

@@ -4,29 +4,18 @@ import comfy.model_patcher
 import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom
 import diffusers
-import oracle
 import pytest
-import tiny_models
 import torch
-from calls import watched
+from helpers import oracle, tiny_models
+from helpers.ksampler import SETTINGS, canvas, conditioning, half_mask, ksampler, random, sigmas_of
+from helpers.module_calls import watched
+from helpers.tiny_models import DEPTH, INPAINT, TEXT_TO_IMAGE
 from kandinsky22.nodes.conditioning import DepthConditioning
 from kandinsky22.nodes.decoder import Decoder
 from kandinsky22.nodes.embeds import Interpolate
 from kandinsky22.nodes.loaders import LoadDecoder
 from kandinsky22.nodes.optimize import Optimize
 from kandinsky22.utils.comfyui.load_model import load_model
-from native import (
-    DEPTH,
-    INPAINT,
-    SETTINGS,
-    TEXT_TO_IMAGE,
-    canvas,
-    conditioning,
-    half_mask,
-    ksampler,
-    random,
-    sigmas_of,
-)
 
 import nodes as host
 

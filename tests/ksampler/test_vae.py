@@ -4,10 +4,12 @@ import json
 import shutil
 
 import comfy.cli_args
-import oracle
 import pytest
 import torch
 from diffusers import VQModel
+from helpers import oracle
+from helpers.tiny_models import TEXT_TO_IMAGE, WEIGHTS
+from helpers.vae_nodes import as_image, decode, encode, random_latents, random_picture
 from kandinsky22.scripts import measure_memory
 from kandinsky22.scripts.miniature.shapes import draw, sample_scenes
 from kandinsky22.utils.comfyui.vae import load_vae
@@ -15,31 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import nodes
 
-DECODER = "kandinsky-2-2-tiny-decoder"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 CPU = torch.device("cpu")
-
-
-def random_picture(batch=1, height=64, width=64, channels=3) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(batch, height, width, channels, generator=generator)
-
-
-def random_latents(batch=1, height=8, width=8) -> torch.Tensor:
-    return torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def encode(vae, image) -> torch.Tensor:
-    return nodes.VAEEncode().encode(vae, image)[0]["samples"]
-
-
-def decode(vae, latents) -> torch.Tensor:
-    return nodes.VAEDecode().decode(vae, {"samples": latents})[0]
-
-
-def as_image(sample: torch.Tensor) -> torch.Tensor:
-    """What diffusers' MoVQ decodes → IMAGE."""
-    return (sample * 0.5 + 0.5).clamp(0, 1).movedim(1, -1)
 
 
 @pytest.fixture
@@ -49,7 +27,7 @@ def vae(load_decoder):
 
 @pytest.fixture
 def theirs(models) -> VQModel:
-    return VQModel.from_pretrained(models / DECODER / "movq")
+    return VQModel.from_pretrained(models / TEXT_TO_IMAGE / "movq")
 
 
 # --- pictures and latents ---------------------------------------------------------------------
@@ -175,7 +153,7 @@ def half(monkeypatch):
 @pytest.fixture
 def loud(models, tmp_path):
     """A decoder folder whose MoVQ leaves the range of float16 both ways, with weights that fit."""
-    folder = shutil.copytree(models / DECODER, tmp_path / "loud")
+    folder = shutil.copytree(models / TEXT_TO_IMAGE, tmp_path / "loud")
     tensors = load_file(folder / "movq" / WEIGHTS)
     for name in ("encoder.conv_in.weight", "decoder.conv_in.weight"):
         tensors[name] = (tensors[name] * 60_000).clamp(-65_000, 65_000)
@@ -236,7 +214,7 @@ def test_partly_loaded_it_is_the_same(half, loud, rounded, fraction):
 
 
 def test_what_float16_can_hold_stays_in_it(half, models, theirs, caplog):
-    vae, latents = load_vae(models / DECODER), random_latents().half()
+    vae, latents = load_vae(models / TEXT_TO_IMAGE), random_latents().half()
     wanted = theirs.half().decode(latents, force_not_quantize=True).sample
     assert oracle.max_diff(decode(vae, latents), as_image(wanted.float())) == 0.0
     assert overflows(caplog) == 0
@@ -244,7 +222,7 @@ def test_what_float16_can_hold_stays_in_it(half, models, theirs, caplog):
 
 @pytest.mark.parametrize("bad", [float("nan"), 1e6])
 def test_bad_latents_are_not_tried_again(half, models, caplog, bad):
-    vae, latents = load_vae(models / DECODER), random_latents()
+    vae, latents = load_vae(models / TEXT_TO_IMAGE), random_latents()
     latents[0, 0, 0, 0] = bad  # 1e6 is infinity in float16
     assert decode(vae, latents).isnan().any()
     assert overflows(caplog) == 0 and not vae.first_stage_model.wide

@@ -7,8 +7,8 @@ import weakref
 import comfy.model_management
 import pytest
 import torch
-from calls import watched
-from every_stage import AT_ONCE, IN_STEPS, each
+from helpers.every_stage import AT_ONCE, IN_STEPS, each
+from helpers.module_calls import watched
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from checkout import PACK
+from helpers.checkout import PACK
 from kandinsky22.benchmarks import checkpoints, decode, pairs, plot, report, roofline
 from kandinsky22.utils.files import architectures
 from PIL import Image

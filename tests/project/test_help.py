@@ -5,8 +5,8 @@ import json
 import re
 
 import pytest
-from checkout import PACK, WORKFLOWS
 from comfy_api.latest import io
+from helpers.checkout import PACK, WORKFLOWS
 from kandinsky22.nodes import NODES
 
 PAGES = {path.stem: path.read_text("utf-8") for path in (PACK / "web" / "docs").glob("*.md")}

@@ -5,7 +5,7 @@ import re
 import folder_paths
 import pytest
 from app.custom_node_manager import CustomNodeManager
-from checkout import PACK
+from helpers.checkout import PACK
 from kandinsky22.nodes import NODES
 from kandinsky22.scripts import make_locales
 

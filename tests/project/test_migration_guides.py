@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from checkout import PACK, WORKFLOWS
+from helpers.checkout import PACK, WORKFLOWS
 from kandinsky22.nodes import NODES
 
 PAGES = [PACK / "docs" / name for name in ("from_diffusers.md", "from_comfyui_kandinsky22.md")]

@@ -4,7 +4,7 @@ import ast
 import socket
 
 import pytest
-from checkout import PACK
+from helpers.checkout import PACK
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 
 CODE = [PACK / "__init__.py", *(PACK / "nodes").glob("*.py"), *(PACK / "utils").rglob("*.py")]

@@ -1,13 +1,14 @@
 """The host's CFG Override on a decoding stage, against the callback that does it in diffusers."""
 
 import comfy_extras.nodes_custom_sampler as host_nodes
-import oracle
 import pytest
 import torch
-from calls import watched
+from helpers import oracle
+from helpers.decoding_stages import box_mask, picture, reference, run, tensor_of
+from helpers.ksampler import canvas, conditioning, ksampler
+from helpers.module_calls import watched
+from helpers.tiny_models import DEPTH, INPAINT, TEXT_TO_IMAGE
 from kandinsky22.nodes import decoder as nodes
-from native import canvas, conditioning, ksampler
-from test_stages import DEPTH, INPAINT, TEXT_TO_IMAGE, box_mask, picture, reference, run, tensor_of
 
 pytestmark = pytest.mark.skipif(
     not hasattr(host_nodes, "CFGOverride"), reason="ComfyUI before 0.24 has no CFG Override"

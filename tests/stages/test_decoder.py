@@ -1,11 +1,10 @@
 """The Decoder node against KandinskyV22Pipeline, and MoVQ as the host's VAE."""
 
-import oracle
 import pytest
-import tiny_models
 import torch
-from calls import watched
-from kandinsky22.nodes.decoder import Decoder
+from helpers import oracle, tiny_models
+from helpers.decoding_stages import decode
+from helpers.module_calls import watched
 from kandinsky22.utils.kandinsky.values import ImageEmbeds
 
 SCHEDULERS = {
@@ -26,13 +25,6 @@ def decoder_named(models):
         return name
 
     return write
-
-
-def decode(model, positive, negative, latent=None, *, batch=1, size=(64, 64), **sampling):
-    settings = dict(seed=7, steps=4, cfg=4.0, sampler_name="ddpm", scheduler="checkpoint")
-    canvas = {"samples": torch.zeros(batch, 4, size[0] // 8, size[1] // 8)}
-    result = Decoder.execute(model, positive, latent or canvas, negative, **settings | sampling)
-    return result.args[0]["samples"]
 
 
 def reference(folder, positive, negative, seed=7, steps=4, cfg=4.0, size=(64, 64)):

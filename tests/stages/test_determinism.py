@@ -8,11 +8,11 @@ import comfy.model_management
 import comfy.model_patcher
 import pytest
 import torch
-from every_stage import AT_ONCE, IN_STEPS, each
+from helpers.decoding_stages import picture
+from helpers.every_stage import AT_ONCE, IN_STEPS, each
 from kandinsky22.nodes.embeds import EncodeImage
 from kandinsky22.nodes.hint import DepthHint
 from kandinsky22.nodes.loaders import LoadDepthEstimator
-from test_stages import picture
 
 EVERY = IN_STEPS | AT_ONCE
 

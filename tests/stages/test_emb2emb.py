@@ -1,8 +1,8 @@
 """Prior Emb2Emb against KandinskyV22PriorEmb2EmbPipeline."""
 
-import oracle
 import pytest
 import torch
+from helpers import oracle
 from kandinsky22.nodes.prior import PriorEmb2Emb
 from kandinsky22.utils.kandinsky.values import ImageEmbeds
 

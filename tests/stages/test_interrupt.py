@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from calls import interrupt_at_the_second_call
-from test_stages import STAGES, each_stage, run
+from helpers.decoding_stages import STAGES, each_stage, run
+from helpers.module_calls import interrupt_at_the_second_call
 
 
 @each_stage

@@ -5,9 +5,9 @@ import math
 
 import comfy.clip_vision
 import folder_paths
-import oracle
 import pytest
 import torch
+from helpers import oracle
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kandinsky22.nodes import embeds as nodes

@@ -1,10 +1,10 @@
 """Optimize: other attention and memory layouts, the same pictures, in stages and samplers."""
 
 import comfy.ldm.modules.attention
-import oracle
 import pytest
 import torch
 from comfy_extras.nodes_torch_compile import TorchCompileModel
+from helpers import oracle
 from kandinsky22.nodes.conditioning import Conditioning
 from kandinsky22.nodes.decoder import Decoder
 from kandinsky22.nodes.optimize import Optimize

@@ -3,9 +3,9 @@
 import logging
 
 import numpy as np
-import oracle
 import pytest
 import torch
+from helpers import oracle
 from kandinsky22.nodes.embeds import EncodeImage, ZeroEmbeds
 from kandinsky22.nodes.prior import SamplePrior
 from PIL import Image

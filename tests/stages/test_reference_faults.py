@@ -7,28 +7,19 @@ import inspect
 
 import comfy.k_diffusion.sampling
 import diffusers
-import oracle
 import pytest
-import tiny_models
 import torch
-from calls import watched
 from diffusers.image_processor import VaeImageProcessor
+from helpers import oracle, tiny_models
+from helpers.decoding_stages import box_mask, picture, reference, run, tensor_of
+from helpers.module_calls import watched
+from helpers.tiny_models import DEPTH, INPAINT, TEXT_TO_IMAGE
 from kandinsky22.nodes import decoder as nodes
 from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
 from kandinsky22.utils.comfyui import model_folders
 from kandinsky22.utils.comfyui.prediction import prediction
 from kandinsky22.utils.kandinsky import decoder
 from kandinsky22.utils.kandinsky.schedulers import build_scheduler
-from test_stages import (
-    DEPTH,
-    INPAINT,
-    TEXT_TO_IMAGE,
-    box_mask,
-    picture,
-    reference,
-    run,
-    tensor_of,
-)
 
 CANVAS = {"samples": torch.zeros(1, 4, 8, 8)}
 SIZE = dict(height=64, width=64)

@@ -9,8 +9,8 @@ import comfy.k_diffusion.sampling as k_diffusion
 import numpy as np
 import pytest
 import scipy.stats
-import tiny_models
 import torch
+from helpers import tiny_models
 from kandinsky22.utils.kandinsky import decoder
 from kandinsky22.utils.kandinsky.schedulers import SAMPLERS, SPACINGS, build_scheduler, last_steps
 from kandinsky22.utils.kandinsky.tensors import item_generators
