@@ -84,6 +84,12 @@ def load_decoder(models):
     return load
 
 
+@pytest.fixture
+def vae(load_decoder):
+    """The tiny decoder's MoVQ as ComfyUI's VAE."""
+    return load_decoder()[1]
+
+
 @pytest.fixture(scope="session")
 def embeds():
     """Makes random image embeddings: (batch, seed) → ImageEmbeds."""

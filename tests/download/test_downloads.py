@@ -2,127 +2,19 @@
 
 import json
 import os
-import pickle
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import folder_paths
 import pytest
 from filelock import FileLock
-from helpers import tiny_models
 from helpers.checkout import PACK
-from helpers.hub_server import Hub, half_of, wait_for
-from helpers.terminal import as_in_a_terminal
+from helpers.published_models import DECODER, UNET, UNWANTED, files_in, listed
 from kandinsky22.utils.comfyui import model_folders
 from kandinsky22.utils.download.downloads import finished
-from kandinsky22.utils.download.hub import PIECE
 from kandinsky22.utils.download.repositories import REPOSITORIES
 from safetensors.torch import load_file
-
-DECODER = REPOSITORIES["kandinsky-2-2-decoder"]
-UNET = "unet/diffusion_pytorch_model.safetensors"
-# In the hub's listing, and of no use here.
-UNWANTED = {
-    "README.md": b"# card",
-    "cat.png": b"picture",
-    "whole.safetensors": b"a single file of everything",
-    "unet/diffusion_pytorch_model.bin": pickle.dumps(print),
-    "unet/diffusion_pytorch_model.fp16.safetensors": b"the same once more",
-}
-
-
-@pytest.fixture(scope="session")
-def published(tmp_path_factory) -> Path:
-    """The six repositories, tiny."""
-    folder = tmp_path_factory.mktemp("published")
-    tiny_models.write_all(folder, "kandinsky-2-2")
-    tiny_models.write_depth_estimators(folder)
-    (folder / "tiny-depth-anything").rename(folder / "Depth-Anything-V2-Small-hf")
-    (folder / "tiny-dpt").rename(folder / "dpt-large")
-    return folder
-
-
-@pytest.fixture
-def hub(published):
-    with Hub() as running:
-        for name, repository in REPOSITORIES.items():
-            running.add(repository, published / name)
-        running.repositories[DECODER.id, DECODER.commit] |= UNWANTED
-        yield running
-
-
-@pytest.fixture
-def models_dir(tmp_path, monkeypatch) -> Path:
-    """An empty models folder, which the host knows as its only one."""
-    for kind in ("diffusers", "depth_estimators"):
-        place = ([str(tmp_path / "models" / kind)], set())
-        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, place)
-    return tmp_path / "models"
-
-
-@pytest.fixture
-def start(hub, models_dir, tmp_path):
-    """Starts the command; its environment may be changed."""
-
-    def run(*arguments: str, preexec_fn=as_in_a_terminal, **environment: str) -> subprocess.Popen:
-        here = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
-        return subprocess.Popen(
-            [sys.executable, PACK / "scripts" / "get_models.py", "--models-dir", models_dir]
-            + list(arguments),
-            env=os.environ | here | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=preexec_fn,
-        )
-
-    return run
-
-
-@pytest.fixture
-def get(start):
-    """Runs the command to its end: → what it said, if it succeeded."""
-
-    def run(*arguments: str, **environment) -> str:
-        process = start(*arguments, **environment)
-        said, complained = process.communicate()
-        assert process.returncode == 0, complained
-        return said
-
-    return run
-
-
-@pytest.fixture
-def refuse(start, models_dir):
-    """Runs the command, which must fail and leave nothing like a model: → what it complained."""
-
-    def run(*arguments: str, **environment) -> str:
-        process = start(*arguments, **environment)
-        _, complained = process.communicate()
-        assert process.returncode == 1, complained
-        assert "Traceback" not in complained
-        assert listed() == set()
-        # What other loaders of the host look for, at any depth.
-        assert not list(models_dir.rglob("model_index.json"))
-        return complained
-
-    return run
-
-
-def listed() -> set[str]:
-    """The models that the loaders offer, without those in the box."""
-    names = {name for kind in model_folders.KINDS for name in model_folders.list_models(kind)}
-    return {name for name in names if not (model_folders.BUNDLED / name).exists()}
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
 def test_all_of_them(get, hub, published, models_dir):
@@ -186,172 +78,6 @@ def test_fp16_is_the_same_numbers_halved(get, published, models_dir):
     assert listed() == {DECODER.name, "kandinsky-2-2-prior"}
 
 
-def test_a_connection_that_breaks_is_opened_again(get, hub, published, models_dir):
-    content = (published / DECODER.name / UNET).read_bytes()
-    hub.cut[UNET] = [PIECE, 0, 6 * PIECE]
-    get(DECODER.name, "--precision", "fp32")
-    assert (models_dir / "diffusers" / DECODER.name / UNET).read_bytes() == content
-    assert hub.served[UNET] == len(content)
-
-
-def test_what_came_is_kept_when_the_rest_does_not(get, refuse, hub, published):
-    half = half_of((published / DECODER.name / UNET).stat().st_size)
-    hub.cut[UNET] = [half, 0, 0, 0]
-    assert f"{hub.url} cannot be reached, or broke off" in refuse(DECODER.name)
-    assert hub.served[UNET] == half
-    hub.cut.clear()
-    get(DECODER.name)
-    assert listed() == {DECODER.name}
-    assert hub.bytes_served == sum(map(len, files_in(published / DECODER.name).values()))
-
-
-def test_a_server_that_cannot_go_on_starts_over(get, hub, published, models_dir):
-    hub.cut[UNET], hub.ranges = [1000], False
-    get(DECODER.name, "--precision", "fp32")
-    content = (published / DECODER.name / UNET).read_bytes()
-    assert (models_dir / "diffusers" / DECODER.name / UNET).read_bytes() == content
-
-
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_while_the_network_says_nothing(start, get, hub, published, models_dir, end):
-    size = (published / DECODER.name / UNET).stat().st_size
-    hub.hold[UNET] = half = half_of(size)
-    process = start(DECODER.name)
-    part = models_dir / "diffusers" / f".{DECODER.name}.partial" / f"{UNET}.part"
-    wait_for(part, half)
-    process.send_signal(end)
-    _, complained = process.communicate()
-    if end is signal.SIGINT:
-        assert process.returncode == 130 and complained.startswith("Stopped. The same command")
-    assert not hub.release.is_set()  # it did not wait for the rest
-    assert listed() == set()
-
-    hub.release.set()
-    hub.served.clear()
-    get(DECODER.name)
-    assert listed() == {DECODER.name}
-    assert hub.served[UNET] == size - half
-
-
-@pytest.mark.parametrize(
-    "path, claim",
-    [
-        (UNET, {"lfs": {"sha256": "0" * 64, "size": 1, "pointerSize": 134}}),
-        ("unet/config.json", {"blobId": "0" * 40}),
-    ],
-)
-def test_a_broken_file_is_refused_and_fetched_again(get, refuse, hub, path, claim):
-    hub.claims[path] = claim
-    complaint = refuse(DECODER.name)
-    assert f"{path} of {DECODER.id} came broken: its checksum is" in complaint
-    assert "0" * 40 in complaint
-    hub.claims.clear()
-    hub.served.clear()
-    get(DECODER.name)
-    assert listed() == {DECODER.name} and hub.served[path]
-
-
-def test_an_empty_file(get, hub, models_dir):
-    hub.repositories[DECODER.id, DECODER.commit] = dict(
-        hub.repositories[DECODER.id, DECODER.commit], **{"unet/notes.txt": b""}
-    )
-    get(DECODER.name)
-    assert (models_dir / "diffusers" / DECODER.name / "unet" / "notes.txt").read_bytes() == b""
-
-
-def test_a_file_that_does_not_end(get, refuse, hub):
-    hub.claims["unet/config.json"] = {"size": 10}
-    assert "sends more than its 10 bytes" in refuse(DECODER.name)
-    hub.claims.clear()
-    get(DECODER.name)
-
-
-def test_too_little_room_is_said_before_anything_is_fetched(get, refuse, hub, models_dir):
-    movq = "movq/diffusion_pytorch_model.safetensors"
-    hub.claims |= {movq: {"size": 8 * 10**14}, UNET: {"size": 10**15}}
-    complaint = refuse(DECODER.name, "--precision", "fp32")
-    assert "1800000.00 GB more is needed on the disk of" in complaint
-    # As fp16: half the UNet beside MoVQ one and a half times is more than the UNet in that state.
-    assert "1700000.00 GB more is needed on the disk of" in refuse(DECODER.name)
-    assert str(models_dir) in complaint and "GB is free" in complaint
-    assert hub.bytes_served == 0
-    hub.claims.clear()
-    get(DECODER.name)
-
-
-def test_a_disk_that_takes_no_more(get, refuse, hub, published, models_dir):
-    """As a full disk: the system refuses to write beyond some size."""
-    limit = (published / DECODER.name / UNET).stat().st_size // 2
-
-    def small_disk():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    complaint = refuse(DECODER.name, preexec_fn=small_disk)
-    assert f"Cannot write to {models_dir}" in complaint and "run this again" in complaint
-    hub.served.clear()
-    get(DECODER.name)
-    assert listed() == {DECODER.name}
-
-
-def test_a_place_that_cannot_be_written_to(get, refuse, models_dir):
-    models_dir.write_text("in the way")
-    assert f"Cannot write to {models_dir}" in refuse(DECODER.name)
-    models_dir.unlink()
-    get(DECODER.name)
-
-
-def test_a_hub_that_does_not_give_it(get, refuse, hub, monkeypatch):
-    faults = {
-        f"does not give out {DECODER.id} (status 401)": dict(status=401),
-        "log in with `hf auth login` or set HF_TOKEN": dict(status=403),
-        f"answered 503 for {DECODER.id}": dict(status=503),
-        "did not answer as a hub does": dict(portal=True),
-        f"does not have {DECODER.id} with commit": dict(repositories={}),
-    }
-    for complaint, fault in faults.items():
-        with monkeypatch.context() as faulty:
-            for name, value in fault.items():
-                faulty.setattr(hub, name, value)
-            said = refuse(DECODER.name)
-        assert complaint in said and hub.url in said
-    get(DECODER.name)
-
-
-def test_another_commit_is_not_taken_instead(refuse, hub):
-    hub.repositories[DECODER.id, "main"] = hub.repositories.pop((DECODER.id, DECODER.commit))
-    assert f"with commit {DECODER.commit}" in refuse(DECODER.name)
-
-
-def test_no_network(get, refuse):
-    with Hub() as gone:
-        pass
-    assert f"{gone.url} cannot be reached" in refuse(DECODER.name, HF_ENDPOINT=gone.url)
-    get(DECODER.name)
-
-
-def test_offline_mode(refuse, hub):
-    assert "HF_HUB_OFFLINE is set" in refuse(DECODER.name, HF_HUB_OFFLINE="1")
-    assert not hub.tokens["hub"]
-
-
-@pytest.mark.parametrize(
-    "path", ["../evil.json", "/tmp/evil.json", "unet/..\\evil.json", "c:evil.json"]
-)
-def test_a_name_that_leads_out_of_the_folder(refuse, hub, tmp_path, path):
-    hub.repositories[DECODER.id, DECODER.commit][path] = b"{}"
-    assert "leads out of its folder" in refuse(DECODER.name)
-    assert hub.bytes_served == 0 and not list(tmp_path.rglob("*evil*"))
-
-
-def test_pickles_alone_are_not_enough(refuse, hub):
-    files = hub.repositories[DECODER.id, DECODER.commit]
-    for path in [path for path in files if path.endswith(".safetensors")]:
-        del files[path]
-    assert "no safetensors; pickles are not fetched" in refuse(DECODER.name)
-    assert hub.bytes_served == 0
-
-
 def test_a_folder_put_there_by_hand_is_left_as_it_is(get, start, hub, published, models_dir):
     folder = models_dir / "diffusers" / DECODER.name
     shutil.copytree(published / DECODER.name, folder)
@@ -360,11 +86,6 @@ def test_a_folder_put_there_by_hand_is_left_as_it_is(get, start, hub, published,
     process = start(DECODER.name)
     assert f"not as published: {UNET} is missing" in process.communicate()[1]
     assert process.returncode == 1 and not (folder / UNET).exists() and hub.bytes_served == 0
-
-
-def test_the_token_stays_at_the_hub(get, hub):
-    get(DECODER.name, HF_TOKEN="hf_secret")
-    assert hub.tokens == {"hub": {"Bearer hf_secret"}, "files": {None}}
 
 
 def test_what_diffusers_has_fetched_is_not_fetched_again(get, hub, tmp_path):
@@ -376,14 +97,6 @@ def test_what_diffusers_has_fetched_is_not_fetched_again(get, hub, tmp_path):
     assert hub.served.pop(UNET)
     get(DECODER.name)
     assert UNET not in hub.served and listed() == {DECODER.name}
-
-
-def test_another_precision_begins_again(get, refuse, hub, published, models_dir):
-    hub.cut[UNET] = [1000, 0, 0, 0]  # the MoVQ has come by then
-    refuse(DECODER.name)
-    get(DECODER.name, "--precision", "fp32")
-    found = files_in(models_dir / "diffusers" / DECODER.name)
-    assert found.items() >= files_in(published / DECODER.name).items()
 
 
 def test_two_at_once(get, refuse, models_dir):

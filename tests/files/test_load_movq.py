@@ -20,11 +20,6 @@ from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture
-def vae(load_decoder):
-    return load_decoder()[1]
-
-
-@pytest.fixture
 def folder(models, tmp_path, monkeypatch):
     """The host's models/vae, empty; what it saves goes there, too."""
     extensions = folder_paths.folder_names_and_paths["vae"][1]

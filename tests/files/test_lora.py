@@ -1,7 +1,6 @@
 """LoRA on the decoder's UNet and on the prior's transformer, against weights merged by hand."""
 
 import comfy.model_management
-import folder_paths
 import pytest
 import torch
 from comfy.patcher_extension import CallbacksMP
@@ -11,6 +10,7 @@ from helpers.lora_reference import (
     RANK,
     SPELLINGS,
     call,
+    each_kind,
     load,
     make_pairs,
     merge,
@@ -23,15 +23,7 @@ from helpers.lora_reference import (
 import nodes as host_nodes
 
 CPU = torch.device("cpu")
-each_kind = pytest.mark.parametrize("kind", NODES)
 each_spelling = pytest.mark.parametrize("spelling", SPELLINGS)
-
-
-@pytest.fixture(scope="module")
-def loras(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("loras")
-    folder_paths.add_model_folder_path("loras", str(folder))
-    return folder
 
 
 @pytest.fixture(scope="module")

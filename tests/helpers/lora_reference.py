@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import torch
 from helpers.decoding_stages import decode
 from helpers.tiny_models import PRIOR, TEXT_TO_IMAGE
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 RANK = 4
 NODES = {"decoder": LoadDecoderLora, "prior": LoadPriorLora}
+each_kind = pytest.mark.parametrize("kind", NODES)
 # which training wrote a file → a template for `spell`, and the endings of down and up
 SPELLINGS = {
     "diffusers": ("{old}", "down.weight", "up.weight"),
@@ -108,3 +110,11 @@ def merge(value, pairs, scale, types=None):
         merged = layer.weight.to(up.dtype) + scale * (up @ down).reshape(layer.weight.shape)
         layer.weight = torch.nn.Parameter(merged.to(dtype or end), requires_grad=False)
     return value
+
+
+def hadamard(weight, generator):
+    rows, columns = weight.shape
+    a, c = (torch.randn(rows, RANK, generator=generator) for _ in range(2))
+    b, d = (torch.randn(RANK, columns, generator=generator) for _ in range(2))
+    parts = {"hada_w1_a": a, "hada_w1_b": b, "hada_w2_a": c, "hada_w2_b": d}
+    return parts | {"alpha": torch.tensor(2.0)}, weight + 2.0 / RANK * ((a @ b) * (c @ d))

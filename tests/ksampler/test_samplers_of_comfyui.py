@@ -11,15 +11,10 @@ from helpers.ksampler import SETTINGS, canvas, conditioning, half_mask, ksampler
 from helpers.module_calls import watched
 from helpers.tiny_models import DEPTH, INPAINT, TEXT_TO_IMAGE
 from kandinsky22.nodes.conditioning import DepthConditioning
-from kandinsky22.nodes.decoder import Decoder
-from kandinsky22.nodes.embeds import Interpolate
 from kandinsky22.nodes.loaders import LoadDecoder
 from kandinsky22.nodes.optimize import Optimize
-from kandinsky22.utils.comfyui.load_model import load_model
 
 import nodes as host
-
-# --- against diffusers ------------------------------------------------------------------------
 
 
 def diffusers_samples(unet, scheduler, noise, positive, negative, steps, hint=None):
@@ -77,9 +72,6 @@ def test_samplers_equal_diffusers(models, load_decoder, embeds, name, sampler, s
     theirs = diffusers_samples(unet, scheduler, noise, positive, negative, 10, hint_for_diffusers)
     assert 10 < theirs.abs().max() < 100
     assert oracle.max_diff(ours, theirs) <= 1e-4
-
-
-# --- the host's samplers ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sampler", comfy.samplers.SAMPLER_NAMES)
@@ -187,147 +179,3 @@ def test_weights_of_one_half_type_compute_in_another(
     samples = ksampler(model, *pair, canvas())
     expected = ksampler(load_decoder(name)[0], *pair, canvas())
     assert (samples - expected).norm() < 0.1 * expected.norm()
-
-
-# --- the host's conditioning nodes ------------------------------------------------------------
-
-
-def test_conditioning_average_is_interpolate(load_decoder, embeds):
-    model, negative = load_decoder(TEXT_TO_IMAGE)[0], conditioning(embeds(1, 3))
-    one, two = embeds(1, 1), embeds(1, 2)
-    (averaged,) = host.ConditioningAverage().addWeighted(conditioning(one), conditioning(two), 0.25)
-    mixed = Interpolate.execute(
-        count=dict(count="2", image_embeds_1=one, weight_1=0.25, image_embeds_2=two, weight_2=0.75),
-        method="linear",
-    ).args[0]
-    assert torch.equal(averaged[0][0][:, 0], mixed.tensor)
-    assert torch.equal(
-        ksampler(model, averaged, negative, canvas()),
-        ksampler(model, conditioning(mixed), negative, canvas()),
-    )
-
-
-def test_conditioning_set_mask_gives_each_part_its_own(load_decoder, embeds):
-    model, negative = load_decoder(TEXT_TO_IMAGE)[0], conditioning(embeds(1, 3))
-    left, right = conditioning(embeds(1, 1)), conditioning(embeds(1, 2))
-    parts = [
-        host.ConditioningSetMask().append(part, half_mask(i == 0), "default", 1.0)[0]
-        for i, part in enumerate((left, right))
-    ]
-    (both,) = host.ConditioningCombine().combine(*parts)
-    samples = ksampler(model, both, negative, canvas(), steps=1)
-    for part, columns in ((left, slice(0, 4)), (right, slice(4, 8))):
-        expected = ksampler(model, part, negative, canvas(), steps=1)
-        assert oracle.max_diff(samples[..., columns], expected[..., columns]) < 1e-5
-    alone = ksampler(model, left, negative, canvas(), steps=1)
-    assert oracle.max_diff(samples[..., 4:], alone[..., 4:]) > 1
-
-
-@pytest.mark.parametrize("name", [TEXT_TO_IMAGE, INPAINT, DEPTH])
-def test_conditioning_set_area_runs_on_its_part_alone(load_decoder, embeds, name):
-    """An area of 72 × 40 pixels in 96 × 64, off the UNet's grid, with the hint of that area."""
-    model, negative = load_decoder(name)[0], conditioning(embeds(1, 3))
-    positive, hint = conditioning(embeds(1, 1)), random(1, 96, 64, 3)
-    if name == DEPTH:
-        positive, negative = DepthConditioning.execute(positive, negative, hint).args
-    (placed,) = host.ConditioningSetArea().append(positive, 40, 72, 16, 8, 1.0)
-    (both,) = host.ConditioningCombine().combine(placed, positive)
-    seen = []
-
-    def note(module, args, kwargs):
-        seen.append((tuple(args[0].shape[-2:]), kwargs.get("hint")))
-
-    hook = model.model.diffusion_model.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        samples = ksampler(model, both, negative, canvas(1, 12, 8), steps=1)
-    finally:
-        hook.remove()
-    assert {size for size, _ in seen} == {(12, 8), (9, 5)}
-    if name == DEPTH:
-        (cut,) = [hint for size, hint in seen if size == (9, 5)]
-        expected = hint.movedim(-1, 1)[..., 8:80, 16:56]
-        assert all(torch.equal(item, expected[0]) for item in cut)
-    assert samples.isfinite().all()
-
-
-# --- what other nodes put on a MODEL ----------------------------------------------------------
-
-
-def test_merges_serve_samplers_and_stages(load_decoder, embeds, pair):
-    """ModelMergeSimple of two MODELs, against the same weights merged by hand."""
-    from comfy_extras.nodes_model_merging import ModelMergeSimple
-
-    one = load_decoder(TEXT_TO_IMAGE)[0]
-    two, by_hand = one.clone(), one.clone()
-    weights = {f"diffusion_model.{k}": v for k, v in one.model.diffusion_model.state_dict().items()}
-    two.add_patches({key: ("set", (1.2 * value,)) for key, value in weights.items()}, 1.0)
-    (merged,) = ModelMergeSimple().merge(one, two, 0.25)
-    by_hand.add_patches(
-        {key: ("set", (0.25 * v + 0.75 * (1.2 * v),)) for key, v in weights.items()}, 1.0
-    )
-    widgets = dict(seed=7, steps=4, cfg=4.0, sampler_name="ddpm", scheduler="checkpoint")
-
-    def both(model):
-        stage = Decoder.execute(model, embeds(1, 1), canvas(), embeds(1, 2), **widgets)
-        return ksampler(model, *pair, canvas()), stage.args[0]["samples"]
-
-    before = both(one)
-    for a, b, c in zip(before, both(merged), both(by_hand), strict=True):
-        assert oracle.max_diff(a, b) > 0.1
-        torch.testing.assert_close(b, c, rtol=1e-4, atol=1e-3)
-    assert all(torch.equal(a, b) for a, b in zip(before, both(one), strict=True))
-
-
-def unet_calls(model, pair, steps=12) -> int:
-    with watched(model.model.diffusion_model.conv_in) as calls:
-        samples = ksampler(model, *pair, canvas(), steps=steps)
-    assert samples.isfinite().all()
-    return len(calls)
-
-
-def test_easy_cache_saves_unet_calls(load_decoder, pair):
-    from comfy_extras.nodes_easycache import EasyCacheNode
-
-    model = load_decoder(TEXT_TO_IMAGE)[0]
-    counts = [unet_calls(model, pair)]
-    for threshold in (0.1, 0.5, 3.0):
-        cached = EasyCacheNode.execute(model, threshold, 0.0, 1.0, False).args[0]
-        counts.append(unet_calls(cached, pair))
-    assert counts[0] == 12 and counts == sorted(counts, reverse=True) and counts[3] < counts[1]
-
-
-def test_torch_compile_serves_samplers_and_stages(load_decoder, embeds, pair):
-    """The graph that torch.compile makes runs at every step; what it computes is the same."""
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-
-    plain = load_decoder(TEXT_TO_IMAGE)[0]
-    graphs, runs = [], []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-
-        def run(*arguments):
-            runs.append(graph)
-            return graph.forward(*arguments)
-
-        return run
-
-    compiled = plain.clone(disable_dynamic=True)
-    set_torch_compile_wrapper(model=compiled, backend=backend)
-    widgets = dict(seed=7, steps=4, cfg=4.0, sampler_name="ddpm", scheduler="checkpoint")
-
-    def stage(model):
-        result = Decoder.execute(model, embeds(1, 1), canvas(), embeds(1, 2), **widgets)
-        return result.args[0]["samples"]
-
-    for sample in (stage, lambda model: ksampler(model, *pair, canvas())):
-        expected = sample(plain)
-        runs.clear()
-        torch.testing.assert_close(sample(compiled), expected, rtol=1e-4, atol=1e-3)
-        assert graphs and len(runs) >= 4 and len(runs) % 4 == 0
-
-
-def test_without_dynamic_memory_it_is_the_plain_model_patcher(models):
-    """What TorchCompileModel and others ask the host for."""
-    model = load_model(models / TEXT_TO_IMAGE, disable_dynamic=True)
-    assert type(model) is comfy.model_patcher.ModelPatcher

@@ -8,7 +8,6 @@ import comfy.model_management
 import pytest
 import torch
 from helpers.every_stage import AT_ONCE, IN_STEPS, each
-from helpers.module_calls import watched
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -131,23 +130,3 @@ def test_the_host_goes_on_in_tiles(load_decoder, verb):
     assert device.calls > device.room
     assert (result - wanted).abs().max() < 0.05
     assert torch.equal(getattr(vae, verb)(x), wanted)
-
-
-@each(IN_STEPS)
-def test_interrupted_at_every_step(request, build):
-    stage = build(request.getfixturevalue)
-    wanted = stage.run()
-    with watched(stage.module) as calls:
-        stage.run()
-
-    for step in range(1, len(calls) + 1):
-
-        def stop(calls, step=step):
-            if len(calls) == step:
-                comfy.model_management.interrupt_current_processing(True)
-
-        with watched(stage.module, stop) as stopped:
-            with pytest.raises(comfy.model_management.InterruptProcessingException):
-                stage.run()
-        assert len(stopped) == step
-        assert torch.equal(stage.run(), wanted)

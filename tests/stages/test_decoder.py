@@ -177,24 +177,3 @@ def test_a_decoder_of_another_variant_is_refused(load_decoder, embeds):
         ValueError, match="needs the text_to_image decoder.*inpaint one.*2-2-decoder"
     ):
         decode(model, embeds(1, 1), embeds(1, 2))
-
-
-@pytest.mark.parametrize("size", [(64, 64), (72, 40)])
-def test_vae_equals_movq(models, load_decoder, size):
-    _, vae = load_decoder()
-    movq = oracle.pipeline("KandinskyV22Pipeline", models / "kandinsky-2-2-tiny-decoder").movq
-    latents = torch.randn(2, 4, size[0] // 8, size[1] // 8)
-    pixels = movq.decode(latents, force_not_quantize=True).sample
-    wanted = ((pixels + 1) / 2).clamp(0, 1).movedim(1, -1)
-    assert oracle.max_diff(vae.decode(latents), wanted) == 0.0
-
-    image = torch.rand(2, *size, 3)
-    wanted = movq.encode(image.movedim(-1, 1).contiguous() * 2 - 1).latents
-    assert oracle.max_diff(vae.encode(image), wanted) == 0.0
-
-
-def test_vae_loads_without_a_warning(models, caplog):
-    from kandinsky22.utils.comfyui.vae import load_vae
-
-    load_vae(models / "kandinsky-2-2-tiny-decoder")
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]

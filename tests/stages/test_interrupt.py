@@ -1,9 +1,11 @@
 """Stopping in the middle: at once, and with nothing left behind."""
 
+import comfy.model_management
 import pytest
 import torch
 from helpers.decoding_stages import STAGES, each_stage, run
-from helpers.module_calls import interrupt_at_the_second_call
+from helpers.every_stage import IN_STEPS, each
+from helpers.module_calls import interrupt_at_the_second_call, watched
 
 
 @each_stage
@@ -29,3 +31,23 @@ def test_the_prior_stops_within_the_step(prior, embeds, start):
     whole = sample()
     interrupt_at_the_second_call(prior.transformer.patcher.model.module, sample)
     assert torch.equal(sample(), whole)
+
+
+@each(IN_STEPS)
+def test_interrupted_at_every_step(request, build):
+    stage = build(request.getfixturevalue)
+    wanted = stage.run()
+    with watched(stage.module) as calls:
+        stage.run()
+
+    for step in range(1, len(calls) + 1):
+
+        def stop(calls, step=step):
+            if len(calls) == step:
+                comfy.model_management.interrupt_current_processing(True)
+
+        with watched(stage.module, stop) as stopped:
+            with pytest.raises(comfy.model_management.InterruptProcessingException):
+                stage.run()
+        assert len(stopped) == step
+        assert torch.equal(stage.run(), wanted)
