@@ -1,4 +1,4 @@
-"""ComfyUI's own page in headless Chromium, on a server with the miniature in the box."""
+"""ComfyUI's web interface in headless Chromium, on a server with the bundled miniature."""
 
 import pytest
 from helpers import browser_user

@@ -1,4 +1,4 @@
-"""The blueprints: in the node library, dragged onto the canvas, wired, run."""
+"""Each blueprint can be dragged from the node library onto the canvas, wired and run."""
 
 import pytest
 from helpers import browser_user as user

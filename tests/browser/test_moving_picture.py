@@ -1,4 +1,4 @@
-"""A run as one sees it. Its screenshots are the GIF of the README."""
+"""A run shows its progress on the canvas; its screenshots are the GIF of the README."""
 
 import pytest
 from helpers import browser_user as user

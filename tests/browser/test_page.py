@@ -1,4 +1,4 @@
-"""What the page makes of our nodes: search, help, wires, errors, Russian, dropped pictures."""
+"""ComfyUI's web interface finds, explains, wires and reports our nodes as it does its own."""
 
 import json
 import re

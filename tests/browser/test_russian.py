@@ -1,4 +1,4 @@
-"""The page in Russian: names of our nodes, of what goes in and of what comes out."""
+"""Our nodes, with what goes in and comes out, have Russian names in the web interface."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Fetching models with scripts/get_models.py, from a hub on this machine, as a user would."""
+"""scripts/get_models.py fetches what a user asks for, whole, once and into the right folder."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Safetensors files in fp16, without reading them whole."""
+"""Safetensors files are stored in fp16 without being read whole."""
 
 import tracemalloc
 

@@ -1,4 +1,4 @@
-"""Load MoVQ: a VAE from one file, known by its tensors' names and shapes."""
+"""Load MoVQ makes a VAE of one file, which it knows by the names and shapes of its tensors."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Load UNet: a decoder from one file, known by its tensors' names and shapes."""
+"""Load UNet makes a decoder of one file, which it knows by the names and shapes of its tensors."""
 
 import shutil
 

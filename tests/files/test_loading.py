@@ -1,4 +1,4 @@
-"""Finding and loading checkpoints, and what is said of bad ones."""
+"""The loaders find the checkpoints that fit, load them, and say where they looked for others."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""LoRA on the decoder's UNet and on the prior's transformer, against weights merged by hand."""
+"""A LoRA on the decoder's UNet or the prior's transformer equals weights merged by hand."""
 
 import comfy.model_management
 import pytest

@@ -1,4 +1,4 @@
-"""What LoRA files are called, what is in them, and what is said of those that do not fit."""
+"""LoRA files are read in the spellings and by the methods that trainings write."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The map from latents to colours, through the host's own previewer."""
+"""Previews have a picture's colours, by the map from latents that is stored with a checkpoint."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The published architectures, without their weights."""
+"""Checkpoints of the published architectures are recognised and loaded, without their weights."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Every stage and KSampler on a GPU, in half precision, against diffusers in fp32 on the CPU.
+"""Every stage and KSampler on a GPU come near to diffusers in fp32 on the CPU.
 
 Never run so far: the tolerances are what the types' rounding lets one expect of a few steps, and
 have not met a GPU. Noise is drawn on the CPU, so both have the same.

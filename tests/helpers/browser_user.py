@@ -1,4 +1,4 @@
-"""What a user does in ComfyUI's page, for the tests in tests/browser."""
+"""Does what a user does in ComfyUI's web interface, for the tests in tests/browser."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""The host's own executor in this process, with all of its nodes and ours, each of them watched."""
+"""Runs graphs in ComfyUI's own executor, in this process, and watches each node."""
 
 import asyncio
 import inspect

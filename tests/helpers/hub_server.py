@@ -1,4 +1,4 @@
-"""A hub on 127.0.0.1: the Hugging Face Hub's API and downloads, over real HTTP, with tiny files.
+"""Serves the Hugging Face Hub's API and downloads on 127.0.0.1, with tiny files.
 
 As the real one does it: the API lists files with size and checksum; small files are served as they
 are, large ones (LFS) by another host that the hub redirects to.

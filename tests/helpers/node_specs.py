@@ -1,4 +1,4 @@
-"""The nodes that random graphs are made of, as a host has them: their inputs, their outputs."""
+"""Reads the nodes that random graphs are made of: their inputs, their outputs."""
 
 from dataclasses import dataclass
 from typing import Any

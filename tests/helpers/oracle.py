@@ -1,4 +1,4 @@
-"""diffusers' own pipelines, loaded by its own code from the same folders: what we compare with."""
+"""Loads diffusers' pipelines from the same folders by its own code: what we compare with."""
 
 import functools
 from pathlib import Path

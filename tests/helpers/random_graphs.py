@@ -1,4 +1,4 @@
-"""Random graphs in API form, wired by socket types: what any user, or script, might queue.
+"""Draws random graphs in API form, wired by socket types: what a user or a script might queue.
 
 A graph grows backwards, from nodes whose outputs are looked at to the loaders. Half of them are
 sound; in a quarter there are nodes that are for other models; and in a quarter anything may be

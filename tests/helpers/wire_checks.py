@@ -1,4 +1,4 @@
-"""What travels on wires, looked into: is it whole, is it finite, is it what it was before?"""
+"""Checks what travels on wires: is it whole, is it finite, is it what it was before?"""
 
 import dataclasses
 import hashlib

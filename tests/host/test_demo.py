@@ -1,4 +1,4 @@
-"""scripts/demo.py, the README's first command."""
+"""scripts/demo.py, the README's first command, makes a picture and leaves ComfyUI as it was."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What a server comes through: files that go or change, a full disk, a kill, two users at once."""
+"""A server comes through files that vanish or change, a full disk, a kill and two users at once."""
 
 import io
 import os

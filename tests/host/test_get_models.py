@@ -1,4 +1,4 @@
-"""Get Models in the real server, from a hub on this machine, and what a user does then."""
+"""Get Models fetches a model in a real server, where it can be used at once."""
 
 import json
 import shutil

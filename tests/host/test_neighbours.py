@@ -1,4 +1,4 @@
-"""Beside others in one process: this pack changes nothing of theirs, nor they its pictures.
+"""In one process with other packs, ours changes nothing of theirs, nor they its pictures.
 
 It is compared with a process that never saw it, in which the same libraries do the same by
 themselves: see helpers/comfyui_process.py.

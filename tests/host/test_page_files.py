@@ -1,4 +1,4 @@
-"""What the page fetches of the pack beside its nodes: help and translations."""
+"""A server gives the web interface our nodes' help, translations and blueprints."""
 
 import json
 import urllib.request

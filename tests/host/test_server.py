@@ -1,4 +1,4 @@
-"""The nodes in the real server: diffusers' bits, the host's cache, interrupts, errors."""
+"""In a real server the nodes give diffusers' bits, and are cached, stopped and refused alike."""
 
 import io
 import json

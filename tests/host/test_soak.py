@@ -1,4 +1,4 @@
-"""Hundreds of prompts on one server: some are wrong, some interrupted, some taken out of the queue.
+"""A server that runs hundreds of prompts, wrong and interrupted ones among them, does not grow.
 
 `--soak 500` queues so many; without it a short form runs. Every line of artefacts/soak.log is a
 round over the shipped workflows, after which the server was told to free its memory.

@@ -1,4 +1,4 @@
-"""Every shipped workflow: runs on the real server, says the same in both forms, fits the nodes."""
+"""Every shipped workflow runs on a real server, fits the nodes, and says the same in both forms."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What has no place in the host's samplers on our MODEL, and what they say of it."""
+"""ComfyUI's samplers refuse on our MODEL what has no place there, and say what would."""
 
 import comfy.ops
 import pytest

@@ -1,4 +1,4 @@
-"""Depth hints, pictures and masks in the host's samplers."""
+"""Depth hints, pictures and masks work in ComfyUI's samplers as in our stages."""
 
 import comfy.samplers
 import diffusers

@@ -1,4 +1,4 @@
-"""The decoder as the host's MODEL: samplers, conditioning nodes, merges, caches, compilation."""
+"""ComfyUI's samplers run our MODEL, and those that diffusers has too give the same."""
 
 import comfy.model_patcher
 import comfy.samplers

@@ -1,4 +1,4 @@
-"""MoVQ in the host's own VAE nodes: pictures, tiles, the range of float16, memory."""
+"""MoVQ as ComfyUI's VAE equals diffusers', whole and in tiles, at any size and batch."""
 
 import pytest
 import torch

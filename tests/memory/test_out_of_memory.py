@@ -1,4 +1,4 @@
-"""What goes wrong in the middle of a stage: it is told as it is, and the next run is right."""
+"""When memory runs out in a stage or while loading, the error says so and the next run is right."""
 
 import gc
 import math

@@ -1,4 +1,4 @@
-"""The host's memory management and our modules: where tensors are, what is freed, what it sees."""
+"""Modules that ComfyUI loads or unloads in part lose no weight and compute the same."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""The harness of the benchmarks: turns, ratios, tables, rooflines, the chart, the command."""
+"""The benchmarks take turns, and report ratios, tables, rooflines and charts of what they timed."""
 
 import json
 import subprocess

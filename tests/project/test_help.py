@@ -1,4 +1,4 @@
-"""The help pages that the page shows beside a node: one for each, and what they name is there."""
+"""Every node has a help page, and what the page names is there."""
 
 import ast
 import json

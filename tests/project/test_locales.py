@@ -1,4 +1,4 @@
-"""Translations: complete, not stale, and read as ComfyUI reads them."""
+"""Translations are complete, not stale, and read as ComfyUI reads them."""
 
 import re
 

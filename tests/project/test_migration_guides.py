@@ -1,4 +1,4 @@
-"""The pages for people who come from elsewhere: the nodes, inputs and workflows they name."""
+"""The guides for users of diffusers and of other packs name nodes and inputs that there are."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What every node's schema promises: the contract that workflow files rely on."""
+"""The nodes' ids, inputs, outputs and defaults are the ones that workflow files rely on."""
 
 import asyncio
 import inspect

@@ -1,4 +1,4 @@
-"""What SECURITY.md promises of the code: it runs none of others, and reaches for no network."""
+"""The code runs nobody else's and reaches for no network, as SECURITY.md promises."""
 
 import ast
 import socket

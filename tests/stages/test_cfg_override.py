@@ -1,4 +1,4 @@
-"""The host's CFG Override on a decoding stage, against the callback that does it in diffusers."""
+"""ComfyUI's CFG Override on a decoding stage does what a callback does in diffusers."""
 
 import comfy_extras.nodes_custom_sampler as host_nodes
 import pytest

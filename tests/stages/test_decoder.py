@@ -1,4 +1,4 @@
-"""The Decoder node against KandinskyV22Pipeline, and MoVQ as the host's VAE."""
+"""Decoder equals the pipeline of diffusers, and each picture of a batch has its own noise."""
 
 import pytest
 import torch

@@ -1,7 +1,7 @@
 """The same call gives the same bits: after others, after unloading, and with models loaded in part.
 
-Across hosts, too: on each of them the stages are compared with diffusers, to the bit (test_stages,
-test_prior, host/test_server). What a batch does to its items is tried beside each stage.
+On every version of ComfyUI, too: the stages are compared with diffusers there, to the bit (files
+beside this one, host/test_server). What a batch does to its items is tried beside each stage.
 """
 
 import comfy.model_management

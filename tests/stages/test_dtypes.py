@@ -1,4 +1,4 @@
-"""Types: what our networks answer for theirs, and what they compute in where it is another."""
+"""The networks name the types of their weights, and compute in another where they are told to."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Prior Emb2Emb against KandinskyV22PriorEmb2EmbPipeline."""
+"""Prior Emb2Emb equals the pipeline of diffusers."""
 
 import pytest
 import torch

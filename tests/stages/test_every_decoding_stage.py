@@ -1,4 +1,4 @@
-"""Img2Img, Inpaint and the ControlNet stages against diffusers' pipelines."""
+"""Every decoding stage takes any size, treats a batch item by item and keeps its input."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Depth hints against transformers' depth-estimation pipeline."""
+"""Depth hints equal those of transformers' depth-estimation pipeline."""
 
 import re
 import shutil

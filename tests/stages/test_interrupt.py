@@ -1,4 +1,4 @@
-"""Stopping in the middle: at once, and with nothing left behind."""
+"""Every stage stops within the step in which it is interrupted, and leaves nothing behind."""
 
 import comfy.model_management
 import pytest

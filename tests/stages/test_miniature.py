@@ -1,4 +1,4 @@
-"""What the bundled miniature draws through our own nodes, judged by its pixels.
+"""The bundled miniature draws what it is asked for through our nodes, judged by its pixels.
 
 The scores and the judge are those of scripts/train_miniature.py --score, on a few scenes with fixed
 seeds. Each bar is the one in the model cards; of so few scenes one may miss it.

@@ -1,4 +1,4 @@
-"""Mixing embeddings, and keeping them in files."""
+"""Embeddings are mixed by their weights: linear as in diffusers, slerp on the great circle."""
 
 import math
 

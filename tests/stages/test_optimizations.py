@@ -1,4 +1,4 @@
-"""Optimize: other attention and memory layouts, the same pictures, in stages and samplers."""
+"""Optimize changes attention and memory layout, and not the pictures."""
 
 import comfy.ldm.modules.attention
 import pytest

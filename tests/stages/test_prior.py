@@ -1,4 +1,4 @@
-"""The prior and the image encoder against KandinskyV22PriorPipeline."""
+"""Prior and Encode Image equal the pipelines of diffusers."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Where diffusers is wrong: its fault shown, so that we notice when it is mended, and ours right.
+"""Where diffusers is wrong, its fault is still there, and our node is right.
 
 docs/differences.md is this file in words.
 """

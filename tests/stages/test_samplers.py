@@ -1,4 +1,4 @@
-"""Every sampler and spacing on a model whose answer is known: normally distributed pictures.
+"""Every sampler and spacing finds the answer of a model of which it is known.
 
 Of pictures with mean 0 and deviation S the best noise prediction has a closed form, and so has what
 a sampler makes of any start: a multiple of it, or a multiple and noise (Song et al., Score-based
