@@ -3,7 +3,6 @@
 import pytest
 from helpers import browser_user as user
 from helpers.checkout import PACK
-from kandinsky22.scripts.page import open_page
 
 NAMES = sorted(path.stem for path in (PACK / "subgraphs").glob("*.json"))
 SIZES = {"Outpaint (Kandinsky 2.2)": [256, 128]}
@@ -29,13 +28,6 @@ WIRE = """() => {
   for (const [i] of box.outputs.entries())
     box.connect(i, add('PreviewImage', x + box.size[0] + 60, y + 300 * i), 0)
 }"""
-
-
-@pytest.fixture
-def page(server):
-    """One for each: the page keeps previews by a node's number, also for the next graph."""
-    with open_page(server.url) as page:
-        yield page
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,6 +8,8 @@ from helpers.hub_server import half_of, wait_for
 from helpers.published_models import DECODER, UNET, files_in, listed
 from kandinsky22.utils.download.hub import PIECE
 
+pytestmark = pytest.mark.long  # each starts the command
+
 
 def test_a_connection_that_breaks_is_opened_again(get, hub, published, models_dir):
     content = (published / DECODER.name / UNET).read_bytes()

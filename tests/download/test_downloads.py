@@ -16,6 +16,8 @@ from kandinsky22.utils.download.downloads import finished
 from kandinsky22.utils.download.repositories import REPOSITORIES
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.long  # each starts the command
+
 
 def test_all_of_them(get, hub, published, models_dir):
     text = get("--precision", "fp32", *REPOSITORIES)

@@ -4,6 +4,8 @@ import pytest
 from helpers.hub_server import Hub
 from helpers.published_models import DECODER
 
+pytestmark = pytest.mark.long  # each starts the command
+
 
 def test_a_hub_that_does_not_give_it(get, refuse, hub, monkeypatch):
     faults = {

@@ -42,7 +42,8 @@ def free_memory(server) -> None:
 
 
 def clear(page) -> None:
-    page.evaluate("() => app.graph.clear()")
+    """Empties the canvas, and forgets the previews, which are kept by a node's number."""
+    page.evaluate("() => app.clean()")
 
 
 def open_templates(page) -> None:
