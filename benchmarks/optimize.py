@@ -31,9 +31,10 @@ COLUMNS = {
 
 def caller(model: Any, pixels: int, calls: int) -> Callable:
     """A function that calls the UNet of a loaded MODEL."""
+    from kandinsky22.utils.comfyui.model_options import wrapped_options
     from kandinsky22.utils.comfyui.prediction import prediction
 
-    predict, side = prediction(model), pixels // 8
+    predict, side = prediction(model, wrapped_options(model)), pixels // 8
     latents = torch.randn(2, 4, side, side, device=model.load_device)
     embeds = torch.randn(2, model.model.diffusion_model.embeds_width, device=model.load_device)
 

@@ -34,8 +34,9 @@ if not has_hub():
     pack.run_elsewhere("huggingface_hub 0.34 or newer, or no numpy")
 sys.path.insert(0, str(ROOT))
 
-from utils.download.downloads import PRECISIONS, Progress, download  # noqa: E402
-
+from utils.download.background import download  # noqa: E402
+from utils.download.folder import PRECISIONS  # noqa: E402
+from utils.download.progress import Progress  # noqa: E402
 from utils.download.repositories import CHOICES, REPOSITORIES, SETS, Repository  # noqa: E402
 
 NEW_LINE = "\n" if sys.stderr.isatty() else ""  # after a line of progress

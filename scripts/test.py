@@ -1,12 +1,13 @@
 """The checks of this project, in the environment that scripts/host.py makes.
 
 python scripts/test.py                            ruff, pyright, tests that need no GPU
+python scripts/test.py --quick                    without servers, browsers and long tests
 python scripts/test.py --slow                     and those that take minutes
 python scripts/test.py --host 0.18.2              the same on another ComfyUI version
 python scripts/test.py --host 0.18.2+oldest       the tests on the oldest libraries that are allowed
 python scripts/test.py --matrix                   the tests on all of these, one by one
 python scripts/test.py --coverage                 and which lines of nodes/ and utils/ they ran
-python scripts/test.py --no-lint tests/test_x.py  what is not an option here goes to pytest
+python scripts/test.py --no-lint tests/stages     what is not an option here goes to pytest
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--host", default=NEWEST, metavar="VERSION", help=", ".join(choices))
     which.add_argument("--matrix", action="store_true", help="pytest on each of these")
-    parser.add_argument("--slow", action="store_true", help="the tests marked slow, too")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument(
+        "--quick", action="store_true", help="no servers, no browsers, nothing long"
+    )
+    extent.add_argument("--slow", action="store_true", help="the tests marked slow, too")
     parser.add_argument("--coverage", action="store_true", help="of lines and branches")
     parser.add_argument("--no-lint", action="store_true", help="pytest only")
     options, pytest_arguments = parser.parse_known_args()
@@ -43,7 +48,9 @@ def main() -> int:
         parser.error("--coverage is of one host, not of --matrix")
 
     marks = "not gpu" if options.slow else "not gpu and not slow"
-    tests = ["pytest", "-m", marks, "--durations=10", *pytest_arguments]
+    quick = ["--ignore=tests/host", "--ignore=tests/browser"] if options.quick else []
+    marks += " and not long" if options.quick else ""
+    tests = ["pytest", "-m", marks, "--durations=10", *quick, *pytest_arguments]
     if options.coverage:
         tests = ["coverage", "run", "-m", *tests]
     try:

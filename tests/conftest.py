@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from checkout import HOST, PACK  # noqa: E402
+from helpers.checkout import HOST, PACK  # noqa: E402
 
 package = types.ModuleType("kandinsky22")
 package.__path__ = [str(PACK)]
@@ -52,7 +52,7 @@ def nothing_shared(monkeypatch):
 def models(tmp_path_factory) -> Path:
     """A folder of tiny checkpoints that the host knows as one of its model folders."""
     import folder_paths
-    import tiny_models
+    from helpers import tiny_models
 
     folder = tmp_path_factory.mktemp("models")
     tiny_models.write_all(folder)
@@ -64,9 +64,9 @@ def models(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def prior(models):
-    from kandinsky22.utils.comfyui.prior import LoadedPrior
+    from kandinsky22.nodes.loaders import LoadPrior
 
-    return LoadedPrior("kandinsky-2-2-tiny-prior")
+    return LoadPrior.execute("kandinsky-2-2-tiny-prior", "default").args[0]
 
 
 @pytest.fixture(scope="session")
@@ -84,10 +84,16 @@ def load_decoder(models):
     return load
 
 
+@pytest.fixture
+def vae(load_decoder):
+    """The tiny decoder's MoVQ as ComfyUI's VAE."""
+    return load_decoder()[1]
+
+
 @pytest.fixture(scope="session")
 def embeds():
     """Makes random image embeddings: (batch, seed) → ImageEmbeds."""
-    import tiny_models
+    from helpers import tiny_models
     from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 
     def make(batch: int = 1, seed: int = 0, width: int = tiny_models.WIDTH):
@@ -100,6 +106,6 @@ def embeds():
 @pytest.fixture
 def pair(embeds):
     """(positive, negative) CONDITIONING of one random embedding each."""
-    from native import conditioning
+    from helpers.ksampler import conditioning
 
     return conditioning(embeds(1, 1)), conditioning(embeds(1, 2))

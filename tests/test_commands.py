@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkout import PACK
+from helpers.checkout import PACK
 
 
 def refuse(script: Path, *arguments: str, options: tuple[str, ...] = ()) -> str:

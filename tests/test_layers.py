@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkout import PACK
+from helpers.checkout import PACK
 
 LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "PIL", "numpy"}
 COMFYUI = {"comfy", "folder_paths", "latent_preview", "node_helpers"}

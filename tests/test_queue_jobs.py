@@ -7,7 +7,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from checkout import PACK, WORKFLOWS
+from helpers.checkout import PACK, WORKFLOWS
 from kandinsky22.scripts.bulk import stages
 from kandinsky22.scripts.bulk.jobs import Jobs, Task
 from kandinsky22.scripts.bulk.manifest import Manifest

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkout import PACK
 from comfy_config.config_parser import extract_node_configuration
+from helpers.checkout import PACK
 from kandinsky22.scripts.host import HOSTS, PYTHONS
 
 PYPROJECT = tomllib.loads((PACK / "pyproject.toml").read_text("utf-8"))

@@ -1,8 +1,8 @@
-"""ComfyUI's own page in headless Chromium, on a server with the miniature in the box."""
+"""ComfyUI's web interface in headless Chromium, on a server with the bundled miniature."""
 
-import browser_user
 import pytest
-from checkout import HOST
+from helpers import browser_user
+from helpers.checkout import HOST
 from kandinsky22.scripts import host
 from kandinsky22.scripts.browser import find_browser
 from kandinsky22.scripts.comfyui import Server

@@ -1,9 +1,8 @@
-"""The blueprints: in the node library, dragged onto the canvas, wired, run."""
+"""Each blueprint can be dragged from the node library onto the canvas, wired and run."""
 
-import browser_user as user
 import pytest
-from checkout import PACK
-from kandinsky22.scripts.page import open_page
+from helpers import browser_user as user
+from helpers.checkout import PACK
 
 NAMES = sorted(path.stem for path in (PACK / "subgraphs").glob("*.json"))
 SIZES = {"Outpaint (Kandinsky 2.2)": [256, 128]}
@@ -29,13 +28,6 @@ WIRE = """() => {
   for (const [i] of box.outputs.entries())
     box.connect(i, add('PreviewImage', x + box.size[0] + 60, y + 300 * i), 0)
 }"""
-
-
-@pytest.fixture
-def page(server):
-    """One for each: the page keeps previews by a node's number, also for the next graph."""
-    with open_page(server.url) as page:
-        yield page
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,7 @@
-"""A run as one sees it. Its screenshots are the GIF of the README."""
+"""A run shows its progress on the canvas; its screenshots are the GIF of the README."""
 
-import browser_user as user
 import pytest
+from helpers import browser_user as user
 from kandinsky22.scripts.page import open_page
 
 

@@ -1,11 +1,11 @@
-"""What the page makes of our nodes: search, help, wires, errors, Russian, dropped pictures."""
+"""ComfyUI's web interface finds, explains, wires and reports our nodes as it does its own."""
 
 import json
 import re
 
-import browser_user as user
 import pytest
-from checkout import PACK
+from helpers import browser_user as user
+from helpers.checkout import PACK
 
 DISPLAY_NAMES = {
     node_id: node["display_name"]

@@ -1,10 +1,10 @@
-"""The page in Russian: names of our nodes, of what goes in and of what comes out."""
+"""Our nodes, with what goes in and comes out, have Russian names in the web interface."""
 
 import json
 
-import browser_user as user
 import pytest
-from checkout import PACK
+from helpers import browser_user as user
+from helpers.checkout import PACK
 from kandinsky22.scripts.page import open_page
 
 RUSSIAN = json.loads((PACK / "locales/ru/nodeDefs.json").read_text())

@@ -1,8 +1,8 @@
 """The template browser: lists ours with pictures, opens each, and each runs as it is."""
 
-import browser_user as user
 import pytest
-from checkout import WORKFLOWS
+from helpers import browser_user as user
+from helpers.checkout import WORKFLOWS
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 # A node that the page does not know, or one that lacks an input, has errors.

@@ -1,4 +1,4 @@
-"""Weights that stay in main memory, a cap on the GPU's, MoVQ out of float16's range: on a GPU.
+"""A GPU with too little memory computes the same, and MoVQ leaves float16 where it must.
 
 Never run so far.
 """

@@ -1,4 +1,4 @@
-"""Every stage and KSampler on a GPU, in half precision, against diffusers in fp32 on the CPU.
+"""Every stage and KSampler on a GPU come near to diffusers in fp32 on the CPU.
 
 Never run so far: the tolerances are what the types' rounding lets one expect of a few steps, and
 have not met a GPU. Noise is drawn on the CPU, so both have the same.
@@ -6,9 +6,9 @@ have not met a GPU. Noise is drawn on the CPU, so both have the same.
 
 import comfy.cli_args
 import comfy.sample
-import oracle
 import pytest
 import torch
+from helpers import oracle
 from kandinsky22 import nodes as stages
 from kandinsky22.nodes.conditioning import Conditioning
 from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior

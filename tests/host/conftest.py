@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
-from checkout import HOST, WORKFLOWS
+from helpers import tiny_models
+from helpers.checkout import HOST, WORKFLOWS
 from kandinsky22.scripts import host
 from kandinsky22.scripts.comfyui import Server
 from safetensors.torch import save_file

@@ -1,11 +1,11 @@
-"""scripts/demo.py, the README's first command."""
+"""scripts/demo.py, the README's first command, makes a picture and leaves ComfyUI as it was."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-from checkout import HOST, PACK
+from helpers.checkout import HOST, PACK
 from PIL import Image
 
 

@@ -1,4 +1,4 @@
-"""What a server comes through: files that go or change, a full disk, a kill, two users at once."""
+"""A server comes through files that vanish or change, a full disk, a kill and two users at once."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from calls import forget_outputs, node
+from helpers.server_prompts import forget_outputs, node
 from kandinsky22.scripts.client import Client
 from kandinsky22.scripts.comfyui import ServerError, WorkflowError
 from PIL import Image

@@ -1,13 +1,13 @@
-"""Get Models in the real server, from a hub on this machine, and what a user does then."""
+"""Get Models fetches a model in a real server, where it can be used at once."""
 
 import json
 import shutil
 import threading
 
 import pytest
-import tiny_models
-from checkout import HOST, WORKFLOWS
-from hub_server import Hub, half_of, wait_for
+from helpers import tiny_models
+from helpers.checkout import HOST, WORKFLOWS
+from helpers.hub_server import Hub, half_of, wait_for
 from kandinsky22.scripts import host
 from kandinsky22.scripts.comfyui import Server, WorkflowError, WorkflowInterrupted
 from kandinsky22.utils.download.repositories import REPOSITORIES

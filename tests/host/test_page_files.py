@@ -1,10 +1,10 @@
-"""What the page fetches of the pack beside its nodes: help and translations."""
+"""A server gives the web interface our nodes' help, translations and blueprints."""
 
 import json
 import urllib.request
 
 import pytest
-from checkout import PACK
+from helpers.checkout import PACK
 
 BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 HELP = sorted((PACK / "web" / "docs").glob("*.md"))

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from calls import as_in_a_terminal
-from checkout import HOST, PACK, WORKFLOWS
+from helpers.checkout import HOST, PACK, WORKFLOWS
+from helpers.terminal import as_in_a_terminal
 from kandinsky22.benchmarks import queue as benchmark
 from kandinsky22.benchmarks import report
 from kandinsky22.scripts import host

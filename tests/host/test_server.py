@@ -1,14 +1,14 @@
-"""The nodes in the real server: diffusers' bits, the host's cache, interrupts, errors."""
+"""In a real server the nodes give diffusers' bits, and are cached, stopped and refused alike."""
 
 import io
 import json
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from calls import forget_outputs, node
-from checkout import WORKFLOWS
+from helpers import oracle
+from helpers.checkout import WORKFLOWS
+from helpers.server_prompts import forget_outputs, node
 from kandinsky22.scripts.comfyui import WorkflowError, WorkflowInterrupted
 from PIL import Image
 from safetensors.torch import load_file

@@ -1,4 +1,4 @@
-"""Hundreds of prompts on one server: some are wrong, some interrupted, some taken out of the queue.
+"""A server that runs hundreds of prompts, wrong and interrupted ones among them, does not grow.
 
 `--soak 500` queues so many; without it a short form runs. Every line of artefacts/soak.log is a
 round over the shipped workflows, after which the server was told to free its memory.
@@ -10,7 +10,7 @@ import itertools
 import time
 
 import pytest
-from checkout import PACK, WORKFLOWS
+from helpers.checkout import PACK, WORKFLOWS
 from kandinsky22.scripts.comfyui import WorkflowError, WorkflowInterrupted
 from PIL import Image
 

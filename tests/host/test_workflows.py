@@ -1,4 +1,4 @@
-"""Every shipped workflow: runs on the real server, says the same in both forms, fits the nodes."""
+"""Every shipped workflow runs on a real server, fits the nodes, and says the same in both forms."""
 
 import io
 import json
@@ -6,7 +6,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from checkout import WORKFLOWS
+from helpers.checkout import WORKFLOWS
 from PIL import Image
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))

@@ -1,0 +1,169 @@
+"""Does what a user does in ComfyUI's web interface, for the tests in tests/browser."""
+
+import base64
+import io
+
+from helpers.checkout import PACK
+from PIL import Image
+
+ARTEFACTS = PACK / "artefacts" / "browser"
+FRAME = {"x": 60, "y": 40, "width": 1540, "height": 880}  # the canvas without what is around it
+CANVAS = "#graph-canvas"
+LONGEST_SEARCH = 30  # beyond 32 letters the page finds nothing
+# For each node that shows pictures, the size of what it has; null for a preview or nothing.
+PICTURES = """() => app.graph._nodes
+  .filter(n => ['SaveImage', 'PreviewImage'].includes(n.type) && n.mode == 0)
+  .map(n => n.imgs?.[0]).map(picture => picture && !picture.src.startsWith('blob:')
+    ? [picture.naturalWidth, picture.naturalHeight] : null)"""
+
+
+def keep_screenshot(page, name: str) -> None:
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=ARTEFACTS / f"{name}.png")
+
+
+def frame(page) -> Image.Image:
+    return Image.open(io.BytesIO(page.screenshot(clip=FRAME))).convert("RGB")
+
+
+def keep_moving_picture(frames: list[Image.Image], name: str) -> None:
+    """A GIF of at most some 40 frames; the last one stays for two seconds."""
+    frames = frames[:: len(frames) // 40 + 1] + frames[-1:]
+    small = [frame.resize((900, 900 * frame.height // frame.width)) for frame in frames]
+    palette = small[len(small) // 2].quantize(256, Image.Quantize.FASTOCTREE)
+    first, *rest = [frame.quantize(palette=palette, dither=0) for frame in small]
+    times = [150] * len(rest) + [2000]
+    path = ARTEFACTS / f"{name}.gif"
+    first.save(path, save_all=True, append_images=rest, duration=times, loop=0, optimize=True)
+
+
+def free_memory(server) -> None:
+    server.post("/free", {"unload_models": True, "free_memory": True})
+
+
+def clear(page) -> None:
+    """Empties the canvas, and forgets the previews, which are kept by a node's number."""
+    page.evaluate("() => app.clean()")
+
+
+def open_templates(page) -> None:
+    """The template browser, at this pack's own."""
+    page.get_by_text("Templates", exact=True).first.click()
+    page.get_by_text("kandinsky22", exact=True).first.click()
+    page.get_by_test_id("template-workflow-text_to_image").wait_for()
+
+
+def open_template(page, name: str) -> None:
+    clear(page)
+    open_templates(page)
+    page.get_by_test_id(f"template-workflow-{name}").click()
+    page.wait_for_function("() => app.graph._nodes.length > 0")
+    page.get_by_test_id("template-workflows-content").wait_for(state="hidden")
+
+
+def take_few_steps(page, steps: int) -> None:
+    """So that a run takes seconds; with `denoise`, so many more that one is left."""
+    page.evaluate(
+        """steps => {
+          const widget = (node, name) => node.widgets?.find(w => w.name == name)
+          for (const node of app.graph._nodes)
+            if (widget(node, 'steps'))
+              widget(node, 'steps').value = widget(node, 'denoise') ? 2 * steps : steps
+        }""",
+        steps,
+    )
+
+
+def run(page, server) -> list:
+    """Press Run; returns the sizes of the pictures that the nodes show in the end."""
+    before = set(server.get("/history"))
+    page.get_by_test_id("queue-button").click()
+    for _ in range(600):
+        page.wait_for_timeout(200)
+        done = set(server.get("/history")) - before
+        if done:
+            break
+    else:
+        raise TimeoutError("The run did not end.")
+    (report,) = (server.get("/history")[number] for number in done)
+    assert report["status"]["status_str"] == "success", report["status"]["messages"][-1]
+    page.wait_for_function(f"() => ({PICTURES})().every(Boolean)")
+    return page.evaluate(PICTURES)
+
+
+def search(page, words: str) -> list[str]:
+    """Double-click the canvas and type; returns the names found, best first."""
+    page.mouse.dblclick(900, 600)
+    page.get_by_role("combobox").first.wait_for()
+    return search_again(page, words)
+
+
+def search_again(page, words: str) -> list[str]:
+    """The same in a search that is open."""
+    page.keyboard.press("Control+A")
+    page.keyboard.type(words)
+    before = None
+    for _ in range(60):  # the list fills while one types
+        page.wait_for_timeout(100)
+        found = page.get_by_role("option").all_inner_texts()
+        if found and found == before:
+            return found
+        before = found
+    return []
+
+
+def put_node(page, type: str, x: int = 100, y: int = 100, clear: bool = True) -> int:
+    """A node on the canvas, selected; returns its id."""
+    return page.evaluate(
+        """([type, x, y, clear]) => {
+          if (clear) app.graph.clear()
+          const node = LiteGraph.createNode(type)
+          node.pos = [x, y]
+          app.graph.add(node)
+          app.canvas.ds.scale = 1
+          app.canvas.ds.offset = [200, 100]
+          app.canvas.selectNode(node)
+          app.canvas.setDirty(true, true)
+          return node.id
+        }""",
+        [type, x, y, clear],
+    )
+
+
+def drag_from_library(page, name: str, x: int, y: int) -> None:
+    page.keyboard.press("n")
+    box = page.get_by_placeholder("Search").first
+    box.fill(name[:LONGEST_SEARCH])
+    page.get_by_text(name, exact=True).first.drag_to(
+        page.locator(CANVAS), target_position={"x": x, "y": y}
+    )
+    page.keyboard.press("n")
+
+
+def drag_wire(page, start, start_slot: int, end, end_slot: int) -> None:
+    """From an output to an input, by node ids, with the mouse."""
+    place = """([id, slot, input]) => {
+      const [x, y] = app.graph.getNodeById(id).getConnectionPos(input, slot)
+      const {offset, scale} = app.canvas.ds, view = app.canvas.canvas.getBoundingClientRect()
+      return [(x + offset[0]) * scale + view.left, (y + offset[1]) * scale + view.top]
+    }"""
+    page.mouse.move(*page.evaluate(place, [start, start_slot, False]))
+    page.mouse.down()
+    page.mouse.move(*page.evaluate(place, [end, end_slot, True]), steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    page.keyboard.press("Escape")  # the menu that a wire gets when nothing takes it
+
+
+def drop_file(page, name: str, content: bytes, kind: str) -> None:
+    page.evaluate(
+        """([name, text, type]) => {
+          const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0))
+          const dataTransfer = new DataTransfer()
+          dataTransfer.items.add(new File([bytes], name, {type}))
+          const place = {clientX: 900, clientY: 500, bubbles: true, cancelable: true}
+          const drop = new DragEvent('drop', {dataTransfer, ...place})
+          document.querySelector('#graph-canvas').dispatchEvent(drop)
+        }""",
+        [name, base64.b64encode(content).decode(), kind],
+    )

@@ -1,0 +1,64 @@
+"""Checks what travels on wires: is it whole, is it finite, is it what it was before?"""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import torch
+
+TAME = 1e4  # no wire of a sound graph is beyond this
+
+
+def walk(value: Any):
+    """Every value within one."""
+    yield value
+    if isinstance(value, dict):
+        inner = list(value.values())
+    elif dataclasses.is_dataclass(value):
+        inner = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    elif hasattr(value, "model_options"):  # a MODEL: what it carries, not its weights
+        names = ("model_options", "object_patches", "patches_uuid", "hook_patches", "wrappers")
+        inner = [getattr(value, name, None) for name in names]  # some, on a GUIDER
+    else:
+        inner = getattr(value, "tensors", value if isinstance(value, list | tuple) else [])
+    for each in inner:
+        yield from walk(each)
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in walk(value) if torch.is_tensor(leaf)]
+
+
+def digest(value: Any) -> list:
+    """Equal before and after, if nothing in it has changed."""
+
+    def of(leaf: Any):
+        if torch.is_tensor(leaf):
+            numbers = torch.cat([leaf.flatten()]).view(torch.uint8).numpy()  # cat: in a row
+            return leaf.shape, leaf.dtype, hashlib.blake2b(numbers, digest_size=8).digest()
+        return (len(leaf), *leaf) if isinstance(leaf, dict) else id(leaf)
+
+    return [of(leaf) for leaf in walk(value)]
+
+
+def is_tame(value: Any) -> bool:
+    """Finite throughout, and of usual size."""
+    numbers = [leaf for leaf in tensors_in(value) if leaf.numel() and leaf.is_floating_point()]
+    return all(leaf.abs().max() < TAME for leaf in numbers)
+
+
+def malformed(kind: str, value: Any) -> str:
+    """What is wrong with a value that a node of ours gave; empty if nothing is."""
+    if kind == "LATENT":
+        samples, indices = value["samples"], value.get("batch_index")
+        if samples.ndim != 4 or samples.shape[1] != 4 or 0 in samples.shape:
+            return f"samples of shape {tuple(samples.shape)}"
+        if indices is not None and len(indices) != len(samples):
+            return f"{len(indices)} batch indices for {len(samples)} items"
+    if kind == "IMAGE" and (value.ndim != 4 or value.shape[-1] != 3 or 0 in value.shape):
+        return f"shape {tuple(value.shape)}"
+    if kind == "IMAGE" and (value.min() < 0 or value.max() > 1):
+        return f"values from {value.min()} to {value.max()}"
+    if kind == "CONDITIONING" and not all(part[0].ndim == 3 for part in value):
+        return f"shapes {[tuple(part[0].shape) for part in value]}"
+    return "nothing" if value is None else ""

@@ -1,0 +1,68 @@
+"""What a MODEL and a VAE say they need is what tracing and the allocator find."""
+
+import json
+
+import comfy.cli_args
+import comfy.model_management
+import pytest
+import torch
+from helpers.vae_nodes import random_latents
+from kandinsky22.scripts import measure_memory
+
+
+@pytest.mark.parametrize("verb", ["encode", "decode"])
+def test_the_estimates_are_what_tracing_finds(vae, verb):
+    shape = (1, 3, 512, 512) if verb == "encode" else (1, 4, 64, 64)
+    for dtype in (torch.float32, torch.bfloat16):
+        found = measure_memory.measure("movq", 512, 1, dtype, "fused", verb)
+        estimate = getattr(vae, f"memory_used_{verb}")(shape, dtype)
+        assert estimate == pytest.approx(found * 64 * 64 * dtype.itemsize, rel=0.1)
+
+
+@pytest.mark.parametrize("verb", ["encode", "decode"])
+def test_the_estimates_where_scores_are_written_out(vae, verb):
+    shape = (1, 3, 2048, 2048) if verb == "encode" else (1, 4, 256, 256)
+    found = measure_memory.measure("movq", 2048, 1, torch.bfloat16, "math", verb)
+    estimate = getattr(vae, f"memory_used_{verb}")(shape, torch.bfloat16)
+    assert estimate == pytest.approx(found * 256 * 256 * 2, rel=0.1)
+
+
+def test_tracing_finds_what_the_allocator_gives(vae, tmp_path):
+    movq, latents = vae.first_stage_model, random_latents(1, 32, 32)
+    traced = measure_memory.peak_bytes(lambda: movq.decode(latents))
+    activity = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity], profile_memory=True) as profile:
+        movq.decode(latents)
+    profile.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    steps = sorted(
+        (event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"
+    )
+    alive = torch.tensor([size for _, size in steps]).cumsum(0)
+    assert traced == pytest.approx(alive.max().item(), rel=0.05)
+
+
+@pytest.mark.parametrize("variant", ["text_to_image", "depth"])
+@pytest.mark.parametrize("attention, size", [("fused", 512), ("math", 1024)])
+def test_the_memory_estimate_is_what_was_measured(monkeypatch, variant, attention, size):
+    """At published size, without its weights: the peak of a traced forward."""
+    from accelerate import init_empty_weights
+    from kandinsky22.scripts import measure_memory
+    from kandinsky22.utils.comfyui.model import Kandinsky22
+    from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
+    from kandinsky22.utils.files import architectures
+    from kandinsky22.utils.files.decoder_configs import DecoderConfigs
+
+    if attention == "fused":
+        monkeypatch.setattr(
+            comfy.model_management, "pytorch_attention_flash_attention", lambda: True
+        )
+    published = architectures.DECODERS[variant]
+    configs = DecoderConfigs(published.unet, published.scheduler)
+    with init_empty_weights():
+        unet = Kandinsky22UNet.from_config(configs.unet)
+    model = Kandinsky22(unet, configs, (torch.float32, torch.float32))
+    side = size // 8
+    estimate = model.memory_required([2, 4, side, side]) / (2 * side**2 * torch.float32.itemsize)
+    found = measure_memory.measure(variant, size, 2, torch.float32, attention)
+    assert 1.0 <= estimate / found <= 1.15

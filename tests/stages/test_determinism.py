@@ -1,0 +1,72 @@
+"""The same call gives the same bits: after others, after unloading, and with models loaded in part.
+
+On every version of ComfyUI, too: the stages are compared with diffusers there, to the bit (files
+beside this one, host/test_server). What a batch does to its items is tried beside each stage.
+"""
+
+import comfy.model_management
+import comfy.model_patcher
+import pytest
+import torch
+from helpers.decoding_stages import picture
+from helpers.every_stage import AT_ONCE, IN_STEPS, each
+from kandinsky22.nodes.depth_hint import DepthHint
+from kandinsky22.nodes.embeds import EncodeImage
+from kandinsky22.nodes.loaders import LoadDepthEstimator
+
+EVERY = IN_STEPS | AT_ONCE
+
+
+def test_whatever_ran_before(request):
+    """Every stage, then every stage in the opposite order, then all of them loaded anew."""
+    stages = {name: build(request.getfixturevalue) for name, build in EVERY.items()}
+    first = {name: stage.run() for name, stage in stages.items()}
+    torch.manual_seed(1)  # the host's own nodes leave the global generator anywhere
+    again = {name: stages[name].run() for name in reversed(stages)}
+    comfy.model_management.unload_all_models()
+    anew = {name: stage.run() for name, stage in stages.items()}
+    for name, wanted in first.items():
+        assert torch.equal(again[name], wanted) and torch.equal(anew[name], wanted), name
+
+
+@pytest.fixture
+def load_in_part(monkeypatch):
+    """Gives the host's models so little memory that only a share of each is loaded."""
+    load = comfy.model_patcher.ModelPatcher.partially_load
+
+    def give(share: float) -> None:
+        def load_part(patcher, device, _, **rest):
+            return load(patcher, device, max(0.1, share * patcher.model_size()), **rest)
+
+        comfy.model_management.unload_all_models()
+        monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "partially_load", load_part)
+
+    yield give
+    comfy.model_management.unload_all_models()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@each(EVERY)
+def test_loaded_in_part(request, load_in_part, build, share):
+    stage = build(request.getfixturevalue)
+    wanted = stage.run()
+    load_in_part(share)
+    assert torch.equal(stage.run(), wanted)
+    assert stage.patcher.model.model_lowvram
+
+
+def test_a_picture_alone_or_in_a_batch(prior):
+    """Of the stages in steps, their own tests say so. Ten: they are looked at eight at a time."""
+    image = picture(10)
+    together = EncodeImage.execute(prior, image).args[0].tensor
+    estimator = LoadDepthEstimator.execute("tiny-dpt").args[0]
+    hints = DepthHint.execute(estimator, image).args[0]
+    assert len(together) == len(hints) == 10
+    for i in (0, 7, 8, 9):
+        one = image[i : i + 1]
+        alone = EncodeImage.execute(prior, one).args[0].tensor
+        assert (together[i : i + 1] - alone).abs().max() < 1e-4
+        hint = DepthHint.execute(estimator, one).args[0]
+        # A map is cut to 8 bits: beside the edge of a level, 1e-7 makes it another.
+        apart = (hints[i : i + 1] - hint).abs()
+        assert apart.max() < 1.01 / 255 and (apart > 0).float().mean() < 0.01

@@ -1,0 +1,50 @@
+"""ComfyUI's flags for the types of weights are followed, and those for fp8 refused aloud."""
+
+import comfy.cli_args
+import comfy.model_management
+import pytest
+import torch
+from helpers.tiny_models import DEPTH, PRIOR
+from kandinsky22 import nodes as stages
+from kandinsky22.nodes.depth_hint import DepthHint
+from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
+from kandinsky22.nodes.prior import SamplePrior
+
+pytestmark = pytest.mark.usefixtures("nothing_shared")
+DEPTH_ESTIMATORS = ["tiny-glpn", "tiny-dpt", "tiny-depth-anything"]
+
+
+@pytest.mark.parametrize(
+    "flag, wanted",
+    [
+        ("fp8_e4m3fn_unet", torch.float32),
+        ("fp8_e5m2_unet", torch.float32),
+        ("bf16_unet", torch.bfloat16),
+        ("fp16_unet", torch.float16),
+    ],
+)
+def test_the_hosts_flags_for_weights(models, monkeypatch, caplog, flag, wanted):
+    """--fp16-unet and the like; fp8, which our modules cannot compute in, is refused aloud."""
+    monkeypatch.setattr(comfy.cli_args.args, flag, True)
+    model = LoadDecoder.execute(DEPTH, "default").args[0]
+    prior = LoadPrior.execute(PRIOR, "default").args[0]
+    assert {tensor.dtype for tensor in model.model.diffusion_model.parameters()} == {wanted}
+    embeds, negative = SamplePrior.execute(prior, "a cat", "a dog", 0, 2, 4.0, 1).args
+    settings = dict(seed=0, steps=2, cfg=4.0, sampler_name="ddpm", scheduler="checkpoint")
+    latent, hint = {"samples": torch.zeros(1, 4, 8, 8)}, torch.zeros(1, 64, 64, 3)
+    inputs = (model, embeds, latent, hint)
+    stages.ControlNet.execute(*inputs, negative_image_embeds=negative, **settings)
+    assert ("cannot keep its weights in fp8" in caplog.text) == flag.startswith("fp8")
+
+
+@pytest.mark.parametrize("flag", ["bf16_unet", "fp16_unet"])
+@pytest.mark.parametrize("name", DEPTH_ESTIMATORS)
+def test_depth_with_weights_of_another_type(models, monkeypatch, name, flag):
+    """On a CPU these flags leave computing to float32, and the norms must take it."""
+    picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    wanted = DepthHint.execute(LoadDepthEstimator.execute(name).args[0], picture).args[0]
+    monkeypatch.setattr(comfy.cli_args.args, flag, True)
+    estimator = LoadDepthEstimator.execute(name).args[0]
+    assert estimator.model.dtype == torch.float32
+    hint = DepthHint.execute(estimator, picture).args[0]
+    assert (hint - wanted).abs().max() < 0.05

@@ -1,0 +1,102 @@
+"""The decoding stages honour what other nodes put on a MODEL, or refuse it by its name."""
+
+import comfy.hooks
+import pytest
+import torch
+from helpers import oracle
+from helpers.decoding_stages import (
+    run,
+)
+from helpers.tiny_models import TEXT_TO_IMAGE
+from kandinsky22 import nodes
+
+
+def cfg_function(model):
+    model.set_model_sampler_cfg_function(lambda arguments: arguments["cond"])
+
+
+def post_cfg_function(model):
+    model.set_model_sampler_post_cfg_function(lambda arguments: arguments["denoised"])
+
+
+def function_wrapper(model):
+    model.set_model_unet_function_wrapper(lambda apply, arguments: None)
+
+
+def attention_patch(model):
+    model.set_model_attn1_patch(lambda q, k, v, options: (q, k, v))
+
+
+def sampling_patch(model):
+    model.add_object_patch("model_sampling", model.model.model_sampling)
+
+
+def easy_cache(model):
+    from comfy.patcher_extension import WrappersMP
+
+    model.add_wrapper(WrappersMP.OUTER_SAMPLE, lambda executor, *args: executor(*args))
+
+
+def hook(model):
+    weight = "diffusion_model.conv_in.weight"
+    patch = {weight: (torch.ones_like(model.model.state_dict()[weight]),)}
+    model.add_hook_patches(comfy.hooks.WeightHook(), patch)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (cfg_function, "sampler_cfg_function"),
+        (post_cfg_function, "sampler_post_cfg_function"),
+        (function_wrapper, "model_function_wrapper"),
+        (sampling_patch, "another model_sampling"),
+        (easy_cache, "outer_sample wrapper"),
+        (hook, "hooks"),
+    ],
+)
+def test_what_only_samplers_honour_is_refused(load_decoder, embeds, change, named):
+    model = load_decoder(TEXT_TO_IMAGE)[0].clone()
+    change(model)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    with pytest.raises(ValueError, match=f"cannot honour: .*{named}.*Use KSampler"):
+        run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), latent)
+
+
+def test_attention_patches_are_refused_everywhere(load_decoder, embeds):
+    model = load_decoder(TEXT_TO_IMAGE)[0].clone()
+    attention_patch(model)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    with pytest.raises(ValueError, match="no place for patches of other models.*Take that node"):
+        run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), latent)
+
+
+@pytest.mark.parametrize("kind", ["APPLY_MODEL", "DIFFUSION_MODEL"])
+def test_model_wrappers_are_honoured(load_decoder, embeds, kind):
+    from comfy.patcher_extension import WrappersMP
+
+    model = load_decoder(TEXT_TO_IMAGE)[0].clone()
+    calls = []
+
+    def wrapper(executor, *args, **kwargs):
+        calls.append(1)
+        return executor(*args, **kwargs)
+
+    model.add_wrapper(getattr(WrappersMP, kind), wrapper)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    ours = run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), latent)
+    assert len(calls) == 6
+    plain = load_decoder(TEXT_TO_IMAGE)[0]
+    assert torch.equal(ours, run(nodes.Decoder, plain, embeds(1, 1), embeds(1, 2), latent))
+
+
+def test_weight_patches_are_honoured_and_taken_back(load_decoder, embeds):
+    plain = load_decoder(TEXT_TO_IMAGE)[0]
+    model = plain.clone()
+    key = "diffusion_model.conv_in.weight"
+    shape = plain.model.diffusion_model.conv_in.weight.shape
+    model.add_patches({key: ("diff", (torch.full(shape, 0.1),))}, 1.0)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    before = run(nodes.Decoder, plain, embeds(1, 1), embeds(1, 2), latent)
+    patched = run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), latent)
+    assert oracle.max_diff(before, patched) > 0.01
+    assert torch.equal(run(nodes.Decoder, plain, embeds(1, 1), embeds(1, 2), latent), before)
