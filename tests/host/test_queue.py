@@ -12,8 +12,9 @@ import tempfile
 import termios
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -48,15 +49,31 @@ def servers(tmp_path_factory):
         yield two
 
 
+@contextmanager
+def ray_cluster(num_cpus: int) -> Iterator[Cluster]:
+    """A Ray cluster of one machine, all of whose files are in a temporary folder of its own.
+
+    Ray's Cluster writes the address into Ray's default folder, whatever `temp_dir` the head is
+    given, and fails where no earlier Ray has made that folder: so this is the default folder.
+    """
+    node = dict(num_cpus=num_cpus, object_store_memory=100_000_000, include_dashboard=False)
+    short = dict(prefix="ray", dir="/tmp")  # the paths of sockets are at most 107 bytes long
+    with (
+        tempfile.TemporaryDirectory(**short, ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        environment.setenv("RAY_TMPDIR", folder)
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
 @pytest.fixture(scope="module")
 def cluster():
-    """Ray, as a cluster of one machine."""
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets must be short
-    node = dict(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False)
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": folder})
-    yield cluster.address
-    cluster.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    with ray_cluster(num_cpus=2) as running:
+        yield running.address
 
 
 @pytest.fixture(scope="module")
@@ -343,22 +360,19 @@ def test_the_benchmark_runs():
 @pytest.mark.slow
 def test_a_machine_that_fails(workflow, tmp_path):
     """Two machines with a started server on each; one of them fails, and there is no third."""
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    node = dict(num_cpus=1, object_store_memory=100_000_000)
-    head = {**node, "include_dashboard": False, "temp_dir": folder}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    second = cluster.add_node(**node)
-    command = [sys.executable, SCRIPT, workflow, "--ray", cluster.address, "--cpus", "1"]
-    command += ["--set", "Decoder.seed=1..150", "--output", tmp_path, "--host", HOST["version"]]
     bases = set(host.cache_folder().glob("queue-*"))
     try:
-        process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-        wait_for(lambda: len({record["server"] for record in records(tmp_path)}) == 2, process)
-        cluster.remove_node(second, allow_graceful=False)
-        assert "150 jobs were run; 0 of the 150 failed" in process.communicate()[1]
+        with ray_cluster(num_cpus=1) as cluster:
+            second = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
+            command = [sys.executable, SCRIPT, workflow, "--ray", cluster.address, "--cpus", "1"]
+            command += ["--set", "Decoder.seed=1..150", "--output", tmp_path]
+            command += ["--host", HOST["version"]]
+            process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+            wait_for(lambda: len({record["server"] for record in records(tmp_path)}) == 2, process)
+            cluster.remove_node(second, allow_graceful=False)
+            assert "150 jobs were run; 0 of the 150 failed" in process.communicate()[1]
     finally:
-        cluster.shutdown()
-        for left in {Path(folder), *host.cache_folder().glob("queue-*")} - bases:
+        for left in set(host.cache_folder().glob("queue-*")) - bases:
             shutil.rmtree(left, ignore_errors=True)  # the machine could not
     assert len(records(tmp_path)) == 150 == len({record["job"] for record in records(tmp_path)})
 
