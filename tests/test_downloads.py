@@ -418,7 +418,8 @@ def test_an_odd_record_is_none(tmp_path, record):
 
 
 def test_the_command_needs_no_comfyui_and_no_torch():
-    look = "import sys, utils.download.downloads; "
+    look = "import sys; from scripts import pack; pack.name_pack(); "
+    look += "import kandinsky22.utils.download.downloads; "
     look += "print({'torch', 'comfy', 'folder_paths'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", look], cwd=PACK, capture_output=True, text=True)
     assert done.stdout == "set()\n"

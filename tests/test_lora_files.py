@@ -322,8 +322,9 @@ def test_names_over_a_wire_are_known_later():
 
 def test_the_bundled_one_makes_it_night(models, caplog):
     from kandinsky22.nodes.decoder import Decoder
-    from kandinsky22.scripts.miniature.lora import score_lora
     from test_miniature import MARGIN, SCENES, NodeMiniature
+
+    from tools.miniature.lora import score_lora
 
     class Nights(NodeMiniature):
         def decode_at_night(self, embeds, negative, seed):

@@ -290,10 +290,11 @@ def test_depth_with_weights_of_another_type(models, monkeypatch, name, flag):
 def test_the_memory_estimate_is_what_was_measured(monkeypatch, variant, attention, size):
     """At published size, without its weights: the peak of a traced forward."""
     from accelerate import init_empty_weights
-    from kandinsky22.scripts import measure_memory
     from kandinsky22.utils.comfyui.model import Kandinsky22, Settings
     from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
     from kandinsky22.utils.files import architectures
+
+    from tools import measure_memory
 
     if attention == "fused":
         monkeypatch.setattr(

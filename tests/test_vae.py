@@ -8,12 +8,12 @@ import oracle
 import pytest
 import torch
 from diffusers import VQModel
-from kandinsky22.scripts import measure_memory
-from kandinsky22.scripts.miniature.shapes import draw, sample_scenes
 from kandinsky22.utils.comfyui.vae import load_vae
 from safetensors.torch import load_file, save_file
 
 import nodes
+from tools import measure_memory
+from tools.miniature.shapes import draw, sample_scenes
 
 DECODER = "kandinsky-2-2-tiny-decoder"
 WEIGHTS = "diffusion_pytorch_model.safetensors"

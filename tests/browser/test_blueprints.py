@@ -3,7 +3,8 @@
 import browser_user as user
 import pytest
 from checkout import PACK
-from kandinsky22.scripts.page import open_page
+
+from tools.page import open_page
 
 NAMES = sorted(path.stem for path in (PACK / "subgraphs").glob("*.json"))
 SIZES = {"Outpaint (Kandinsky 2.2)": [256, 128]}

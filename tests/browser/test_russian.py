@@ -5,7 +5,8 @@ import json
 import browser_user as user
 import pytest
 from checkout import PACK
-from kandinsky22.scripts.page import open_page
+
+from tools.page import open_page
 
 RUSSIAN = json.loads((PACK / "locales/ru/nodeDefs.json").read_text())
 
