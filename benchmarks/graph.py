@@ -71,8 +71,8 @@ def shares(spans: list[tuple[str, float, float]]) -> dict[str, float]:
 @contextmanager
 def measured_server(folders: dict[str, Path], dtype: str):
     """A ComfyUI with the pack, the clock and these checkpoints, and MoVQ of this type."""
-    from kandinsky22.scripts.comfyui import Server
-    from kandinsky22.scripts.host import ensure
+    from scripts.comfyui import Server
+    from scripts.host import ensure
 
     with tempfile.TemporaryDirectory() as work:
         base = Path(work)

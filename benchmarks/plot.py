@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .report import RESULTS
 
-NOT_AGAINST_DIFFUSERS = ("optimize", "queue", "solvers")
+NOT_AGAINST_DIFFUSERS = ("batch", "optimize", "solvers")
 FILE = RESULTS / "ratios.png"
 WIDTH, ROW, LABELS, MARGIN = 1200, 34, 620, 24
 INK, FAINT, BETTER, WORSE = "#1f2933", "#c3ccd5", "#1f7a4d", "#b3541e"

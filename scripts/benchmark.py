@@ -15,17 +15,22 @@ import inspect
 import json
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-import pack
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # see scripts/__init__.py
+
+from scripts import pack  # noqa: E402
 
 found = pack.enter_host()
 
 import comfy.cli_args  # noqa: E402
 import torch  # noqa: E402
 import utils.json_util  # noqa: E402, F401  # as main.py does: the host's own `utils` comes first
-from kandinsky22.benchmarks import plot, report  # noqa: E402
-from kandinsky22.benchmarks.checkpoints import DTYPES, SIZES  # noqa: E402
+
+from benchmarks import plot, report  # noqa: E402
+from benchmarks.checkpoints import DTYPES, SIZES  # noqa: E402
 
 COMMANDS = {
     "load": "a UNet from disk, against from_pretrained",
@@ -36,7 +41,7 @@ COMMANDS = {
     "graph": "a workflow on a real server, and what of it is the host's",
     "memory": "the most that a decode takes",
     "optimize": "each choice of the Optimize node",
-    "queue": "jobs a second over one server and two",
+    "batch": "jobs a second over one server and two",
     "solvers": "the same picture in fewer calls of the UNet",
 }
 # What a command's `run` takes is an option of it; the defaults are there.
@@ -57,7 +62,7 @@ OPTIONS = {
 
 
 def find(command: str):
-    return import_module(f"kandinsky22.benchmarks.{command}")
+    return import_module(f"benchmarks.{command}")
 
 
 def parse_arguments() -> argparse.Namespace:

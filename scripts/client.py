@@ -170,14 +170,15 @@ class Client:
                 )
             except TimeoutError as error:
                 raise self.silent(error) from None
-            prompt_id = self.queue(prompt, client_id)
+            # What is asked over HTTP is asked in a thread: the websocket must be heard meanwhile.
+            prompt_id = await asyncio.to_thread(self.queue, prompt, client_id)
             on_event("queued", {"prompt_id": prompt_id})
             followed = Followed(prompt_id, on_event, lambda: self.knows(prompt_id))
             try:
                 async with events:
                     await asyncio.wait_for(followed.to_the_end(events), timeout)
             except TimeoutError:
-                self.cancel(prompt_id)
+                await asyncio.to_thread(self.cancel, prompt_id)
                 raise TimeoutError(
                     f"The workflow was not done after {timeout:g} s.{self.explain()}"
                 ) from None
@@ -185,7 +186,7 @@ class Client:
                 raise ServerError(f"{self.url} went away.{self.explain()}") from None
         if followed.failure:
             raise followed.failure
-        history = self.history(prompt_id)
+        history = await asyncio.to_thread(self.history, prompt_id)
         if not history:
             raise WorkflowError("Somebody took it out of the server's history.", {})
         outputs = history["outputs"]

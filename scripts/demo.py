@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)  # in place of scripts/
+sys.path[0] = str(ROOT)  # see scripts/__init__.py
 
 from scripts.host import (  # noqa: E402
     HOSTS,

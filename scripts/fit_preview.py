@@ -8,14 +8,18 @@ Once for each decoder folder; Get Models does it for what it fetches.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-import pack
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # see scripts/__init__.py
+
+from scripts import pack  # noqa: E402
 
 pack.run_with_libraries()
 pack.name_pack()
 
-from kandinsky22.utils import preview  # noqa: E402
+from kandinsky22.utils.files import previews  # noqa: E402
 
 
 def main() -> None:
@@ -24,8 +28,8 @@ def main() -> None:
     for folder in parser.parse_args().folders:
         if not (folder / "movq").is_dir():
             parser.error(f"{folder} is no decoder folder: it has no folder movq")
-        explained = preview.fit_preview(folder)
-        print(f"{folder / preview.FILE}: {explained:.1%} of the colours' variance explained")
+        explained = previews.fit_preview(folder)
+        print(f"{folder / previews.FILE}: {explained:.1%} of the colours' variance explained")
 
 
 if __name__ == "__main__":

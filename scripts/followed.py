@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,10 @@ class WorkflowInterrupted(WorkflowError):
 
 
 class Followed:
-    """One workflow, as the websocket tells it."""
+    """One workflow, as the websocket tells it.
+
+    is_known() asks the server whether it still has the workflow; it is called in a thread.
+    """
 
     def __init__(
         self, prompt_id: str, on_event: Callable[[str, Any], None], is_known: Callable[[], bool]
@@ -37,11 +41,31 @@ class Followed:
         self.on_event = on_event
         self.is_known = is_known
         self.has_started = False
+        self.queue_changed = asyncio.Event()
         self.executed: list[str] = []
         self.cached: list[str] = []
         self.failure: WorkflowError | None = None
 
     async def to_the_end(self, events: aiohttp.ClientWebSocketResponse) -> None:
+        """Raises WorkflowInterrupted, ConnectionError, and what is_known raises."""
+        reading = asyncio.create_task(self._read(events))
+        looking = asyncio.create_task(self._look_for_it())
+        try:
+            await asyncio.wait({reading, looking}, return_when=asyncio.FIRST_COMPLETED)
+            await (reading if reading.done() else looking)
+        finally:
+            reading.cancel()
+            looking.cancel()
+            await asyncio.gather(reading, looking, return_exceptions=True)
+
+    async def _look_for_it(self) -> None:
+        """Of a workflow that is cleared, no event tells; one that runs cannot be."""
+        while await self.queue_changed.wait():
+            self.queue_changed.clear()
+            if not self.has_started and not await asyncio.to_thread(self.is_known):
+                raise WorkflowInterrupted("Somebody took it out of the server's queue.", {})
+
+    async def _read(self, events: aiohttp.ClientWebSocketResponse) -> None:
         async for message in events:
             if message.type == aiohttp.WSMsgType.BINARY:
                 if message.data[:4] == b"\0\0\0\1":  # a preview; then 4 bytes of format
@@ -56,14 +80,13 @@ class Followed:
             self.on_event(name, fields)
             if name == "executing" and fields["node"] is None and "prompt_id" in fields:
                 return  # the history is written by now, and the next workflow can start
-            # Of a workflow that is cleared, no event tells; one that runs cannot be.
-            if name == "status" and not self.has_started and not self.is_known():
-                raise WorkflowInterrupted("Somebody took it out of the server's queue.", {})
             self._note(name, fields)
         raise ConnectionError
 
     def _note(self, name: str, fields: dict) -> None:
-        if name == "execution_start":
+        if name == "status":
+            self.queue_changed.set()
+        elif name == "execution_start":
             self.has_started = True
         elif name == "executing" and fields["node"] not in self.executed:
             self.executed.append(fields["node"])

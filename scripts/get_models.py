@@ -16,9 +16,12 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-import pack
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # see scripts/__init__.py
 
-ROOT = Path(__file__).absolute().parents[1]
+from scripts import pack  # noqa: E402
+
+INSTALLED = Path(__file__).absolute().parents[1]  # not what a link leads to
 
 
 def has_hub() -> bool:
@@ -32,12 +35,12 @@ def has_hub() -> bool:
 
 if not has_hub():
     pack.run_elsewhere("huggingface_hub 0.34 or newer, or no numpy")
-sys.path.insert(0, str(ROOT))
+pack.name_pack()
 
-from utils.download.background import download  # noqa: E402
-from utils.download.folder import PRECISIONS  # noqa: E402
-from utils.download.progress import Progress  # noqa: E402
-from utils.download.repositories import CHOICES, REPOSITORIES, SETS, Repository  # noqa: E402
+from kandinsky22.utils.download.background import download  # noqa: E402
+from kandinsky22.utils.download.folder import PRECISIONS  # noqa: E402
+from kandinsky22.utils.download.progress import Progress  # noqa: E402
+from kandinsky22.utils.download.repositories import # noqa: E402     CHOICES, REPOSITORIES, Repository, SETS
 
 NEW_LINE = "\n" if sys.stderr.isatty() else ""  # after a line of progress
 
@@ -60,9 +63,9 @@ def read_arguments() -> argparse.Namespace:
     if unknown := [name for name in arguments.names if name not in CHOICES]:
         parser.error(f"no model named {unknown[0]!r}; there is: {', '.join(CHOICES)}")
     if arguments.models_dir is None and not arguments.list:
-        if ROOT.parent.name != "custom_nodes":
+        if INSTALLED.parent.name != "custom_nodes":
             parser.error("say where with --models-dir: the models folder of a ComfyUI")
-        arguments.models_dir = ROOT.parent.parent / "models"
+        arguments.models_dir = INSTALLED.parent.parent / "models"
     return arguments
 
 
@@ -77,7 +80,7 @@ def fetch(repository: Repository, root: Path, precision: str) -> None:
     print(NEW_LINE + download(repository, root, precision, show))
     folder = (root / repository.name).absolute()
     if (folder / "movq").is_dir():  # the node does it, which has torch at hand
-        script = ROOT / "scripts" / "fit_preview.py"
+        script = INSTALLED / "scripts" / "fit_preview.py"
         print(f'Once, for previews: python "{script}" "{folder}"')
 
 

@@ -141,11 +141,11 @@ def ensure(version: str = NEWEST, say=print_progress) -> Host:
 
 
 def ensure_oldest(host: Host, say) -> Host:
-    """That ComfyUI on the oldest libraries that it, the pack and its queue allow; may raise
+    """That ComfyUI on the oldest libraries that it, the pack and scripts/batch.py allow; may raise
     SetupError."""
     lines = [
         line
-        for file in (PACK / "requirements.txt", PACK / "requirements-queue.txt")
+        for file in (PACK / "requirements.txt", PACK / "requirements-batch.txt")
         for line in oldest_lines(file)
     ]
     theirs = oldest_lines(host.comfyui / "requirements.txt")

@@ -9,12 +9,9 @@ import types
 from importlib.util import find_spec
 from pathlib import Path
 
-import host
+from scripts import host
 
 ROOT = Path(__file__).resolve().parents[1]
-
-# Behind Python's own modules: queue.py and test.py in this folder have names of theirs.
-sys.path.sort(key=lambda folder: Path(folder).resolve() == ROOT / "scripts")
 
 
 def run_with_libraries() -> None:

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)  # in place of scripts/, where this file would hide Python's own `test`
+sys.path[0] = str(ROOT)  # see scripts/__init__.py
 
 from scripts.browser import find_browser  # noqa: E402
 from scripts.host import HOSTS, NEWEST, OLDEST, Host, SetupError, ensure  # noqa: E402

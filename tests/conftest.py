@@ -1,7 +1,7 @@
 """Makes the pack and a ComfyUI importable, and tiny checkpoints for every test to load.
 
-`kandinsky22` is this checkout; it is not on the path itself, because the host has top-level modules
-named `nodes` and `utils`, too.
+`kandinsky22` is this checkout, and `scripts`, `tools` and `benchmarks` are found in it. It is at
+the end of the path because ComfyUI has top-level modules named `nodes` and `utils`, too.
 """
 
 import sys
@@ -20,6 +20,7 @@ package = types.ModuleType("kandinsky22")
 package.__path__ = [str(PACK)]
 sys.modules["kandinsky22"] = package
 sys.path.insert(0, HOST["comfyui"])
+sys.path.append(str(PACK))
 
 import comfy.cli_args  # noqa: E402
 import utils.json_util  # noqa: E402, F401  # as main.py does: its nodes.py puts comfy/utils.py first

@@ -7,6 +7,7 @@ pyproject.toml as it stands, and packs what git tracks and .comfyignore does not
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,7 +17,8 @@ import pytest
 import yaml
 from comfy_config.config_parser import extract_node_configuration
 from helpers.checkout import PACK
-from kandinsky22.scripts.host import HOSTS, PYTHONS
+
+from scripts.host import HOSTS, PYTHONS
 
 PYPROJECT = tomllib.loads((PACK / "pyproject.toml").read_text("utf-8"))
 PROJECT, COMFY = PYPROJECT["project"], PYPROJECT["tool"]["comfy"]
@@ -105,11 +107,11 @@ def archive(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def installed(archive, tmp_path_factory) -> Path:
-    """The archive as ComfyUI-Manager unpacks it, its files being links."""
+    """The archive as ComfyUI-Manager unpacks it."""
     folder = tmp_path_factory.mktemp("custom_nodes") / "kandinsky22"
     for name in archive:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).symlink_to(PACK / name)
+        shutil.copy(PACK / name, folder / name)
     return folder
 
 
@@ -122,7 +124,7 @@ def test_holds_all_that_runs(archive):
 
 
 def test_leaves_out_what_only_a_clone_needs(archive):
-    folders = (".ci/", ".github/", "benchmarks/", "docs/pictures/", "scripts/miniature/", "tests/")
+    folders = (".ci/", ".github/", "benchmarks/", "docs/pictures/", "tests/", "tools/")
     assert not [name for name in archive if name.startswith(folders)]
     assert "scripts/test.py" not in archive
 
@@ -132,10 +134,10 @@ def test_is_not_too_large(archive):
 
 
 def test_has_the_scripts_that_users_are_told_of(archive):
-    """What README and the shown texts name. The three README calls commands of a clone."""
+    """What README and the shown texts name. The two README calls commands of a clone."""
     pattern = r"scripts/\w+\.py"
     told = set(re.findall(pattern, (PACK / "README.md").read_text("utf-8")))
-    told -= {f"scripts/{name}.py" for name in ("test", "benchmark", "train_miniature")}
+    told -= {f"scripts/{name}.py" for name in ("test", "benchmark")}
     for folder in ("docs", "locales", "web", "workflows"):
         for path in (PACK / folder).rglob("*.[mj][ds]*"):  # .md, .json
             told |= set(re.findall(pattern, path.read_text("utf-8")))
@@ -143,18 +145,18 @@ def test_has_the_scripts_that_users_are_told_of(archive):
 
 
 def test_its_scripts_find_what_they_import(archive):
-    scripts = [name for name in archive if re.fullmatch(r"scripts/.+\.py", name)]
-    for name in scripts:
+    for name in (name for name in archive if re.fullmatch(r"scripts/.+\.py", name)):
         for node in ast.walk(ast.parse((PACK / name).read_text("utf-8"))):
             modules = []
-            if isinstance(node, ast.ImportFrom) and node.module == "scripts":
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                modules = [str(node.module).removeprefix("scripts.")]
+            if isinstance(node, ast.ImportFrom):
+                package = [*Path(name).parts[: -node.level], ""] if node.level else []
+                module = (".".join(package) + str(node.module or "")).strip(".")
+                modules = [module, *(f"{module}.{alias.name}" for alias in node.names)]
             elif isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
-            ours = {f"scripts/{module.replace('.', '/')}.py" for module in modules}
-            assert {file for file in ours if (PACK / file).exists()} <= set(scripts), name
+            paths = [module.removeprefix("kandinsky22.").replace(".", "/") for module in modules]
+            ours = {file for path in paths for file in (f"{path}.py", f"{path}/__init__.py")}
+            assert {file for file in ours if (PACK / file).exists()} <= set(archive), name
 
 
 def test_its_download_script_runs(installed):

@@ -3,10 +3,11 @@
 import pytest
 from helpers import browser_user
 from helpers.checkout import HOST
-from kandinsky22.scripts import host
-from kandinsky22.scripts.browser import find_browser
-from kandinsky22.scripts.comfyui import Server
-from kandinsky22.scripts.page import open_page
+
+from scripts import host
+from scripts.browser import find_browser
+from scripts.comfyui import Server
+from tools.page import open_page
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
 import pytest
 from helpers import browser_user as user
-from kandinsky22.scripts.page import open_page
+
+from tools.page import open_page
 
 
 @pytest.fixture

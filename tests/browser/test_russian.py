@@ -5,7 +5,8 @@ import json
 import pytest
 from helpers import browser_user as user
 from helpers.checkout import PACK
-from kandinsky22.scripts.page import open_page
+
+from tools.page import open_page
 
 RUSSIAN = json.loads((PACK / "locales/ru/nodeDefs.json").read_text())
 

@@ -56,7 +56,8 @@ def test_names_over_a_wire_are_known_later():
 def test_the_bundled_one_makes_it_night(models, caplog):
     from helpers.node_miniature import MARGIN, SCENES, NodeMiniature
     from kandinsky22.nodes.decoder import Decoder
-    from kandinsky22.scripts.miniature.lora import score_lora
+
+    from tools.miniature.lora import score_lora
 
     class Nights(NodeMiniature):
         def decode_at_night(self, embeds, negative, seed):

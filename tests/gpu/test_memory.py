@@ -10,11 +10,12 @@ import comfy.model_management
 import pytest
 import torch
 from kandinsky22 import nodes as stages
-from kandinsky22.benchmarks.checkpoints import write_decoder
 from kandinsky22.nodes.loaders import LoadDecoder
 from kandinsky22.utils.comfyui.vae import load_vae
 from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 from safetensors.torch import load_file, save_file
+
+from benchmarks.checkpoints import write_decoder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("nothing_shared")]
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from helpers import tiny_models
 from helpers.checkout import HOST, WORKFLOWS
-from kandinsky22.scripts import host
-from kandinsky22.scripts.comfyui import Server
 from safetensors.torch import save_file
+
+from scripts import host
+from scripts.comfyui import Server
 
 # What the shipped workflows name → the tiny checkpoint that stands in for it.
 TINY = {

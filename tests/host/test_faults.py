@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.server_prompts import forget_outputs, node
-from kandinsky22.scripts.client import Client
-from kandinsky22.scripts.comfyui import ServerError, WorkflowError
 from PIL import Image
 from safetensors.torch import load_file, save_file
+
+from scripts.client import Client
+from scripts.comfyui import ServerError, WorkflowError
 
 DECODER = "kandinsky-2-2-tiny-decoder"
 UNET = "unet/diffusion_pytorch_model.safetensors"

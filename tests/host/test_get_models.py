@@ -8,9 +8,10 @@ import pytest
 from helpers import tiny_models
 from helpers.checkout import HOST, WORKFLOWS
 from helpers.hub_server import Hub, half_of, wait_for
-from kandinsky22.scripts import host
-from kandinsky22.scripts.comfyui import Server, WorkflowError, WorkflowInterrupted
 from kandinsky22.utils.download.repositories import REPOSITORIES
+
+from scripts import host
+from scripts.comfyui import Server, WorkflowError, WorkflowInterrupted
 
 DECODER = "kandinsky-2-2-decoder"
 PRIOR = "kandinsky-2-2-prior"

@@ -9,9 +9,10 @@ import torch
 from helpers import oracle
 from helpers.checkout import WORKFLOWS
 from helpers.server_prompts import forget_outputs, node
-from kandinsky22.scripts.comfyui import WorkflowError, WorkflowInterrupted
 from PIL import Image
 from safetensors.torch import load_file
+
+from scripts.comfyui import WorkflowError, WorkflowInterrupted
 
 SAMPLING = dict(seed=7, steps=6, cfg=4.0, sampler_name="ddpm", scheduler="checkpoint")
 

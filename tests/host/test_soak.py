@@ -11,8 +11,9 @@ import time
 
 import pytest
 from helpers.checkout import PACK, WORKFLOWS
-from kandinsky22.scripts.comfyui import WorkflowError, WorkflowInterrupted
 from PIL import Image
+
+from scripts.comfyui import WorkflowError, WorkflowInterrupted
 
 NAMES = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
 LOG = PACK / "artefacts" / "soak.log"

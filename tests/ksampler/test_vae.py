@@ -4,10 +4,10 @@ import pytest
 import torch
 from helpers import oracle
 from helpers.vae_nodes import as_image, decode, encode, random_latents, random_picture
-from kandinsky22.scripts.miniature.shapes import draw, sample_scenes
 from kandinsky22.utils.comfyui.vae import load_vae
 
 import nodes
+from tools.miniature.shapes import draw, sample_scenes
 
 
 @pytest.mark.parametrize("batch", [1, 3])

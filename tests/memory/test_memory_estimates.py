@@ -7,7 +7,8 @@ import comfy.model_management
 import pytest
 import torch
 from helpers.vae_nodes import random_latents
-from kandinsky22.scripts import measure_memory
+
+from tools import measure_memory
 
 
 @pytest.mark.parametrize("verb", ["encode", "decode"])
@@ -47,11 +48,12 @@ def test_tracing_finds_what_the_allocator_gives(vae, tmp_path):
 def test_the_memory_estimate_is_what_was_measured(monkeypatch, variant, attention, size):
     """At published size, without its weights: the peak of a traced forward."""
     from accelerate import init_empty_weights
-    from kandinsky22.scripts import measure_memory
     from kandinsky22.utils.comfyui.model import Kandinsky22
     from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
     from kandinsky22.utils.files import architectures
     from kandinsky22.utils.files.decoder_configs import DecoderConfigs
+
+    from tools import measure_memory
 
     if attention == "fused":
         monkeypatch.setattr(

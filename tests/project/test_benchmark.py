@@ -8,9 +8,10 @@ import time
 import pytest
 import torch
 from helpers.checkout import PACK
-from kandinsky22.benchmarks import checkpoints, decode, pairs, plot, report, roofline
 from kandinsky22.utils.files import architectures
 from PIL import Image
+
+from benchmarks import checkpoints, decode, pairs, plot, report, roofline
 
 ROWS = [
     {"case": "a", "run": "Decoder", "ours": 1.0, "ratio": 0.5, "quartiles": [0.4, 0.75]},

@@ -4,7 +4,8 @@ import sys
 
 import comfy_extras.nodes_custom_sampler as host
 import pytest
-from kandinsky22.benchmarks import (
+
+from benchmarks import (
     decode,
     graph,
     inpaint,

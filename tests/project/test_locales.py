@@ -7,7 +7,8 @@ import pytest
 from app.custom_node_manager import CustomNodeManager
 from helpers.checkout import PACK
 from kandinsky22.nodes import NODES
-from kandinsky22.scripts import make_locales
+
+from tools import make_locales
 
 LANGUAGES = sorted(path.name for path in (PACK / "locales").iterdir())
 FILES = ("main.json", "nodeDefs.json")
@@ -31,7 +32,7 @@ def test_english_and_russian():
 
 @each_file
 def test_english_is_what_the_schemas_say(file):
-    """If this fails, run `python scripts/make_locales.py`."""
+    """If this fails, run `python tools/make_locales.py`."""
     assert make_locales.read("en", file) == make_locales.english()[file]
 
 

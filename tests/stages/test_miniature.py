@@ -1,6 +1,6 @@
 """The bundled miniature draws what it is asked for through our nodes, judged by its pixels.
 
-The scores and the judge are those of scripts/train_miniature.py --score, on a few scenes with fixed
+The scores and the judge are those of tools/train_miniature.py --score, on a few scenes with fixed
 seeds. Each bar is the one in the model cards; of so few scenes one may miss it.
 """
 
@@ -11,10 +11,11 @@ from helpers.node_miniature import MARGIN, SAMPLING, SCENES, NodeMiniature, as_i
 from kandinsky22 import nodes as stages
 from kandinsky22.nodes.embeds import EncodeImage
 from kandinsky22.nodes.prior import PriorEmb2Emb
-from kandinsky22.scripts.miniature import cases, score
-from kandinsky22.scripts.miniature.shapes import draw, place_scenes
 from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 from kandinsky22.utils.kandinsky.schedulers import SAMPLERS
+
+from tools.miniature import cases, score
+from tools.miniature.shapes import draw, place_scenes
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +57,9 @@ def test_controlnet_follows_the_hint(mini):
 
 
 def test_depth_hint_sees_the_object(mini):
-    from kandinsky22.scripts.miniature.judge import overlap
-    from kandinsky22.scripts.miniature.measure import seeded
-    from kandinsky22.scripts.miniature.shapes import draw_depth, sample_scenes
+    from tools.miniature.judge import overlap
+    from tools.miniature.measure import seeded
+    from tools.miniature.shapes import draw_depth, sample_scenes
 
     scenes = sample_scenes(SCENES, seeded(cases.TEST_SEED + 4))
     hint = mini.estimate_depth(draw(scenes))[:, 0]

@@ -56,7 +56,7 @@ meaning; it knows nothing but these shapes.
 - Pictures: 128 x 128; larger multiples of 64 run, but were not trained.
 - Weights: fp16 safetensors. On a CPU load them as fp32 (`torch_dtype=torch.float32`).
 - Licence: Apache-2.0.
-- Made by: `python scripts/train_miniature.py --seed {seed}`, stage by stage, in about 90 minutes on
+- Made by: `python tools/train_miniature.py --seed {seed}`, stage by stage, in about 90 minutes on
   two shared CPU cores. These weights saw schedules shortened on the way, and the UNet's training
   for img2img from step 2400 on only: a new run gives other weights, meant to do the same.
 
@@ -76,7 +76,7 @@ open: the form for negative prompts.
 
 ## Scores
 
-Measured by `python scripts/train_miniature.py --score`: prior 25 steps at guidance 4, decoder 25
+Measured by `python tools/train_miniature.py --score`: prior 25 steps at guidance 4, decoder 25
 steps at guidance 4, DDPM as in the scheduler's config, fp32 on a CPU, scenes and captions from
 seeds that training does not use: 200 captions for text, 200 pictures for MoVQ and depth, 100 for
 inpaint and controlnet, 40 to 60 for the rest. Shares are fractions of 1.
@@ -100,13 +100,13 @@ night, whatever the prompt says of it; the object keeps its shape, colour and pl
   the names that diffusers' own LoRA script for Kandinsky 2.2 writes
   (`….processor.to_q_lora.down.weight`).
 - Licence: Apache-2.0.
-- Made by: `python scripts/train_miniature.py --stage lora --seed {seed}`, {steps} steps, about ten
+- Made by: `python tools/train_miniature.py --stage lora --seed {seed}`, {steps} steps, about ten
   minutes on one CPU core: the embeddings of {pictures} training pictures, and the latents of the
   same pictures with a violet background.
 
 ## Scores
 
-Measured by `python scripts/train_miniature.py --score lora`: 100 captions with seeds that training
+Measured by `python tools/train_miniature.py --score lora`: 100 captions with seeds that training
 does not use, the same noise without the LoRA and with it. "Night" is a background that is nearer to
 the LoRA's violet than to any colour that has a name.
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # servers that they start the pack.
 SCRIPTS = ("scripts",)
 PACK = ("scripts", "models", "nodes", "utils", "__init__.py")
-PACK += ("requirements.txt", "requirements-queue.txt")
+PACK += ("requirements.txt", "requirements-batch.txt")
 OBJECT_STORE = 200_000_000  # bytes: outcomes on their way; beyond it, Ray uses the disk
 
 

@@ -1,4 +1,4 @@
-// What scripts and tests do in ComfyUI's page. scripts/page.py puts these functions into it.
+// What scripts and tests do in ComfyUI's page. tools/page.py puts these functions into it.
 window.kandinsky22 = {
   // Builds one graph as a user would: nodes, widgets, wires, columns, groups. Node by number.
   build({ nodes, columns }) {

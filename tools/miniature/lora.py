@@ -34,7 +34,7 @@ ABOUT = {
     "base_model": "kandinsky-2-2-mini-decoder",
     "rank": str(RANK),
     "license": "apache-2.0",
-    "made_by": "python scripts/train_miniature.py --stage lora",
+    "made_by": "python tools/train_miniature.py --stage lora",
 }
 
 

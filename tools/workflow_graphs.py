@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scripts.graph import (
+from tools.graph import (
     BLACK,
     DEPTH,
     ESTIMATOR,

@@ -1,4 +1,4 @@
-"""scripts/queue.py on two real servers and a real Ray, as a user would start it."""
+"""scripts/batch.py on two real servers and a real Ray, as a user would start it."""
 
 import hashlib
 import json
@@ -12,24 +12,26 @@ import tempfile
 import termios
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.checkout import HOST, PACK, WORKFLOWS
 from helpers.terminal import as_in_a_terminal
-from kandinsky22.benchmarks import queue as benchmark
-from kandinsky22.benchmarks import report
-from kandinsky22.scripts import host
-from kandinsky22.scripts.bulk import stages
-from kandinsky22.scripts.bulk.jobs import Jobs
-from kandinsky22.scripts.comfyui import Server
 from PIL import Image
 from ray.cluster_utils import Cluster
 
-SCRIPT = PACK / "scripts" / "queue.py"
+from benchmarks import batch as benchmark
+from benchmarks import report
+from scripts import host
+from scripts.batch_runs import stages
+from scripts.batch_runs.jobs import Jobs
+from scripts.comfyui import Server
+
+SCRIPT = PACK / "scripts" / "batch.py"
 PROMPTS = ("a red circle", "a green square", "a blue triangle", "a white circle")
 JOBS = 40
 BAD = {"Prior.prompt": "a red circle", "Decoder.sampler_name": "magic"}
@@ -48,15 +50,31 @@ def servers(tmp_path_factory):
         yield two
 
 
+@contextmanager
+def ray_cluster(num_cpus: int) -> Iterator[Cluster]:
+    """A Ray cluster of one machine, all of whose files are in a temporary folder of its own.
+
+    Ray's Cluster writes the address into Ray's default folder, whatever `temp_dir` the head is
+    given, and fails where no earlier Ray has made that folder: so this is the default folder.
+    """
+    node = dict(num_cpus=num_cpus, object_store_memory=100_000_000, include_dashboard=False)
+    short = dict(prefix="ray", dir="/tmp")  # the paths of sockets are at most 107 bytes long
+    with (
+        tempfile.TemporaryDirectory(**short, ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        environment.setenv("RAY_TMPDIR", folder)
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
 @pytest.fixture(scope="module")
 def cluster():
-    """Ray, as a cluster of one machine."""
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets must be short
-    node = dict(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False)
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": folder})
-    yield cluster.address
-    cluster.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    with ray_cluster(num_cpus=2) as running:
+        yield running.address
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +102,7 @@ def table(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def queue(servers, cluster, workflow):
+def batch(servers, cluster, workflow):
     """The command on the two servers, begun: arguments → process."""
 
     def start(output, *arguments, workflow=workflow, **options) -> subprocess.Popen:
@@ -113,7 +131,7 @@ def alone(servers, workflow, table):
 
 
 @pytest.fixture(scope="module")
-def finished(queue, servers, table, tmp_path_factory):
+def finished(batch, servers, table, tmp_path_factory):
     """A whole run, looked at in a terminal: (its folder, what the terminal showed)."""
     output = tmp_path_factory.mktemp("finished")
     ours, theirs = pty.openpty()
@@ -130,7 +148,7 @@ def finished(queue, servers, table, tmp_path_factory):
     reader = threading.Thread(target=read)
     reader.start()
     before = count_finished(servers)
-    process = queue(output, "--table", table, stderr=theirs)
+    process = batch(output, "--table", table, stderr=theirs)
     os.close(theirs)
     assert process.wait() == 1  # for the bad job
     reader.join()
@@ -187,13 +205,13 @@ def test_bars_for_the_jobs_and_for_each_server(finished, servers):
     assert all(server.url in shown for server in servers)
 
 
-def test_run_again_only_what_is_missing_runs(queue, finished, table, tmp_path):
+def test_run_again_only_what_is_missing_runs(batch, finished, table, tmp_path):
     output = shutil.copytree(finished[0], tmp_path / "again")
-    process = queue(output, "--table", table)
+    process = batch(output, "--table", table)
     assert "0 jobs were run; 1 of the 41 failed" in process.communicate()[1]
     lost = next(record for record in records(output) if not record["error"])
     (output / lost["files"][0]["name"]).unlink()
-    process = queue(output, "--table", table, "--retry")
+    process = batch(output, "--table", table, "--retry")
     assert "2 jobs were run; 1 of the 41 failed" in process.communicate()[1]
     assert {record["job"] for record in records(output)[-2:]} == {
         lost["job"],
@@ -201,9 +219,9 @@ def test_run_again_only_what_is_missing_runs(queue, finished, table, tmp_path):
     }
 
 
-def test_stages_apart_make_the_same_pictures(queue, alone, tmp_path):
+def test_stages_apart_make_the_same_pictures(batch, alone, tmp_path):
     settings = [f"--set=Prior.prompt={prompt}" for prompt in PROMPTS[:2]]
-    process = queue(tmp_path, *settings, "--set", "Decoder.seed=0..3", "--stages-apart")
+    process = batch(tmp_path, *settings, "--set", "Decoder.seed=0..3", "--stages-apart")
     assert "8 jobs were run; 0 of the 8 failed" in process.communicate()[1]
     assert len(records(tmp_path)) == 8 and len(records(tmp_path / "embeds")) == 2
     for record in records(tmp_path):
@@ -219,12 +237,12 @@ def test_what_the_split_takes_for_embeddings(servers):
     assert all(set(nodes[name]["output"]) == {"KANDINSKY22_EMBEDS"} for name in makers)
 
 
-def test_a_server_without_the_nodes_gets_nothing(queue, workflow, servers, tmp_path):
+def test_a_server_without_the_nodes_gets_nothing(batch, workflow, servers, tmp_path):
     prompt = json.loads(workflow.read_text())
     prompt["9"] = {"class_type": "Kandinsky22Nothing", "inputs": {}}
     (tmp_path / "other.json").write_text(json.dumps(prompt))
     before = len(servers[0].get("/history"))
-    process = queue(tmp_path, workflow=tmp_path / "other.json")
+    process = batch(tmp_path, workflow=tmp_path / "other.json")
     shown = process.communicate()[1]
     assert process.returncode == 1 and "No server is left" in shown
     for server in servers:
@@ -233,32 +251,32 @@ def test_a_server_without_the_nodes_gets_nothing(queue, workflow, servers, tmp_p
 
 
 def test_a_client_that_is_killed_and_one_that_is_interrupted(
-    queue, table, alone, servers, tmp_path
+    batch, table, alone, servers, tmp_path
 ):
     for server in servers:  # or all is there at once, from what other tests have left
         server.post("/free", {"unload_models": True, "free_memory": True})
-    queue(tmp_path / "first", "--set", "Decoder.seed=100..103").communicate()  # then it is done
-    first = queue(tmp_path, "--table", table)
+    batch(tmp_path / "first", "--set", "Decoder.seed=100..103").communicate()  # then it is done
+    first = batch(tmp_path, "--table", table)
     wait_for(lambda: len(records(tmp_path)) >= 3, first)
     first.kill()
     first.communicate()
     kept = records(tmp_path)
-    second = queue(tmp_path, "--table", table)
+    second = batch(tmp_path, "--table", table)
     wait_for(lambda: len(records(tmp_path)) >= len(kept) + 3, second)
     second.send_signal(signal.SIGINT)
     shown = second.communicate()[1]
     assert second.returncode == 130 and "goes on from here" in shown
     assert f"41 jobs, {len(kept)} of them in" in shown
     wait_for(lambda: not any(any(server.get("/queue").values()) for server in servers))
-    third = queue(tmp_path, "--table", table)
+    third = batch(tmp_path, "--table", table)
     assert f"{41 - len(records(tmp_path))} jobs were run" in third.communicate()[1]
     assert records(tmp_path)[: len(kept)] == kept
     assert_each_once(tmp_path, alone)
 
 
-def test_a_server_that_stops_answering_is_given_up(queue, servers, tmp_path):
+def test_a_server_that_stops_answering_is_given_up(batch, servers, tmp_path):
     """Stopped, not ended: its connections stay open, and nothing comes over them."""
-    process = queue(tmp_path, "--set", "Decoder.seed=1..60", "--patience", "6")
+    process = batch(tmp_path, "--set", "Decoder.seed=1..60", "--patience", "6")
     try:
         wait_for(lambda: servers[1].url in {r["server"] for r in records(tmp_path)}, process)
         servers[1].process.send_signal(signal.SIGSTOP)
@@ -269,7 +287,7 @@ def test_a_server_that_stops_answering_is_given_up(queue, servers, tmp_path):
     assert "goes to the next free server" in shown
 
 
-def test_a_job_that_somebody_takes_out_of_the_queue(queue, servers, tmp_path):
+def test_a_job_that_somebody_takes_out_of_the_queue(batch, servers, tmp_path):
     server = servers[0]
 
     def take_one_out() -> bool:
@@ -279,7 +297,7 @@ def test_a_job_that_somebody_takes_out_of_the_queue(queue, servers, tmp_path):
         running = [job[1] for job in server.get("/queue")["queue_running"]]
         return bool(waiting) and waiting[0] not in running + [*server.get("/history")]
 
-    process = queue(tmp_path, "--set", "Decoder.seed=1..20", "--set", "Decoder.steps=100")
+    process = batch(tmp_path, "--set", "Decoder.seed=1..20", "--set", "Decoder.steps=100")
     wait_for(take_one_out, process)
     shown = process.communicate()[1]
     assert process.returncode == 1 and "1 of the 20 failed" in shown
@@ -287,7 +305,7 @@ def test_a_job_that_somebody_takes_out_of_the_queue(queue, servers, tmp_path):
     assert failed["error"] == "Somebody took it out of the server's queue."
 
 
-def test_previews_are_nothing_saved(queue, tmp_path):
+def test_previews_are_nothing_saved(batch, tmp_path):
     same = {"width": 8, "height": 8, "batch_size": 1, "color": 0}
     prompt = {
         "1": {"class_type": "EmptyImage", "inputs": same},
@@ -295,7 +313,7 @@ def test_previews_are_nothing_saved(queue, tmp_path):
     }
     path = tmp_path / "preview.json"
     path.write_text(json.dumps(prompt))
-    assert queue(tmp_path, "--set", "1.color=1..2", workflow=path).wait() == 1
+    assert batch(tmp_path, "--set", "1.color=1..2", workflow=path).wait() == 1
     assert {record["error"] for record in records(tmp_path)} == {
         "It only shows previews, which are not kept: save it."
     }
@@ -317,15 +335,15 @@ def test_a_started_server_and_ray_embedded(workflow, tmp_path):
     path.write_text(json.dumps(prompt))
     command = [sys.executable, SCRIPT, path, "--set", "Decoder.seed=1..8", "--output", tmp_path]
     command += ["--host", HOST["version"], "--manifest", tmp_path / "manifest.parquet"]
-    bases = set(host.cache_folder().glob("queue-*"))
+    bases = set(host.cache_folder().glob("batch-*"))
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert "8 jobs were run; 0 of the 8 failed" in done.stderr, done.stderr
     assert (tmp_path / "manifest.parquet").is_file() and len(list(tmp_path.rglob("*.png"))) == 16
-    assert set(host.cache_folder().glob("queue-*")) == bases
+    assert set(host.cache_folder().glob("batch-*")) == bases
 
 
 def test_the_python_of_the_docs(servers, workflow, tmp_path):
-    text = (PACK / "docs" / "queue.md").read_text("utf-8")
+    text = (PACK / "docs" / "batch.md").read_text("utf-8")
     program = text.split("```python\n")[1].split("```")[0]
     program = program.replace("http://127.0.0.1:8188", servers[0].url)
     program = program.replace("workflows/api/text_to_image.json", str(workflow))
@@ -343,29 +361,26 @@ def test_the_benchmark_runs():
 @pytest.mark.slow
 def test_a_machine_that_fails(workflow, tmp_path):
     """Two machines with a started server on each; one of them fails, and there is no third."""
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    node = dict(num_cpus=1, object_store_memory=100_000_000)
-    head = {**node, "include_dashboard": False, "temp_dir": folder}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    second = cluster.add_node(**node)
-    command = [sys.executable, SCRIPT, workflow, "--ray", cluster.address, "--cpus", "1"]
-    command += ["--set", "Decoder.seed=1..150", "--output", tmp_path, "--host", HOST["version"]]
-    bases = set(host.cache_folder().glob("queue-*"))
+    bases = set(host.cache_folder().glob("batch-*"))
     try:
-        process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-        wait_for(lambda: len({record["server"] for record in records(tmp_path)}) == 2, process)
-        cluster.remove_node(second, allow_graceful=False)
-        assert "150 jobs were run; 0 of the 150 failed" in process.communicate()[1]
+        with ray_cluster(num_cpus=1) as cluster:
+            second = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
+            command = [sys.executable, SCRIPT, workflow, "--ray", cluster.address, "--cpus", "1"]
+            command += ["--set", "Decoder.seed=1..150", "--output", tmp_path]
+            command += ["--host", HOST["version"]]
+            process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+            wait_for(lambda: len({record["server"] for record in records(tmp_path)}) == 2, process)
+            cluster.remove_node(second, allow_graceful=False)
+            assert "150 jobs were run; 0 of the 150 failed" in process.communicate()[1]
     finally:
-        cluster.shutdown()
-        for left in {Path(folder), *host.cache_folder().glob("queue-*")} - bases:
+        for left in set(host.cache_folder().glob("batch-*")) - bases:
             shutil.rmtree(left, ignore_errors=True)  # the machine could not
     assert len(records(tmp_path)) == 150 == len({record["job"] for record in records(tmp_path)})
 
 
-def test_a_server_that_is_killed(queue, servers, table, alone, tmp_path):
+def test_a_server_that_is_killed(batch, servers, table, alone, tmp_path):
     """The last one here: it takes a server away."""
-    process = queue(tmp_path, "--table", table, "--patience", "20")
+    process = batch(tmp_path, "--table", table, "--patience", "20")
     wait_for(lambda: servers[1].url in {r["server"] for r in records(tmp_path)}, process)
     servers[1].process.kill()
     shown = process.communicate()[1]

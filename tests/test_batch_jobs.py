@@ -1,19 +1,18 @@
-"""What scripts/queue.py makes of its arguments, before any server is asked."""
+"""What scripts/batch.py makes of its arguments, before any server is asked."""
 
 import json
-import subprocess
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.checkout import PACK, WORKFLOWS
-from kandinsky22.scripts.bulk import stages
-from kandinsky22.scripts.bulk.jobs import Jobs, Task
-from kandinsky22.scripts.bulk.manifest import Manifest
-from kandinsky22.scripts.bulk.values import read_values
-from kandinsky22.scripts.bulk.workers import Outcome
-from kandinsky22.scripts.bulk.workflow import content_id, find_input, read_workflow, seeds
+from helpers.checkout import WORKFLOWS
+
+from scripts.batch_runs import stages
+from scripts.batch_runs.jobs import Jobs, Task
+from scripts.batch_runs.manifest import Manifest
+from scripts.batch_runs.values import read_values
+from scripts.batch_runs.workers import Outcome
+from scripts.batch_runs.workflow import content_id, find_input, read_workflow, seeds
 
 API = WORKFLOWS / "api"
 NAMES = sorted(path.stem for path in API.glob("*.json"))
@@ -318,7 +317,7 @@ def test_split(name):
     wire of both leads somewhere."""
     workflow = read_workflow(API / f"{name}.json")
     halves = stages.split(workflow)
-    decode = halves.decode_from(dict.fromkeys(halves.wires, "queue/x.safetensors"))
+    decode = halves.decode_from(dict.fromkeys(halves.wires, "batch/x.safetensors"))
     kinds = [{node["class_type"] for node in half.values()} for half in (halves.prior, decode)]
     assert stages.SAVE in kinds[0] and not {"VAEDecode", "VAEDecodeTiled", "SaveImage"} & kinds[0]
     assert kinds[1] & stages.MAKE_EMBEDS == {stages.LOAD} and "Kandinsky22LoadPrior" not in kinds[1]
@@ -333,16 +332,3 @@ def test_a_workflow_without_embeddings_is_not_split():
     workflow = {"1": {"class_type": "EmptyImage", "inputs": {}}}
     with pytest.raises(ValueError, match="Nothing in this workflow decodes"):
         stages.split(workflow)
-
-
-# --- the file's name ------------------------------------------------------------------------------
-
-
-def test_no_script_takes_it_for_pythons_own_queue():
-    """Started from scripts/, Python looks there first. The scripts see to it that it does not."""
-    program = "import sys; sys.path[0] = 'scripts'; import pack, queue; queue.SimpleQueue"
-    subprocess.run([sys.executable, "-c", program], cwd=PACK, check=True)
-    for path in sorted((PACK / "scripts").glob("*.py")):
-        text = path.read_text("utf-8")
-        if '__name__ == "__main__"' in text and path.stem != "host":  # which imports no library
-            assert "import pack" in text or "sys.path[0] = " in text, path.name

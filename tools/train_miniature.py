@@ -1,9 +1,9 @@
 """Make the miniature Kandinsky 2.2 from nothing: data, training, export and scores.
 
-    python scripts/train_miniature.py                       # every stage, on the CPU
-    python scripts/train_miniature.py --stage unet --steps 8000 --device cuda
-    python scripts/train_miniature.py --export models
-    python scripts/train_miniature.py --score               # of the folders in --export's default
+    python tools/train_miniature.py                       # every stage, on the CPU
+    python tools/train_miniature.py --stage unet --steps 8000 --device cuda
+    python tools/train_miniature.py --export models
+    python tools/train_miniature.py --score               # of the folders in --export's default
 
 Every stage is seeded, writes checkpoints into the work folder and goes on from them. The stages
 movq-decoder, prior and depth need no UNet: they can run in a second process beside it.
@@ -17,15 +17,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # see scripts/__init__.py
 
-import host  # noqa: E402
-import pack  # noqa: E402
+from scripts import host, pack  # noqa: E402
 
 pack.run_with_libraries()
 
 import torch  # noqa: E402
-from miniature import (  # noqa: E402
+
+from tools.miniature import (  # noqa: E402
     cards,
     children,
     clip_training,
@@ -40,7 +41,6 @@ from miniature import (  # noqa: E402
     unet,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 WORK = host.cache_folder() / "miniature"
 log = logging.getLogger("miniature")
 

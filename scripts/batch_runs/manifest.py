@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from ..host import try_lock
+from scripts.host import try_lock
+
 from .jobs import Task
 from .workers import Outcome
 

@@ -15,14 +15,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import host
-from ..client import Client, ServerError, WorkflowError
-from ..comfyui import Server
+from scripts import host
+from scripts.client import Client, ServerError, WorkflowError
+from scripts.comfyui import Server
+
 from .jobs import Task
 from .workflow import label
 
 IN_FLIGHT = 2  # jobs at one server: while it works on one, the next is already in its queue
-UPLOADS = "queue"  # a folder in the servers' input folder
+UPLOADS = "batch"  # a folder in the servers' input folder
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,12 @@ class StartedWorker(Worker):
     def make_server(self) -> Server:
         os.environ.pop("PYTHONPATH", None)  # Ray's: the pack's `utils` would hide ComfyUI's
         found = host.ensure(self.version)
-        base = Path(tempfile.mkdtemp(prefix="queue-", dir=host.cache_folder()))
+        base = Path(tempfile.mkdtemp(prefix="batch-", dir=host.cache_folder()))
         arguments = []
         if self.models:
             folders = [folder.name for folder in Path(self.models).iterdir() if folder.is_dir()]
             paths = {"base_path": self.models, **{name: name for name in folders}}
-            (base / "models.yaml").write_text(json.dumps({"queue": paths}))
+            (base / "models.yaml").write_text(json.dumps({"batch": paths}))
             arguments = ["--extra-model-paths-config", str(base / "models.yaml")]
         return Server(found, base, arguments, cpu=self.cpu)
 

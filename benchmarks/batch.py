@@ -1,4 +1,4 @@
-"""scripts/queue.py: two servers against one, stages apart against whole graphs, and its overhead.
+"""scripts/batch.py: two servers against one, stages apart against whole graphs, and its overhead.
 
 Text to image on the miniature; each server computes with one thread, so that two of them share two
 cores. Jobs are counted from the first that is done to the last, which leaves out what comes once
@@ -21,13 +21,14 @@ from datetime import datetime
 from pathlib import Path
 from statistics import mean
 
-from ..scripts import host
-from ..scripts.bulk.jobs import Jobs
-from ..scripts.comfyui import PACK, Server
+from scripts import host
+from scripts.batch_runs.jobs import Jobs
+from scripts.comfyui import PACK, Server
+
 from .pairs import compare
 from .report import RATIO
 
-SCRIPT = PACK / "scripts" / "queue.py"
+SCRIPT = PACK / "scripts" / "batch.py"
 WORKFLOW = PACK / "workflows" / "api" / "text_to_image.json"
 PROMPTS = ("a red circle", "a green square", "a blue triangle", "a white circle")
 COLUMNS = {

@@ -1,6 +1,6 @@
 """Write locales/en from the nodes' schemas, and say what the other languages lack.
 
-    python scripts/make_locales.py
+    python tools/make_locales.py
 
 Run it after a text in a schema has changed. The page takes texts from here, in the user's language,
 or else from the schema. English is here, too: older pages look nowhere else for the tooltips of
@@ -10,12 +10,16 @@ inputs that come and go with a choice, those of Interpolate. Other languages are
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    import pack
+    ROOT = Path(__file__).resolve().parents[1]
+    sys.path[0] = str(ROOT)  # see scripts/__init__.py
+
+    from scripts import pack
 
     pack.enter_host()
     import comfy.cli_args

@@ -1,7 +1,7 @@
 """The peak activation memory of the published networks, without computing or allocating anything.
 
-    python scripts/measure_memory.py                # MoVQ and the three UNets
-    python scripts/measure_memory.py movq depth     # only these
+    python tools/measure_memory.py                # MoVQ and the three UNets
+    python tools/measure_memory.py movq depth     # only these
 
 The code that the host runs is traced with fake tensors (shapes without contents), and the bytes
 that are alive are counted. Weights do not count; workspaces inside kernels are not seen. `fused` is
@@ -14,11 +14,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 if __name__ == "__main__":
-    import pack
+    ROOT = Path(__file__).resolve().parents[1]
+    sys.path[0] = str(ROOT)  # see scripts/__init__.py
+
+    from scripts import pack
 
     pack.enter_host()
     import comfy.cli_args

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from scripts.graph import DECODER, DEPTH, ESTIMATOR, INPAINT, Graph, Node, embeds_of
+from tools.graph import DECODER, DEPTH, ESTIMATOR, INPAINT, Graph, Node, embeds_of
 
 
 @dataclass

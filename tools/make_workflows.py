@@ -6,7 +6,7 @@ The page itself writes the files: the graph is built in it as a user would, laid
 saved, exported, and run for its picture. Needs Chromium; run it after a node's inputs or a graph
 have changed.
 
-    python scripts/make_workflows.py [NAME …] [--screenshots DIR]
+    python tools/make_workflows.py [NAME …] [--screenshots DIR]
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # see scripts/__init__.py
 
 from scripts import host  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-    from scripts.blueprint_graphs import Blueprint
-    from scripts.graph import Graph
+    from tools.blueprint_graphs import Blueprint
+    from tools.graph import Graph
 
-PACK = Path(__file__).resolve().parents[1]
-WORKFLOWS, BLUEPRINTS = PACK / "workflows", PACK / "subgraphs"
+WORKFLOWS, BLUEPRINTS = ROOT / "workflows", ROOT / "subgraphs"
 
 
 def write(names: list[str], screenshots: Path | None) -> None:
-    from scripts import blueprint_graphs, workflow_graphs
     from scripts.comfyui import Server
-    from scripts.page import open_page
+    from tools import blueprint_graphs, workflow_graphs
+    from tools.page import open_page
 
     wanted = [make() for make in (*workflow_graphs.GRAPHS, *blueprint_graphs.BLUEPRINTS)]
     if unknown := set(names) - {graph.name for graph in wanted}:
@@ -89,7 +89,7 @@ def write_blueprint(page: Page, graph: Blueprint) -> None:
 def write_json(path: Path, content: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    print(path.relative_to(PACK))
+    print(path.relative_to(ROOT))
 
 
 def without_nulls(value):

@@ -1,9 +1,9 @@
 """Many pictures of one workflow: from a table or from ranges, on one server or on a cluster.
 
-    python scripts/queue.py workflows/api/text_to_image.json --set Decoder.seed=1..100
-    python scripts/queue.py my_api.json --table prompts.csv --servers http://gpu1:8188,http://gpu2:8188
+    python scripts/batch.py workflows/api/text_to_image.json --set Decoder.seed=1..100
+    python scripts/batch.py my_api.json --table prompts.csv --servers http://gpu1:8188,http://gpu2:8188
 
-Pictures and a manifest go to output/queue/. Run again, only what is missing is made. docs/queue.md
+Pictures and a manifest go to output/batch/. Run again, only what is missing is made. docs/batch.md
 has the whole of it.
 """
 
@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)  # in place of scripts/, where this file would hide Python's own `queue`
+sys.path[0] = str(ROOT)  # see scripts/__init__.py
 
 from scripts.host import HOSTS, NEWEST, SetupError, ensure  # noqa: E402
 
@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--table", type=Path, metavar="FILE", help="CSV, JSONL or Parquet: a job a row"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/queue/WORKFLOW")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/batch/WORKFLOW")
     parser.add_argument(
         "--manifest", type=Path, metavar="FILE", help=".jsonl or .parquet; in --output if unsaid"
     )
@@ -80,7 +80,7 @@ def main() -> int:
     if missing := sorted(name for name in needed if not find_spec(name)):
         print(
             f"{sys.executable} has no {', '.join(missing)}: "
-            "python -m pip install -r requirements-queue.txt",
+            "python -m pip install -r requirements-batch.txt",
             file=sys.stderr,
         )
         return 1
@@ -92,13 +92,13 @@ def main() -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    from scripts.bulk import session
-    from scripts.bulk.dispatch import NoServer
-    from scripts.bulk.jobs import Jobs
-    from scripts.bulk.manifest import Manifest
-    from scripts.bulk.workflow import read_workflow
+    from scripts.batch_runs import session
+    from scripts.batch_runs.dispatch import NoServer
+    from scripts.batch_runs.jobs import Jobs
+    from scripts.batch_runs.manifest import Manifest
+    from scripts.batch_runs.workflow import read_workflow
 
-    output = options.output or ROOT / "output" / "queue" / options.workflow.stem
+    output = options.output or ROOT / "output" / "batch" / options.workflow.stem
     path = options.manifest or output / "manifest.jsonl"
     try:
         with ExitStack() as stack:
@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def open_workers(stack: ExitStack, options: argparse.Namespace, needed: list[str]) -> list:
-    from scripts.bulk import cluster
+    from scripts.batch_runs import cluster
 
     urls = list(
         dict.fromkeys(tidy(url) for url in (options.servers or "").split(",") if url.strip())

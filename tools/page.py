@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from .browser import BROWSERS, find_browser
+from scripts.browser import BROWSERS, find_browser
 
 # Nothing but the page: no updates, no sync, no look-ups.
 FLAGS = (

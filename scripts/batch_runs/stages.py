@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .workflow import is_wire
 
-# Nodes whose every output is image embeddings. tests/host/test_queue.py compares it with a server.
+# Nodes whose every output is image embeddings. tests/host/test_batch.py compares it with a server.
 MAKE_EMBEDS = {
     "Kandinsky22EmbedsFromClipVision",
     "Kandinsky22EncodeImage",
@@ -64,7 +64,7 @@ def split(workflow: dict) -> Stages:
     savers = {
         saver_of(*wire): {
             "class_type": SAVE,
-            "inputs": {"image_embeds": list(wire), "filename_prefix": "queue/embeds"},
+            "inputs": {"image_embeds": list(wire), "filename_prefix": "batch/embeds"},
         }
         for wire in cut
     }

@@ -1,0 +1,1 @@
+"""Many jobs of one workflow on several servers: what `scripts/batch.py` is made of."""
