@@ -40,7 +40,12 @@ pack.name_pack()
 from kandinsky22.utils.download.background import download  # noqa: E402
 from kandinsky22.utils.download.folder import PRECISIONS  # noqa: E402
 from kandinsky22.utils.download.progress import Progress  # noqa: E402
-from kandinsky22.utils.download.repositories import # noqa: E402     CHOICES, REPOSITORIES, Repository, SETS
+from kandinsky22.utils.download.repositories import (  # noqa: E402
+    CHOICES,
+    REPOSITORIES,
+    SETS,
+    Repository,
+)
 
 NEW_LINE = "\n" if sys.stderr.isatty() else ""  # after a line of progress
 
