@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from scripts.comfyui import Server
 
 CATEGORY = "Kandinsky 2.2"  # of the blueprints: ComfyUI's web interface does not save it
+KEPT_EXTRA = ("reroutes", "linkExtensions")  # the rest is how the last reader looked at the graph
 
 
 class WorkflowFault(Exception):
@@ -43,15 +44,18 @@ def export(page: Page, path: Path) -> tuple[dict, dict]:
     source = json.loads(path.read_text("utf-8"))
     if unknown := page.evaluate("saved => kandinsky22.open(saved)", source):
         raise WorkflowFault(f"ComfyUI has no node {', '.join(unknown)}.")
-    saved = page.evaluate("() => app.graph.serialize()")
-    saved |= {"id": source.get("id", saved["id"]), "extra": kept_extra(saved["extra"])}
+    blueprint = path.parent.name == "subgraphs"
+    # Playwright makes a null of each undefined field, as the workflows have it; JSON leaves it out.
+    graph = "app.graph.serialize()"
+    saved = page.evaluate(f"JSON.parse(JSON.stringify({graph}))" if blueprint else graph)
+    saved["id"] = source.get("id", saved["id"])
+    saved["extra"] = {k: v for k, v in saved["extra"].items() if k in KEPT_EXTRA and v}
     after = widget_values(saved)
     for node, values in widget_values(source).items():
         if after.get(node, [])[: len(values)] != values:
             raise WorkflowFault(f"ComfyUI makes {after.get(node)} of {values} in node {node[1]}.")
-    if path.parent.name == "subgraphs":
+    if blueprint:
         saved["definitions"]["subgraphs"][0]["category"] = CATEGORY
-        saved = without_nulls(saved)
         page.evaluate("() => kandinsky22.wire()")
     api = page.evaluate("async () => (await app.graphToPrompt()).output")
     if lost := page.evaluate("api => kandinsky22.lost(api)", api):
@@ -61,24 +65,11 @@ def export(page: Page, path: Path) -> tuple[dict, dict]:
     return saved, api
 
 
-def kept_extra(extra: dict) -> dict:
-    """What belongs to the graph; the rest says how its last reader looked at it."""
-    return {k: v for k, v in extra.items() if k in ("reroutes", "linkExtensions") and v}
-
-
 def widget_values(graph: dict) -> dict[tuple, list]:
     """By the ids of the graph, or of one of its subgraphs, and of the node."""
     parts = [graph, *(graph.get("definitions") or {}).get("subgraphs", [])]
     nodes = [(part.get("id"), node) for part in parts for node in part["nodes"]]
     return {(part, node["id"]): node.get("widgets_values") or [] for part, node in nodes}
-
-
-def without_nulls(value: Any) -> Any:
-    """A dozen fields of every slot of a subgraph are empty; links keep their null."""
-    if isinstance(value, dict):
-        kept = {key: without_nulls(part) for key, part in value.items()}
-        return {k: v for k, v in kept.items() if v is not None or k in ("link", "links")}
-    return [without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def errors_of_pack(page: Page) -> list[str]:
@@ -142,8 +133,11 @@ def take_screenshot(page: Page, server: Server, path: Path) -> None:
 
 def export_all(paths: list[Path], options: argparse.Namespace) -> int:
     """A line for each file; returns how many are wrong, or would change under --check."""
+    from playwright.sync_api import Error as PageError
+
     from scripts.comfyui import Server, WorkflowError
 
+    faults = (WorkflowFault, WorkflowError, PageError, TimeoutError, json.JSONDecodeError)
     failures = 0
     with tempfile.TemporaryDirectory() as base, Server(host.ensure(), Path(base)) as server:
         for path in paths:
@@ -153,7 +147,7 @@ def export_all(paths: list[Path], options: argparse.Namespace) -> int:
                 failures += bool(changed and options.check)
                 verb = "WOULD CHANGE" if options.check else "written:"
                 verdict = f"{verb} {names}" if changed else "unchanged"
-            except (WorkflowFault, WorkflowError) as fault:
+            except faults as fault:
                 failures += 1
                 verdict = f"WRONG: {fault}"
             print(f"{path.relative_to(ROOT)}: {verdict}", flush=True)

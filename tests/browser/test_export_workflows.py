@@ -5,7 +5,6 @@ import sys
 
 import pytest
 from checkout import PACK, WORKFLOWS
-from kandinsky22.scripts.page import open_page
 
 sys.path.append(str(PACK))  # behind ComfyUI, which has `nodes` and `utils`, too
 
@@ -20,12 +19,6 @@ def write(path, graph) -> None:
     path.write_text(json.dumps(graph))
 
 
-@pytest.fixture
-def page(server):
-    with open_page(server.url) as page:
-        yield page
-
-
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_file_stays_as_it_is(page, path):
     saved, api = export(page, path)
@@ -35,13 +28,13 @@ def test_a_shipped_file_stays_as_it_is(page, path):
 
 
 def test_a_change_reaches_the_api_form(page, tmp_path):
-    """Of a graph as ComfyUI saves it, which is shorter than the shipped form."""
+    """Of a graph as ComfyUI itself saves it, with fewer fields than the shipped form has."""
     shipped = json.loads((WORKFLOWS / "text_to_image.json").read_text())
     expected = json.loads((WORKFLOWS / "api" / "text_to_image.json").read_text())
     page.evaluate("saved => kandinsky22.open(saved)", shipped)
     changed = page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).workflow)")
     changed = json.loads(changed)
-    assert len(json.dumps(changed)) < len(json.dumps(shipped)) / 2
+    assert changed["nodes"] != shipped["nodes"]
     for graph in (changed, shipped):
         node = next(node for node in graph["nodes"] if node["type"] == "Kandinsky22Prior")
         node["pos"] = [1234, 567]
