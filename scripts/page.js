@@ -1,4 +1,4 @@
-// What scripts and tests do in ComfyUI's page. scripts/page.py puts these functions into it.
+// What tools and tests do in ComfyUI's web interface. scripts/page.py adds these functions to it.
 window.kandinsky22 = {
   // Opens a saved workflow or blueprint; returns the types of its nodes that are amiss.
   async open(saved) {

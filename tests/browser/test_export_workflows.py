@@ -60,3 +60,16 @@ def test_what_is_wrong_is_named(page, tmp_path):
     write(path, wrong)
     with pytest.raises(WorkflowFault, match=r"\[128, 128, 1, 7\] in node 5"):
         export(page, path)
+
+
+def test_values_that_the_api_form_lacks_are_named(page):
+    """Also those that a subgraph's node passes on to the nodes in it."""
+    _, api = export(page, SHIPPED[1])
+    inputs = {node["class_type"]: node["inputs"] for node in api.values()}
+    inputs["Kandinsky22Prior"]["prompt"] = PROMPT  # passed on
+    del inputs["Kandinsky22LoadDecoder"]["weight_dtype"]  # the inner node's own
+    lost = page.evaluate("api => kandinsky22.lost(api)", api)
+    assert sorted(line.split(".")[1] for line in lost) == [
+        "prompt (Kandinsky22Prior) a yellow circle on a blue background",
+        "weight_dtype (Kandinsky22LoadDecoder) default",
+    ]
