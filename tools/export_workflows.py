@@ -1,0 +1,175 @@
+"""Check workflows/ and subgraphs/ in ComfyUI's web interface, and write what follows from them.
+
+The JSON files are edited in ComfyUI: open one, change it, save it over the old one. Then run
+
+    python tools/export_workflows.py [NAME …] [--check] [--pictures] [--screenshots DIR]
+
+It opens every file in ComfyUI's web interface (which needs Chromium), saves it in one stable form,
+writes the form for the API to workflows/api/, and runs the graph on a server. It names each file
+with what was written or what is wrong, and fails if anything is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
+
+from scripts import host  # noqa: E402
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from scripts.comfyui import Server
+
+CATEGORY = "Kandinsky 2.2"  # of the blueprints: ComfyUI's web interface does not save it
+KEPT_EXTRA = ("reroutes", "linkExtensions")  # the rest is how the last reader looked at the graph
+
+
+class WorkflowFault(Exception):
+    """A file is not what a shipped workflow must be; the message says why."""
+
+
+def export(page: Page, path: Path) -> tuple[dict, dict]:
+    """A workflow or blueprint as the web interface saves it, and what to queue to run it."""
+    source = json.loads(path.read_text("utf-8"))
+    if unknown := page.evaluate("saved => kandinsky22.open(saved)", source):
+        raise WorkflowFault(f"ComfyUI has no node {', '.join(unknown)}.")
+    blueprint = path.parent.name == "subgraphs"
+    # Playwright makes a null of each undefined field, as the workflows have it; JSON leaves it out.
+    graph = "app.graph.serialize()"
+    saved = page.evaluate(f"JSON.parse(JSON.stringify({graph}))" if blueprint else graph)
+    saved["id"] = source.get("id", saved["id"])
+    saved["extra"] = {k: v for k, v in saved["extra"].items() if k in KEPT_EXTRA and v}
+    after = widget_values(saved)
+    for node, values in widget_values(source).items():
+        if after.get(node, [])[: len(values)] != values:
+            raise WorkflowFault(f"ComfyUI makes {after.get(node)} of {values} in node {node[1]}.")
+    if blueprint:
+        saved["definitions"]["subgraphs"][0]["category"] = CATEGORY
+        page.evaluate("() => kandinsky22.wire()")
+    api = page.evaluate("async () => (await app.graphToPrompt()).output")
+    if lost := page.evaluate("api => kandinsky22.lost(api)", api):
+        raise WorkflowFault(f"These values are not in the API form: {', '.join(lost)}.")
+    if errors := errors_of_pack(page):
+        raise WorkflowFault(f"The pack's own scripts fail: {' '.join(errors)}")
+    return saved, api
+
+
+def widget_values(graph: dict) -> dict[tuple, list]:
+    """By the ids of the graph, or of one of its subgraphs, and of the node."""
+    parts = [graph, *(graph.get("definitions") or {}).get("subgraphs", [])]
+    nodes = [(part.get("id"), node) for part in parts for node in part["nodes"]]
+    return {(part, node["id"]): node.get("widgets_values") or [] for part, node in nodes}
+
+
+def errors_of_pack(page: Page) -> list[str]:
+    """What the browser's console says of files in web/, since the page was opened."""
+    ours = "/extensions/kandinsky22/"
+    console = [message for message in page.console_messages() if message.type == "error"]
+    logged = [message.text for message in console if ours in message.location["url"]]
+    return logged + [error.message for error in page.page_errors() if ours in (error.stack or "")]
+
+
+def export_and_run(server: Server, path: Path, options: argparse.Namespace) -> list[Path]:
+    """Write what follows from one file, or with options.check nothing; returns what differs."""
+    from tools.page import open_page
+
+    # A page each: it remembers widget values by node number, beyond graph.clear().
+    with open_page(server.url, 1900, 1000) as page:
+        saved, api = export(page, path)
+        if options.screenshots:
+            take_screenshot(page, server, options.screenshots / f"{path.stem}.png")
+    images = server.run(api).images  # with the page closed: asyncio takes one loop at a time
+    written = {path: as_json(saved)}
+    if path.parent.name == "workflows":
+        written[path.parent / "api" / path.name] = as_json(api)
+        thumbnail = path.with_suffix(".jpg")
+        if options.pictures or not thumbnail.exists():
+            last = [image for image in images if image["type"] == "output"][-1]
+            written[thumbnail] = as_thumbnail(server.fetch(last))
+    changed = [p for p, new in written.items() if not p.exists() or p.read_bytes() != new]
+    for file in [] if options.check else changed:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(written[file])
+    return changed
+
+
+def as_json(content: dict) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def as_thumbnail(png: bytes, height: int = 384) -> bytes:
+    """What the template browser shows."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    width = round(picture.width * height / picture.height)
+    jpeg = io.BytesIO()
+    picture.resize((width, height), Image.Resampling.LANCZOS).save(jpeg, "JPEG", quality=85)
+    return jpeg.getvalue()
+
+
+def take_screenshot(page: Page, server: Server, path: Path) -> None:
+    """The graph after a run, with the pictures on its nodes."""
+    page.evaluate("() => app.queuePrompt(0, 1)")
+    page.wait_for_timeout(1000)
+    while any(server.get("/queue").values()):
+        page.wait_for_timeout(500)
+    page.evaluate("() => kandinsky22.fit()")
+    page.wait_for_timeout(1500)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=path)
+
+
+def export_all(paths: list[Path], options: argparse.Namespace) -> int:
+    """A line for each file; returns how many are wrong, or would change under --check."""
+    from playwright.sync_api import Error as PageError
+
+    from scripts.comfyui import Server, WorkflowError
+
+    faults = (WorkflowFault, WorkflowError, PageError, TimeoutError, json.JSONDecodeError)
+    failures = 0
+    with tempfile.TemporaryDirectory() as base, Server(host.ensure(), Path(base)) as server:
+        for path in paths:
+            try:
+                changed = export_and_run(server, path, options)
+                names = ", ".join(file.relative_to(ROOT).as_posix() for file in changed)
+                failures += bool(changed and options.check)
+                verb = "WOULD CHANGE" if options.check else "written:"
+                verdict = f"{verb} {names}" if changed else "unchanged"
+            except faults as fault:
+                failures += 1
+                verdict = f"WRONG: {fault}"
+            print(f"{path.relative_to(ROOT)}: {verdict}", flush=True)
+    return failures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="which files, without .json (default: all)")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if needed")
+    parser.add_argument("--pictures", action="store_true", help="write thumbnails anew, too")
+    parser.add_argument("--screenshots", type=Path, help="a folder for pictures of the graphs")
+    options = parser.parse_args()
+    python = host.ensure().python
+    if Path(sys.prefix) != python.parents[1]:
+        return subprocess.call([python, *sys.argv])
+    files = [*sorted((ROOT / "workflows").glob("*.json")), *sorted((ROOT / "subgraphs").glob("*"))]
+    if unknown := set(options.names) - {path.stem for path in files}:
+        parser.error(f"no workflow or blueprint is called {', '.join(sorted(unknown))}")
+    chosen = [path for path in files if not options.names or path.stem in options.names]
+    return 1 if export_all(chosen, options) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
