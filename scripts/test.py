@@ -85,7 +85,7 @@ def run_all(checks: list[tuple[str, Host, list[str]]]) -> int:
         print(f"\n--- {name}", flush=True)
         start = time.monotonic()
         # torch's threads wait for each other in turns of microseconds. Those that spin meanwhile
-        # take a hundred times as long on a machine that does other work, too; the bits are the same.
+        # take a hundred times as long on a machine that is busy otherwise; the bits are the same.
         environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
         environment["KANDINSKY22_HOST"] = host.to_json()  # for tests/conftest.py
         # pyright looks for `comfy` where Python would; the tests put it on the path themselves.
