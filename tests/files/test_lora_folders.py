@@ -53,6 +53,7 @@ def test_names_over_a_wire_are_known_later():
     assert LoadPriorLora.validate_inputs(BUNDLED) is True
 
 
+@pytest.mark.long
 def test_the_bundled_one_makes_it_night(models, caplog):
     from helpers.node_miniature import MARGIN, SCENES, NodeMiniature
     from kandinsky22.nodes.decoder import Decoder

@@ -26,6 +26,7 @@ from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 
 import nodes
 
+pytestmark = pytest.mark.long
 FAULTS = PACK / "artefacts" / "fuzz"
 EACH = 8  # graphs around a node, the same in every ordinary run; --fuzz N: N new ones in all
 OURS = json.loads((PACK / "locales" / "en" / "nodeDefs.json").read_text())  # by their ids

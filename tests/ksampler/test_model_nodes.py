@@ -54,6 +54,7 @@ def test_easy_cache_saves_unet_calls(load_decoder, pair):
     assert counts[0] == 12 and counts == sorted(counts, reverse=True) and counts[3] < counts[1]
 
 
+@pytest.mark.long
 def test_torch_compile_serves_samplers_and_stages(load_decoder, embeds, pair):
     """The graph that torch.compile makes runs at every step; what it computes is the same."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper

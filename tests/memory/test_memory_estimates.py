@@ -43,6 +43,7 @@ def test_tracing_finds_what_the_allocator_gives(vae, tmp_path):
     assert traced == pytest.approx(alive.max().item(), rel=0.05)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", ["text_to_image", "depth"])
 @pytest.mark.parametrize("attention, size", [("fused", 512), ("math", 1024)])
 def test_the_memory_estimate_is_what_was_measured(monkeypatch, variant, attention, size):

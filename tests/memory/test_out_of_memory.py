@@ -84,6 +84,7 @@ def same(state: list, before: list) -> bool:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", [0.4, 0.7, 1])
 @each(IN_STEPS | AT_ONCE)
 def test_out_of_memory(request, build, place):

@@ -17,6 +17,8 @@ from kandinsky22.utils.kandinsky.schedulers import SAMPLERS
 from tools.miniature import cases, score
 from tools.miniature.shapes import draw, place_scenes
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def mini(models):
