@@ -2,6 +2,7 @@
 
 import comfy.model_patcher
 import comfy.samplers
+import pytest
 import torch
 from helpers import oracle
 from helpers.ksampler import canvas, ksampler

@@ -13,6 +13,8 @@ from PIL import Image
 
 from benchmarks import checkpoints, decode, pairs, plot, report, roofline
 
+pytestmark = pytest.mark.long
+
 ROWS = [
     {"case": "a", "run": "Decoder", "ours": 1.0, "ratio": 0.5, "quartiles": [0.4, 0.75]},
     {"case": "b", "measured": "what has no ratio"},

@@ -18,6 +18,8 @@ from benchmarks import (
     solvers,
 )
 
+pytestmark = pytest.mark.long
+
 
 def shown(module, rows: list[dict]) -> list[dict]:
     """The rows, seen to fill a table."""
