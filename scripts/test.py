@@ -84,7 +84,10 @@ def run_all(checks: list[tuple[str, Host, list[str]]]) -> int:
     for name, host, command in checks:
         print(f"\n--- {name}", flush=True)
         start = time.monotonic()
-        environment = {**os.environ, "KANDINSKY22_HOST": host.to_json()}  # for tests/conftest.py
+        # torch's threads wait for each other in turns of microseconds. Those that spin meanwhile
+        # take a hundred times as long on a machine that is busy otherwise; the bits are the same.
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        environment["KANDINSKY22_HOST"] = host.to_json()  # for tests/conftest.py
         # pyright looks for `comfy` where Python would; the tests put it on the path themselves.
         extra = {"PYTHONPATH": str(host.comfyui)} if name == "pyright" else {}
         code = run(host, command, {**environment, **extra})
