@@ -81,7 +81,14 @@ def run_ksampler(model: Any, inputs: tuple[torch.Tensor, ...], steps: int) -> to
     conditions = [Conditioning.execute(ImageEmbeds(value)).args[0] for value in embeds]
     noise = comfy.sample.prepare_noise(latents, 0)
     return comfy.sample.sample(
-        *(model, noise, steps, 4.0, "euler", "normal", *conditions, torch.zeros_like(latents)),
+        model,
+        noise,
+        steps,
+        4.0,
+        "euler",
+        "normal",
+        *conditions,
+        torch.zeros_like(latents),
         disable_pbar=True,
         seed=0,
     )
@@ -91,7 +98,11 @@ def run_pipeline(pipeline: Any, inputs: tuple[torch.Tensor, ...], steps: int) ->
     positive, negative, latents = inputs
     height, width = (side * 8 for side in latents.shape[-2:])
     return pipeline(
-        *(positive, negative, height, width, steps),
+        positive,
+        negative,
+        height,
+        width,
+        steps,
         generator=[torch.Generator().manual_seed(i) for i in range(len(latents))],
         output_type="latent",
     ).images

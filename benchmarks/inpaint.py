@@ -78,7 +78,13 @@ def stages(folder: Path, dtype: str, pixels: int, steps: int) -> dict[str, Calla
 
     def theirs():
         return pipeline(
-            *(positive, image * 2 - 1, mask.clone(), negative, pixels, pixels, steps),
+            positive,
+            image * 2 - 1,
+            mask.clone(),
+            negative,
+            pixels,
+            pixels,
+            steps,
             generator=torch.Generator().manual_seed(0),
             output_type="latent",
         ).images

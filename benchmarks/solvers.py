@@ -122,7 +122,14 @@ class Miniature:
         conditions = [Conditioning.execute(value).args[0] for value in (embeds, negative)]
         noise = comfy.sample.prepare_noise(self.canvas, 0)
         latents = comfy.sample.sample(
-            *(model, noise, steps, 4.0, sampler, "normal", *conditions, self.canvas),
+            model,
+            noise,
+            steps,
+            4.0,
+            sampler,
+            "normal",
+            *conditions,
+            self.canvas,
             disable_pbar=True,
             seed=0,
         )

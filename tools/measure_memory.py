@@ -1,19 +1,21 @@
 """The peak activation memory of the published networks, without computing or allocating anything.
 
-    python tools/measure_memory.py                # MoVQ and the three UNets
+    python tools/measure_memory.py                # MoVQ, the three UNets, the parts of the prior
     python tools/measure_memory.py movq depth     # only these
 
-The code that the host runs is traced with fake tensors (shapes without contents), and the bytes
+The code that ComfyUI runs is traced with fake tensors (shapes without contents), and the bytes
 that are alive are counted. Weights do not count; workspaces inside kernels are not seen. `fused` is
 attention that keeps its scores in registers, `math` writes them out, as devices without a fused
 kernel do (no kernel of flash attention takes MoVQ's heads of 512 channels; the memory-efficient one
-does). The constants in utils/ are numbers in memory for each latent pixel of each item.
+does). The constants in utils/ are numbers in memory for each latent pixel of each item, and in the
+parts of the prior for each channel of each token of each row.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 import weakref
 from collections.abc import Callable
@@ -32,7 +34,9 @@ if __name__ == "__main__":
 
 import comfy.ops
 import torch
+from kandinsky22.utils.comfyui.clip import ImageEncoder, TextEncoder
 from kandinsky22.utils.comfyui.movq import MoVQ
+from kandinsky22.utils.comfyui.prior import PriorNetwork
 from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
 from kandinsky22.utils.files import architectures
 from kandinsky22.utils.files.layers import swap_layers
@@ -41,7 +45,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-NETWORKS = ("movq", *architectures.DECODERS)
+PRIOR = {
+    "prior": PriorNetwork.from_config,
+    "text_encoder": TextEncoder.build,
+    "image_encoder": ImageEncoder.build,
+}
+NETWORKS = ("movq", *architectures.DECODERS, *PRIOR)
 DTYPES = (torch.float32, torch.bfloat16)
 UNET_SIZES, MOVQ_SIZES = (512, 768, 1024), (512, 1024, 2048)
 
@@ -85,11 +94,13 @@ def peak_bytes(run: Callable[[], object], kernel: str = "fused") -> int:
 
 
 def build(network: str, dtype: torch.dtype):
-    """A published network with the host's layers; inside FakeTensorMode it takes no memory."""
+    """A published network with ComfyUI's layers; inside FakeTensorMode it takes no memory."""
     torch.set_default_dtype(dtype)
     try:
         if network == "movq":
             module = MoVQ.from_config(architectures.MOVQ)
+        elif network in PRIOR:
+            module = PRIOR[network](architectures.PRIOR[network])
         else:
             module = Kandinsky22UNet.from_config(architectures.DECODERS[network].unet)
     finally:
@@ -127,12 +138,57 @@ def measure(network: str, pixels: int, batch: int, dtype: torch.dtype, kernel: s
     return peak / dtype.itemsize / (pixels // 8) ** 2 / batch
 
 
+def run_prior(module, network: str, rows: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Run a part of the prior; returns (tokens, channels) of what it ran on."""
+    config = module.config
+    if network == "text_encoder":
+        tokens = config.max_position_embeddings
+        module(torch.zeros(rows, tokens, dtype=torch.long))
+        return tokens, config.hidden_size
+    if network == "image_encoder":
+        module(torch.empty(rows, 3, config.image_size, config.image_size, dtype=dtype))
+        return (config.image_size // config.patch_size) ** 2 + 1, config.hidden_size
+    states = torch.empty(rows, config.num_embeddings, config.embedding_dim, dtype=dtype)
+    module(
+        states[:, 0],
+        timestep=torch.tensor(1),
+        proj_embedding=states[:, 0],
+        encoder_hidden_states=states,
+        attention_mask=torch.ones(states.shape[:2], dtype=torch.bool),
+    )
+    tokens = config.num_embeddings + config.additional_embeddings
+    return tokens, config.num_attention_heads * config.attention_head_dim
+
+
+def measure_prior(network: str, rows: int, dtype: torch.dtype) -> float:
+    """Numbers in memory at the peak of a part of the prior, for each channel of each token."""
+    sizes = []
+    with torch.inference_mode(False), FakeTensorMode(), torch.device("cpu"):
+        module = build(network, dtype)
+        peak = peak_bytes(lambda: sizes.extend(run_prior(module, network, rows, dtype)))
+    return peak / dtype.itemsize / rows / math.prod(sizes)
+
+
+def print_prior(networks: list[str]) -> None:
+    print("\nnetwork                rows  dtype     per channel and token")
+    for network in networks:
+        for rows in (1, 8):
+            for dtype in DTYPES:
+                name, found = str(dtype).removeprefix("torch."), measure_prior(network, rows, dtype)
+                print(f"{network:20} {rows:6}  {name:8} {found:22.2f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
     networks = parser.parse_args().networks or NETWORKS
     if unknown := set(networks) - set(NETWORKS):
         parser.error(f"{', '.join(unknown)}: choose from {', '.join(NETWORKS)}")
+    print_pictures([network for network in networks if network not in PRIOR])
+    print_prior([network for network in networks if network in PRIOR])
+
+
+def print_pictures(networks: list[str]) -> None:
     print("network              pixels batch  dtype    attention        MiB  per latent pixel")
     for network in networks:
         sizes, batches = (MOVQ_SIZES, (1,)) if network == "movq" else (UNET_SIZES, (1, 2, 4))

@@ -55,8 +55,14 @@ def test_nothing_is_saved_outside(folders, embeds, prefix):
 @pytest.mark.parametrize(
     "name",
     [
-        *("../secret.safetensors", "/etc/passwd", "missing.safetensors", "", "."),
-        *("folder.safetensors", "x" * 300, "a\0b"),
+        "../secret.safetensors",
+        "/etc/passwd",
+        "missing.safetensors",
+        "",
+        ".",
+        "folder.safetensors",
+        "x" * 300,
+        "a\0b",
     ],
 )
 def test_nothing_is_loaded_from_outside(folders, embeds, name):

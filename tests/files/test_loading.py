@@ -54,6 +54,24 @@ def test_links_that_lead_nowhere_are_passed_over(models):
             (models / name).unlink()
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_folders_are_walked_once_for_all_models(models, monkeypatch, count):
+    """However many decoders there are: models may lie across a network."""
+    for i in range(count):
+        shutil.copytree(models / TEXT_TO_IMAGE, models / f"copy-{i}")
+    walked: list[str] = []
+    walk = model_folders.subfolders
+    monkeypatch.setattr(
+        model_folders, "subfolders", lambda folder: walked.append(folder) or walk(folder)
+    )
+    try:
+        assert f"copy-{count - 1}" in model_folders.decoder_parts("unet")
+        assert len(walked) == len(set(walked))
+    finally:
+        for i in range(count):
+            shutil.rmtree(models / f"copy-{i}")
+
+
 @pytest.mark.parametrize("weight_dtype", ["fp8", 5, {}])
 def test_unknown_types_of_weights(models, weight_dtype):
     for node, name in ((LoadPrior, PRIOR), (LoadDecoder, TEXT_TO_IMAGE)):

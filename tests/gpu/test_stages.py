@@ -100,7 +100,9 @@ def test_img2img_and_the_way_in(models, embeds, dtype):
     model, vae = load(TEXT_TO_IMAGE, dtype)
     ours = run(stages.Img2Img, model, *pair, vae.encode(image), denoise=0.5)
     theirs = reference(
-        *("KandinskyV22Img2ImgPipeline", models / TEXT_TO_IMAGE, *pair),
+        "KandinskyV22Img2ImgPipeline",
+        models / TEXT_TO_IMAGE,
+        *pair,
         image=image.movedim(-1, 1).contiguous() * 2 - 1,
         strength=0.5,
         output_type="latent",
@@ -115,7 +117,9 @@ def test_inpaint(models, embeds, dtype):
     model, vae = load(INPAINT, dtype)
     ours = run(stages.Inpaint, model, *pair, vae.encode(image), mask=mask)
     theirs = reference(
-        *("KandinskyV22InpaintPipeline", models / INPAINT, *pair),
+        "KandinskyV22InpaintPipeline",
+        models / INPAINT,
+        *pair,
         image=image.movedim(-1, 1).contiguous() * 2 - 1,
         mask_image=mask.clone(),
         output_type="latent",
@@ -129,7 +133,9 @@ def test_controlnet_and_the_way_out(models, embeds, dtype):
     model, vae = load(DEPTH, dtype)
     ours = run(stages.ControlNet, model, *pair, torch.zeros(1, 4, 8, 8), hint=hint)
     theirs = reference(
-        *("KandinskyV22ControlnetPipeline", models / DEPTH, *pair),
+        "KandinskyV22ControlnetPipeline",
+        models / DEPTH,
+        *pair,
         hint=hint.movedim(-1, 1).contiguous(),
         output_type="np",
     )
@@ -141,7 +147,14 @@ def ksampler(model, positive, negative, steps: int = 6) -> torch.Tensor:
     canvas = torch.zeros(1, 4, 8, 8)
     noise = comfy.sample.prepare_noise(canvas, 7)
     return comfy.sample.sample(
-        *(model, noise, steps, 4.0, "euler", "normal", *conditions, canvas),
+        model,
+        noise,
+        steps,
+        4.0,
+        "euler",
+        "normal",
+        *conditions,
+        canvas,
         disable_pbar=True,
         seed=7,
     )

@@ -42,7 +42,9 @@ def decode(node, fixture) -> Stage:
     inputs = [positive.tensor, negative.tensor, canvas["samples"]]
     inputs += [value for value in widgets.values() if torch.is_tensor(value)]
     return Stage(
-        *(model, model.model.diffusion_model, inputs),
+        model,
+        model.model.diffusion_model,
+        inputs,
         lambda: run(node, model, positive, negative, canvas, **widgets),
     )
 
@@ -53,7 +55,9 @@ def ksampler(fixture) -> Stage:
     inputs = [canvas["samples"], *(conditioning[0][0] for conditioning in pair)]
     settings = (7, 5, 4.0, "euler", "normal", *pair, canvas)
     return Stage(
-        *(model, model.model.diffusion_model, inputs),
+        model,
+        model.model.diffusion_model,
+        inputs,
         lambda: host.KSampler().sample(model, *settings)[0]["samples"],
     )
 
@@ -62,7 +66,9 @@ def sample_prior(fixture) -> Stage:
     prior = fixture("prior")
     patcher = prior.transformer.patcher
     return Stage(
-        *(patcher, patcher.model.module, []),
+        patcher,
+        patcher.model.module,
+        [],
         lambda: SamplePrior.execute(prior, "a cat", "a dog", 7, 5, 4.0, 1).args[0].tensor,
     )
 
@@ -71,7 +77,9 @@ def emb2emb(fixture) -> Stage:
     prior, start = fixture("prior"), fixture("embeds")()
     patcher = prior.transformer.patcher
     return Stage(
-        *(patcher, patcher.model.module, [start.tensor]),
+        patcher,
+        patcher.model.module,
+        [start.tensor],
         lambda: PriorEmb2Emb.execute(prior, start, "a cat", "", 0.8, 7, 6, 4.0).args[0].tensor,
     )
 
@@ -80,7 +88,9 @@ def encode_image(fixture) -> Stage:
     prior, image = fixture("prior"), picture()
     patcher = prior.image_encoder.patcher
     return Stage(
-        *(patcher, patcher.model.module, [image]),
+        patcher,
+        patcher.model.module,
+        [image],
         lambda: EncodeImage.execute(prior, image).args[0].tensor,
     )
 
@@ -89,7 +99,9 @@ def encode_text(fixture) -> Stage:
     prior = fixture("prior")
     patcher = prior.text_encoder.patcher
     return Stage(
-        *(patcher, patcher.model.module, []),
+        patcher,
+        patcher.model.module,
+        [],
         lambda: prior.encode_prompts("a cat", "a dog", 1, guided=True).states,
     )
 
@@ -110,7 +122,9 @@ def depth_hint(fixture) -> Stage:
     estimator, image = LoadDepthEstimator.execute("tiny-dpt").args[0], picture()
     patcher = estimator.model.patcher
     return Stage(
-        *(patcher, patcher.model.module, [image]),
+        patcher,
+        patcher.model.module,
+        [image],
         lambda: DepthHint.execute(estimator, image).args[0],
     )
 

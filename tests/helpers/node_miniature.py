@@ -1,4 +1,4 @@
-"""Runs the bundled miniature through our nodes, for the scores of scripts/train_miniature.py."""
+"""Runs the bundled miniature through our nodes, for the scores of tools/train_miniature.py."""
 
 import torch
 from kandinsky22 import nodes as stages

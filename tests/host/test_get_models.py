@@ -109,9 +109,23 @@ def test_an_odd_folder_keeps_no_other_waiting(bare_server):
     folder = bare_server.base / "models" / "diffusers"
     (folder / PRIOR / "download.json").unlink()
     shutil.rmtree(folder / DECODER)
-    with pytest.raises(WorkflowError, match=f"{PRIOR} is there, but not as published"):
+    with pytest.raises(WorkflowError, match=f"{PRIOR} is there, but not as published") as failed:
         bare_server.run(get("text-to-image"))
+    assert f"then choose {DECODER} in Load Decoder" in str(failed.value)
     assert choices(bare_server, "Kandinsky22LoadDecoder") == [DECODER]
+
+
+def test_what_was_done_before_an_error_is_still_said(bare_server, hub, monkeypatch):
+    """The prior is there, and for the decoder the hub has nothing."""
+    decoder = REPOSITORIES[DECODER]
+    monkeypatch.delitem(hub.repositories, (decoder.id, decoder.commit))
+    folder = bare_server.base / "models" / "diffusers"
+    for name in (PRIOR, DECODER):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    bare_server.run(get(PRIOR))
+    with pytest.raises(WorkflowError, match=r"Already there\. .*\n.* does not have ") as failed:
+        bare_server.run(get("text-to-image"))
+    assert decoder.id in str(failed.value)
 
 
 def test_an_error_is_the_nodes(bare_server):

@@ -126,7 +126,7 @@ def test_a_controlnet_of_other_models_is_refused(load_decoder, pair):
         operations=comfy.ops.disable_weight_init,
     )
     applied = host.ControlNetApplyAdvanced().apply_controlnet(
-        *(*pair, Control(small), random(1, 64, 64, 3), 1.0, 0.0, 1.0)
+        *pair, Control(small), random(1, 64, 64, 3), 1.0, 0.0, 1.0
     )
     with pytest.raises(ValueError, match="no place for a ControlNet of other models"):
         ksampler(load_decoder(TEXT_TO_IMAGE)[0], *applied, canvas())

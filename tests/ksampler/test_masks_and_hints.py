@@ -43,7 +43,10 @@ def stage_and_native(model, embeds, picture, mask, start):
     native = comfy.samplers.sample(
         model,
         torch.randn(picture.shape, generator=torch.Generator().manual_seed(7)),
-        *(*conditions, 4.0, model.load_device, comfy.samplers.sampler_object("euler")),
+        *conditions,
+        4.0,
+        model.load_device,
+        comfy.samplers.sampler_object("euler"),
         sigmas_of(diffusers.DDIMScheduler.from_config(config), 10),
         latent_image=latent["samples"],
         denoise_mask=latent["noise_mask"],
@@ -76,7 +79,7 @@ def test_native_inpaint_starts_from_a_trace_of_the_picture(load_decoder):
     pixels = [
         vae.decode(
             stage_and_native(
-                *(model, lambda _, i: (positive, prior.zero_embeds())[i - 1], picture, mask, start)
+                model, lambda _, i: (positive, prior.zero_embeds())[i - 1], picture, mask, start
             )[1]
         )
         for start in (picture, kept)

@@ -62,7 +62,11 @@ def test_samplers_equal_diffusers(models, load_decoder, embeds, name, sampler, s
     starts_scaled = getattr(scheduler, "init_noise_sigma", 1.0) == 1.0
     start = (1 + sigmas[0] ** 2).sqrt() if starts_scaled else scheduler.init_noise_sigma
     ours = comfy.samplers.sample(
-        *(model, noise * start / sigmas[0], *conditions, 4.0, model.load_device),
+        model,
+        noise * start / sigmas[0],
+        *conditions,
+        4.0,
+        model.load_device,
         comfy.samplers.sampler_object(sampler),
         sigmas,
         latent_image=torch.zeros_like(noise),
@@ -156,7 +160,7 @@ def test_noise_that_the_latent_brings_is_left_in_it(load_decoder, pair):
     )
     try:
         host.KSamplerAdvanced().sample(
-            *(model, "disable", 7, 2, 4.0, "euler", "normal", *pair, noisy, 0, 2, "disable")
+            model, "disable", 7, 2, 4.0, "euler", "normal", *pair, noisy, 0, 2, "disable"
         )
     finally:
         hook.remove()

@@ -69,3 +69,39 @@ def test_the_memory_estimate_is_what_was_measured(monkeypatch, variant, attentio
     estimate = model.memory_required([2, 4, side, side]) / (2 * side**2 * torch.float32.itemsize)
     found = measure_memory.measure(variant, size, 2, torch.float32, attention)
     assert 1.0 <= estimate / found <= 1.15
+
+
+@pytest.mark.parametrize("network", ["prior", "text_encoder", "image_encoder"])
+def test_the_estimate_for_the_prior_is_what_was_measured(network):
+    """At published size, without its weights: the peak of a traced forward."""
+    from kandinsky22.utils.comfyui.residents import ACTIVATIONS
+
+    from tools import measure_memory
+
+    found = measure_memory.measure_prior(network, 2, torch.float32)
+    assert 1.0 <= ACTIVATIONS / found <= 1.26
+
+
+def test_comfyui_is_told_what_a_prior_needs(prior, monkeypatch):
+    """Of each of its parts, for the rows, tokens and channels that it runs on."""
+    told = {}
+    load = comfy.model_management.load_models_gpu
+
+    def note(models, memory_required=0, **options):
+        told[models[0]] = memory_required
+        return load(models, memory_required=memory_required, **options)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", note)
+    prior.sample("a cat", "a dog", 7, 3, 4.0, batch_size=2)
+    prior.encode_image(torch.rand(3, 40, 40, 3))
+    parts = (prior.transformer, prior.text_encoder, prior.image_encoder)
+    configs = [part.patcher.model.module.config for part in parts]
+    tokens = configs[0].num_embeddings + configs[0].additional_embeddings
+    width = configs[0].num_attention_heads * configs[0].attention_head_dim
+    pixels = (configs[2].image_size // configs[2].patch_size) ** 2 + 1
+    numbers = [
+        2 * 2 * 2 * tokens * width,  # guided, two items, prompt and negative prompt
+        2 * configs[1].max_position_embeddings * configs[1].hidden_size,
+        3 * pixels * configs[2].hidden_size,
+    ]
+    assert [told[part.patcher] for part in parts] == [15 * 4 * count for count in numbers]

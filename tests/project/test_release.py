@@ -179,7 +179,9 @@ def test_yaml(path):
 def test_the_workflow_tests_the_oldest_and_the_newest_host():
     workflow = yaml.safe_load((PACK / ".github" / "workflows" / "test.yml").read_text("utf-8"))
     assert workflow["jobs"]["test"]["strategy"]["matrix"]["host"] == [
-        *(NEWEST, OLDEST, f"{OLDEST}+oldest")
+        NEWEST,
+        OLDEST,
+        f"{OLDEST}+oldest",
     ]
 
 

@@ -62,7 +62,9 @@ def test_inpaint(models, load_decoder, embeds):
     latent = {"samples": vae.encode(image)}
     ours, rows = run_overridden(model, nodes.Inpaint, *arguments, latent, mask=mask)
     theirs = reference(
-        *("KandinskyV22InpaintPipeline", models / INPAINT, *arguments),
+        "KandinskyV22InpaintPipeline",
+        models / INPAINT,
+        *arguments,
         **change_guidance("image_embeds", "mask_image", "masked_image"),
         image=tensor_of(image),
         mask_image=mask.clone(),

@@ -23,7 +23,10 @@ def test_controlnet_equals_the_pipeline(models, load_decoder, embeds, cfg, batch
     latent = {"samples": torch.zeros(batch, 4, 8, 8)}
     ours = run(nodes.ControlNet, model, positive, negative, latent, cfg=cfg, hint=hint)
     theirs = reference(
-        *("KandinskyV22ControlnetPipeline", models / DEPTH, positive, negative),
+        "KandinskyV22ControlnetPipeline",
+        models / DEPTH,
+        positive,
+        negative,
         cfg=cfg,
         hint=hint.movedim(-1, 1).contiguous(),
         height=64,
@@ -41,13 +44,20 @@ def test_controlnet_img2img_equals_the_pipeline(models, load_decoder, embeds, cf
     positive, negative = embeds(batch, 1), embeds(batch, 2)
     latent = {"samples": vae.encode(image)}
     ours = run(
-        *(nodes.ControlNetImg2Img, model, positive, negative, latent),
+        nodes.ControlNetImg2Img,
+        model,
+        positive,
+        negative,
+        latent,
         cfg=cfg,
         hint=hint,
         denoise=denoise,
     )
     theirs = reference(
-        *("KandinskyV22ControlnetImg2ImgPipeline", models / DEPTH, positive, negative),
+        "KandinskyV22ControlnetImg2ImgPipeline",
+        models / DEPTH,
+        positive,
+        negative,
         cfg=cfg,
         image=tensor_of(image),
         hint=hint.movedim(-1, 1).contiguous(),

@@ -48,3 +48,40 @@ def test_depth_with_weights_of_another_type(models, monkeypatch, name, flag):
     assert estimator.model.dtype == torch.float32
     hint = DepthHint.execute(estimator, picture).args[0]
     assert (hint - wanted).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    "flag, wanted",
+    [
+        ("fp16_text_enc", torch.float16),
+        ("bf16_text_enc", torch.bfloat16),
+        ("fp32_text_enc", torch.float32),
+        ("fp8_e4m3fn_text_enc", torch.float32),
+    ],
+)
+def test_clip_follows_the_flags_for_text_encoders(models, monkeypatch, flag, wanted):
+    """--fp32-text-enc and its kin are for both of CLIP's encoders, and not for the transformer;
+    fp8, which CLIP cannot compute in, changes nothing. What the widget says counts before them."""
+    monkeypatch.setattr(comfy.cli_args.args, flag, True)
+
+    def dtypes(resident) -> set[torch.dtype]:
+        return {tensor.dtype for tensor in resident.patcher.model.parameters()}
+
+    prior = LoadPrior.execute(PRIOR, "default").args[0]
+    assert dtypes(prior.text_encoder) == dtypes(prior.image_encoder) == {wanted}
+    assert dtypes(prior.transformer) == {torch.float32}
+    embeds, negative = SamplePrior.execute(prior, "a cat", "", 0, 2, 4.0, 1).args
+    assert torch.isfinite(embeds.tensor).all() and torch.isfinite(negative.tensor).all()
+    prior = LoadPrior.execute(PRIOR, "bf16").args[0]
+    assert dtypes(prior.text_encoder) == {torch.bfloat16}
+
+
+def test_clip_lives_where_comfyui_keeps_text_encoders(models, monkeypatch):
+    """On a device of its own, if ComfyUI says so; the prior's transformer stays where it was."""
+    there, away = torch.device("meta"), torch.device("cpu")
+    monkeypatch.setattr(comfy.model_management, "text_encoder_device", lambda: there)
+    monkeypatch.setattr(comfy.model_management, "text_encoder_offload_device", lambda: away)
+    prior = LoadPrior.execute(PRIOR, "fp32").args[0]
+    for encoder in (prior.text_encoder, prior.image_encoder):
+        assert (encoder.patcher.load_device, encoder.patcher.offload_device) == (there, away)
+    assert prior.transformer.patcher.load_device == comfy.model_management.get_torch_device()

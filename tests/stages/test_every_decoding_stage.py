@@ -37,7 +37,10 @@ def test_batch_item_alone(load_decoder, embeds, node):
 def test_sizes_off_the_grid(load_decoder, embeds, node, size):
     name, widgets = STAGES[node]
     samples = run(
-        *(node, load_decoder(name)[0], embeds(1, 1), embeds(1, 2)),
+        node,
+        load_decoder(name)[0],
+        embeds(1, 1),
+        embeds(1, 2),
         {"samples": torch.randn(1, 4, *size)},
         **widgets,
     )

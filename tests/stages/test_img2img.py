@@ -23,7 +23,10 @@ def test_img2img_equals_the_pipeline(models, load_decoder, embeds, cfg, batch, d
     latent = {"samples": vae.encode(image)}
     ours = run(nodes.Img2Img, model, positive, negative, latent, cfg=cfg, denoise=denoise)
     theirs = reference(
-        *("KandinskyV22Img2ImgPipeline", models / TEXT_TO_IMAGE, positive, negative),
+        "KandinskyV22Img2ImgPipeline",
+        models / TEXT_TO_IMAGE,
+        positive,
+        negative,
         cfg=cfg,
         image=tensor_of(image),
         strength=denoise,

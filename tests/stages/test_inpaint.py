@@ -24,7 +24,10 @@ def test_inpaint_equals_the_pipeline(models, load_decoder, embeds, cfg, size):
     latent = {"samples": vae.encode(image)}
     ours = run(nodes.Inpaint, model, embeds(1, 1), embeds(1, 2), latent, cfg=cfg, mask=mask)
     theirs = reference(
-        *("KandinskyV22InpaintPipeline", models / INPAINT, embeds(1, 1), embeds(1, 2)),
+        "KandinskyV22InpaintPipeline",
+        models / INPAINT,
+        embeds(1, 1),
+        embeds(1, 2),
         cfg=cfg,
         image=tensor_of(image),
         mask_image=mask.clone(),
@@ -43,7 +46,11 @@ def inpaint(load_decoder, embeds, mask, samples=None, **latent):
         else samples
     )
     result = run(
-        *(nodes.Inpaint, model, embeds(1, 1), embeds(1, 2), {"samples": samples} | latent),
+        nodes.Inpaint,
+        model,
+        embeds(1, 1),
+        embeds(1, 2),
+        {"samples": samples} | latent,
         mask=mask,
     )
     return samples, result

@@ -29,7 +29,10 @@ LATENT = dict(output_type="latent")
 
 def inpaint_reference(models, embeds, image, mask, batch=1, **size):
     return reference(
-        *("KandinskyV22InpaintPipeline", models / INPAINT, embeds(batch, 1), embeds(batch, 2)),
+        "KandinskyV22InpaintPipeline",
+        models / INPAINT,
+        embeds(batch, 1),
+        embeds(batch, 2),
         image=tensor_of(image),
         mask_image=mask,
         **SIZE | size,
@@ -62,7 +65,10 @@ def test_inpaint_changes_the_callers_mask(models, load_decoder, embeds):
 def test_sizes_off_the_grid_crash(models, load_decoder, embeds, size):
     with pytest.raises(RuntimeError):
         inpaint_reference(
-            *(models, embeds, picture(1, size, size), box_mask(1, size, size)),
+            models,
+            embeds,
+            picture(1, size, size),
+            box_mask(1, size, size),
             height=size,
             width=size,
         )
@@ -177,7 +183,10 @@ def test_samplers_against_an_independent_implementation(
     if sampler == "euler" and spacing == "checkpoint":  # the reference does not scale its input
         config = model.model.scheduler_config
         theirs = reference(
-            *("KandinskyV22Pipeline", models / TEXT_TO_IMAGE, embeds(1, 1), embeds(1, 2)),
+            "KandinskyV22Pipeline",
+            models / TEXT_TO_IMAGE,
+            embeds(1, 1),
+            embeds(1, 2),
             scheduler=build_scheduler(config, sampler, spacing),
             **SIZE,
             **LATENT,
@@ -198,7 +207,11 @@ def test_img2img_cannot_count_the_substeps_of_heun(models, load_decoder, embeds)
     latent = {"samples": vae.encode(picture())}
     with watched(model.model.diffusion_model) as calls:
         run(
-            *(nodes.Img2Img, model, embeds(1, 1), embeds(1, 2), latent),
+            nodes.Img2Img,
+            model,
+            embeds(1, 1),
+            embeds(1, 2),
+            latent,
             denoise=0.5,
             sampler_name="heun",
         )
@@ -223,19 +236,25 @@ def test_too_little_strength(models, load_decoder, embeds, name):
         hint = picture(seed=5).movedim(-1, 1).contiguous()
         with pytest.raises((RuntimeError, ValueError, IndexError)):
             reference(
-                *("KandinskyV22ControlnetImg2ImgPipeline", models / DEPTH),
-                *(embeds(1, 1), embeds(1, 2)),
+                "KandinskyV22ControlnetImg2ImgPipeline",
+                models / DEPTH,
+                embeds(1, 1),
+                embeds(1, 2),
                 hint=hint,
                 **arguments,
             )
         return
     theirs = reference(
-        *(name, models / TEXT_TO_IMAGE, embeds(1, 1), embeds(1, 2)), **arguments, **LATENT
+        name, models / TEXT_TO_IMAGE, embeds(1, 1), embeds(1, 2), **arguments, **LATENT
     )
     assert theirs.shape[0] == 0
     with pytest.raises(ValueError, match="leave no step"):
         run(
-            *(nodes.Img2Img, load_decoder(TEXT_TO_IMAGE)[0], embeds(1, 1), embeds(1, 2), CANVAS),
+            nodes.Img2Img,
+            load_decoder(TEXT_TO_IMAGE)[0],
+            embeds(1, 1),
+            embeds(1, 2),
+            CANVAS,
             denoise=0.1,
         )
 
@@ -243,7 +262,10 @@ def test_too_little_strength(models, load_decoder, embeds, name):
 def test_img2img_takes_no_latents(models, load_decoder, embeds):
     with pytest.raises((RuntimeError, ValueError)):
         reference(
-            *("KandinskyV22Img2ImgPipeline", models / TEXT_TO_IMAGE, embeds(1, 1), embeds(1, 2)),
+            "KandinskyV22Img2ImgPipeline",
+            models / TEXT_TO_IMAGE,
+            embeds(1, 1),
+            embeds(1, 2),
             image=torch.randn(1, 4, 8, 8),
             strength=0.5,
             **SIZE,
@@ -255,7 +277,10 @@ def test_img2img_swaps_height_and_width(models, load_decoder, embeds):
     model, vae = load_decoder(TEXT_TO_IMAGE)
     image = picture(1, 128, 192)
     theirs = reference(
-        *("KandinskyV22Img2ImgPipeline", models / TEXT_TO_IMAGE, embeds(1, 1), embeds(1, 2)),
+        "KandinskyV22Img2ImgPipeline",
+        models / TEXT_TO_IMAGE,
+        embeds(1, 1),
+        embeds(1, 2),
         image=VaeImageProcessor.numpy_to_pil(image.numpy())[0],
         strength=0.5,
         height=128,
@@ -308,14 +333,17 @@ def test_ddim_loses_the_picture_where_it_clips(models):
     positive, negative = prior.sample("a red circle on a white background", "", 0, 25, 4.0)
     config = oracle.pipeline("KandinskyV22Pipeline", folder).scheduler.config
     theirs = reference(
-        *("KandinskyV22Pipeline", folder, positive, negative),
+        "KandinskyV22Pipeline",
+        folder,
+        positive,
+        negative,
         scheduler=diffusers.DDIMScheduler.from_config(config),
         steps=25,
         **dict(height=128, width=128),
         **LATENT,
     )
     canvas = {"samples": torch.zeros(1, 4, 16, 16)}
-    ours = run(*(nodes.Decoder, model, positive, negative, canvas), sampler_name="ddim", steps=25)
+    ours = run(nodes.Decoder, model, positive, negative, canvas, sampler_name="ddim", steps=25)
     for latents, corner in ((theirs, False), (ours, True)):
         picture = vae.decode(latents)[0]
         assert (picture[:16, :16].min() > 0.7) == corner  # white

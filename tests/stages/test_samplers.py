@@ -11,9 +11,17 @@ import pytest
 import scipy.stats
 import torch
 from helpers import tiny_models
+from hypothesis import given
+from hypothesis import strategies as st
 from kandinsky22.utils.kandinsky import decoder
 from kandinsky22.utils.kandinsky.noise import item_generators
-from kandinsky22.utils.kandinsky.schedulers import SAMPLERS, SPACINGS, build_scheduler, set_strength
+from kandinsky22.utils.kandinsky.schedulers import (
+    SAMPLERS,
+    SPACINGS,
+    build_scheduler,
+    fewest_steps,
+    set_strength,
+)
 
 S = 0.5
 CONFIG = tiny_models.DECODER_SCHEDULER | {"clip_sample": False, "timestep_spacing": "leading"}
@@ -154,3 +162,16 @@ def test_what_is_preserved_stays(sampler, picture):
 def test_any_number_of_steps(sampler, spacing, steps, picture):
     scheduler, timesteps, _, start = begin(sampler, spacing, steps, 1.0, picture)
     assert torch.isfinite(sample(Model(), scheduler, timesteps, start)).all()
+
+
+@given(st.integers(1, 1000))
+def test_the_steps_that_a_strength_needs(thousandth):
+    """What the message recommends leaves one step to run, and one step fewer leaves none."""
+    strength = thousandth / 1000
+    steps = fewest_steps(strength)
+    assert int(steps * strength) >= 1 and (steps == 1 or int((steps - 1) * strength) < 1)
+    if steps > 2:
+        scheduler = build_scheduler({}, "ddpm", "checkpoint")
+        scheduler.set_timesteps(steps - 1)
+        with pytest.raises(ValueError, match=f"Use {steps} steps or more"):
+            set_strength(scheduler, steps - 1, strength)

@@ -27,13 +27,20 @@ def test_ddim_equals_the_pipeline(models, load_decoder, embeds):
     model, vae = load_decoder(TEXT_TO_IMAGE)
     latent = {"samples": vae.encode(picture())}
     ours = run(
-        *(nodes.Img2Img, model, embeds(1, 1), embeds(1, 2), latent),
+        nodes.Img2Img,
+        model,
+        embeds(1, 1),
+        embeds(1, 2),
+        latent,
         denoise=0.5,
         sampler_name="ddim",
     )
     pipeline = oracle.pipeline("KandinskyV22Img2ImgPipeline", models / TEXT_TO_IMAGE)
     theirs = reference(
-        *("KandinskyV22Img2ImgPipeline", models / TEXT_TO_IMAGE, embeds(1, 1), embeds(1, 2)),
+        "KandinskyV22Img2ImgPipeline",
+        models / TEXT_TO_IMAGE,
+        embeds(1, 1),
+        embeds(1, 2),
         scheduler=ConsistentDDIM.from_config(pipeline.scheduler.config),
         image=tensor_of(picture()),
         strength=0.5,
@@ -65,7 +72,11 @@ def test_every_sampler_runs_every_stage(load_decoder, embeds, node, sampler):
     name, widgets = STAGES[node]
     latent = {"samples": torch.randn(1, 4, 8, 8)}
     samples = run(
-        *(node, load_decoder(name)[0], embeds(1, 1), embeds(1, 2), latent),
+        node,
+        load_decoder(name)[0],
+        embeds(1, 1),
+        embeds(1, 2),
+        latent,
         sampler_name=sampler,
         **widgets,
     )

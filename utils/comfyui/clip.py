@@ -23,7 +23,7 @@ from ..files.weights import build_module
 from ..kandinsky import prior
 from ..kandinsky.images import CHUNK
 from .dtypes import pick_clip_dtypes, pick_ops
-from .residents import Resident, peak_numbers
+from .residents import Resident
 
 
 class Encoder(Resident):
@@ -42,11 +42,6 @@ class Encoder(Resident):
     def build(config: dict[str, Any]) -> Any:
         raise NotImplementedError
 
-    def load_for(self, rows: int, tokens: int) -> Any:
-        """The module, ready to run on so many rows of so many tokens."""
-        heads = self.config.num_attention_heads
-        return self.load(peak_numbers(rows, tokens, self.config.hidden_size, heads))
-
 
 class TextEncoder(Encoder):
     """Prompts → what the prior reads of them."""
@@ -62,7 +57,8 @@ class TextEncoder(Encoder):
         return CLIPTextModelWithProjection(CLIPTextConfig.from_dict(config))
 
     def encode(self, prompts: list[str]) -> prior.TextFeatures:
-        module = self.load_for(len(prompts), self.config.max_position_embeddings)
+        config = self.config
+        module = self.load(len(prompts), config.max_position_embeddings, config.hidden_size)
         return prior.encode_text(self.tokenizer, module, prompts, self.device)
 
 
@@ -91,4 +87,4 @@ class ImageEncoder(Encoder):
 
     def _load(self, pictures: int) -> Any:
         tokens = (self.config.image_size // self.config.patch_size) ** 2 + 1
-        return self.load_for(min(pictures, CHUNK), tokens)
+        return self.load(min(pictures, CHUNK), tokens, self.config.hidden_size)

@@ -17,7 +17,7 @@ from ..kandinsky.schedulers import set_strength
 from .clip import ImageEncoder, TextEncoder
 from .dtypes import pick_dtypes, pick_ops
 from .progress import step_reporter
-from .residents import Owner, Resident, peak_numbers
+from .residents import Owner, Resident
 
 
 class PriorNetwork(PriorTransformer):
@@ -161,6 +161,5 @@ class LoadedPrior(Owner):
     def _load_transformer(self, rows: int) -> Any:
         config: Any = self.transformer.patcher.model.module.config
         tokens = config.num_embeddings + config.additional_embeddings
-        heads = config.num_attention_heads
-        width = heads * config.attention_head_dim
-        return self.transformer.load(peak_numbers(rows, tokens, width, heads))
+        width = config.num_attention_heads * config.attention_head_dim
+        return self.transformer.load(rows, tokens, width)

@@ -49,7 +49,10 @@ def list_files(repository: str, commit: str) -> dict[str, HubFile]:
     )
     return {
         file.rfilename: HubFile(
-            *(repository, commit, file.rfilename, file.size or 0),
+            repository,
+            commit,
+            file.rfilename,
+            file.size or 0,
             sha256=file.lfs.sha256 if file.lfs else None,
             blob=file.blob_id or "",
         )

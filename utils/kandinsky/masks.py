@@ -28,7 +28,9 @@ def keep_from_mask(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
             log.warning(
                 "The mask of item %d is so thin that nothing of it is left at %d×%d latent pixels, "
                 "so nothing is repainted. Grow it to 8 pixels or more (Grow Mask).",
-                *(i, width, height),
+                i,
+                width,
+                height,
             )
     padded = F.pad(small, (1, 1, 1, 1), value=1.0)
     shifts = [(0, 0), (-1, 0), (0, -1), (-1, -1), (1, 0), (0, 1), (1, 1)]
