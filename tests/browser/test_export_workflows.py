@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from checkout import PACK, WORKFLOWS
+from helpers.checkout import PACK, WORKFLOWS
 
 sys.path.append(str(PACK))  # behind ComfyUI, which has `nodes` and `utils`, too
 
