@@ -60,7 +60,7 @@ def test_what_only_some_stages_take(load_decoder, embeds, node, change, message)
     "change, message",
     [
         (dict(latent={"samples": torch.zeros(1, 4, 0, 8)}), r"empty: \(1, 4, 0, 8\)"),
-        (dict(positive="x"), "image_embeds is 'x', not image embeddings"),
+        (dict(positive="x"), "'x' came where a KANDINSKY22_EMBEDS belongs"),
         (dict(latent=5), "not 5: this LATENT is for another model"),
         (dict(model="x"), "This MODEL is a str"),
         (dict(latent={"samples": torch.zeros(1, 4, 2, 8, 8)}), r"not \(1, 4, 2, 8, 8\)"),
