@@ -17,6 +17,7 @@ from .interpolate import Interpolate, InterpolateSequence
 from .loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from .lora import LoadDecoderLora, LoadPriorLora
 from .optimize import Optimize
+from .paste_back import PasteBack
 from .prior import PriorEmb2Emb, SamplePrior
 
 NODES: list[type[io.ComfyNode]] = [
@@ -43,6 +44,7 @@ NODES: list[type[io.ComfyNode]] = [
     Inpaint,
     ControlNet,
     ControlNetImg2Img,
+    PasteBack,
     Conditioning,
     DepthConditioning,
     InpaintConditioning,

@@ -22,8 +22,8 @@ def box_mask(batch=1, height=64, width=64) -> torch.Tensor:
 
 
 def tensor_of(image: torch.Tensor) -> torch.Tensor:
-    """IMAGE → what pipelines take, (B, 3, H, W) in [-1, 1]."""
-    return image.movedim(-1, 1).contiguous() * 2 - 1
+    """IMAGE → what pipelines make of a PIL picture, (B, 3, H, W) in [-1, 1], channels last."""
+    return image.movedim(-1, 1) * 2 - 1
 
 
 def run(node, model, positive, negative, latent, **widgets) -> torch.Tensor:

@@ -29,15 +29,11 @@ class MoVQ(VQModel):
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """(B, 3, H, W) in [-1, 1] → latents (B, 4, H/8, W/8)."""
         encode: Any = super().encode
-        if min(pixels.shape[-2:]) < PIXELS_PER_LATENT:
-            raise ValueError(
-                f"A picture of {pixels.shape[-1]}×{pixels.shape[-2]} pixels is too small to "
-                f"encode: {PIXELS_PER_LATENT} on each side are needed."
-            )
         if pixels.shape[1] == 1:  # grey
             pixels = pixels.expand(-1, 3, -1, -1)
-        # Contiguous on the way in and out: channels-last views give other bits than the pipelines'.
-        return self._in_range(lambda x: encode(x).latents.contiguous(), pixels.contiguous())
+        # An IMAGE comes as a channels-last view, as a PIL picture does in diffusers, and is encoded
+        # as one: the bits are the pipelines'. What comes out is contiguous, or later ones differ.
+        return self._in_range(lambda x: encode(x).latents.contiguous(), pixels)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """(B, 4, h, w) → pixels (B, 3, 8h, 8w) in [-1, 1]."""

@@ -155,6 +155,13 @@ def embeds_to_run(
             f"With cfg {cfg:g}, which is above 1, connect negative_image_embeds: the second output "
             "of Prior, or Zero Embeds for none. Or set cfg to 1."
         )
+    if cfg > 1 and negative is embeds:
+        raise ValueError(
+            "Connect negative_image_embeds to something else: image_embeds and "
+            f"negative_image_embeds are the same embeddings, and at cfg {cfg:g} guidance cancels "
+            "itself. A bypassed Prior Emb2Emb passes one input on to both. Take the second output "
+            "of Prior, or Zero Embeds; or set cfg to 1."
+        )
     used = {} if negative is None or cfg <= 1 else {"negative_image_embeds": negative}
     used["image_embeds"] = embeds
     for value in used.values():

@@ -15,12 +15,41 @@ from ..files import architectures
 from ..files.configs import read_json
 from ..files.headers import weight_files
 from ..files.weights import fill_module, recognise
+from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
 from .model_folders import decoder_parts
 from .movq import MoVQ
 from .residents import move_stray_tensors
 from .sharing import share_or_load
 
 PREFIX = "first_stage_model."  # of a VAE's tensors in a whole checkpoint of ComfyUI
+
+
+class MoVQVAE(comfy.sd.VAE):
+    """ComfyUI's VAE, which extends a picture to the grid of its latents where ComfyUI crops it.
+
+    ComfyUI crops the centre of a picture to multiples of 8 pixels; whatever pastes the result back
+    at (0, 0) is then up to 3 pixels off. Extended to the right and below, as the stages extend
+    latents, it stays where it was.
+    """
+
+    def vae_encode_crop_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """IMAGE (B, H, W, C) → the same, on the grid.
+
+        Raises:
+            ValueError: the picture is smaller than a latent pixel.
+        """
+        height, width = pixels.shape[1:3]
+        if min(height, width) < PIXELS_PER_LATENT:
+            raise ValueError(
+                f"A picture of {width}×{height} pixels is too small to encode: "
+                f"{PIXELS_PER_LATENT} on each side are needed."
+            )
+        pixels = pad_to_grid(pixels.movedim(-1, 1), PIXELS_PER_LATENT).movedim(1, -1)
+        return super().vae_encode_crop_pixels(pixels)
+
+    def spacial_compression_encode(self) -> int:
+        """What a node that crops pictures by itself crops them to: VAE Encode (for Inpainting)."""
+        return 1
 
 
 def load_vae(folder: Path) -> comfy.sd.VAE:
@@ -47,7 +76,7 @@ def make_vae(config: dict[str, Any], files: list[Path]) -> comfy.sd.VAE:
     patcher = share_or_load(files[0], device_and_dtype(), lambda: load_patcher(config, files))
     movq = patcher.model
     with _no_weights_expected():
-        vae: Any = comfy.sd.VAE(sd={})
+        vae: Any = MoVQVAE(sd={})
     vae.first_stage_model = movq
     vae.device = patcher.load_device
     vae.vae_dtype = movq.dtype

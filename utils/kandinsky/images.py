@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .sizes import PIXELS_PER_LATENT
+from .sizes import PIXELS_PER_LATENT, extend_to_latent
 
 CHUNK = 8  # pictures that CLIP and depth estimators look at in one go: a batch may be a video
 
@@ -42,5 +42,9 @@ def resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def resize_hint(hint: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """IMAGE (B, H, W, C) → (B, 3, 8h, 8w), for latents of height h and width w."""
-    return resize(images_to_model(hint), height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT)
+    """IMAGE (B, H, W, C) → (B, 3, 8h, 8w), for latents of height h and width w.
+
+    The hint of a picture that VAE Encode has extended is extended like it; others are resized.
+    """
+    hint = extend_to_latent(images_to_model(hint), height, width)
+    return resize(hint, height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT)

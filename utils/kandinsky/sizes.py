@@ -6,6 +6,18 @@ import torch.nn.functional as F
 PIXELS_PER_LATENT = 8
 
 
+def extend_to_latent(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Extend (B, C, H, W) to the pixels of a latent of height × width, if it belongs to it.
+
+    It does where its size rounds up to the latent's: VAE Encode has extended the picture in the
+    same way, so both stay aligned. Anything else is returned as it came.
+    """
+    grid = PIXELS_PER_LATENT
+    if (-(-pixels.shape[-2] // grid), -(-pixels.shape[-1] // grid)) == (height, width):
+        return pad_to_grid(pixels, grid)
+    return pixels
+
+
 def pad_to_grid(latents: torch.Tensor, grid: int, mode: str = "replicate") -> torch.Tensor:
     """Extend (B, C, h, w) to the right and below, by its edge, to multiples of `grid`.
 
