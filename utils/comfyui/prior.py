@@ -51,6 +51,7 @@ class LoadedPrior(Owner):
         ops = pick_ops(weights, compute)
         network = build_module(PriorNetwork.from_config, folder / "prior", weights, ops)
         self.transformer = Resident(network, compute)
+        self.config: Any = network.config
         self.text_encoder = TextEncoder(folder, weight_dtype)
         self.image_encoder = ImageEncoder(folder, weight_dtype)
         self.scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
@@ -120,7 +121,7 @@ class LoadedPrior(Owner):
         check_counts(batch_size=batch_size)
         check_numbers(cfg=cfg)
         batch = batch_size if start is None else start.batch
-        width = self.transformer.patcher.model.module.config.embedding_dim
+        width: int = self.config.embedding_dim
         scheduler, timesteps = self._plan_steps(steps)
         if start is not None:
             start.check_width(width, "this prior")
@@ -151,7 +152,7 @@ class LoadedPrior(Owner):
         return scheduler, scheduler.timesteps
 
     def _load_transformer(self, rows: int) -> Any:
-        config: Any = self.transformer.patcher.model.module.config
+        config = self.config
         tokens = config.num_embeddings + config.additional_embeddings
         width = config.num_attention_heads * config.attention_head_dim
         return self.transformer.load(rows, tokens, width)
