@@ -4,7 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.stages import Sampling, run_stage
+from ..utils.comfyui.stage_plan import Sampling
+from ..utils.comfyui.stages import run_stage
 from .stage_inputs import CANVAS, condition_inputs, latent_output, sampling_inputs, take_embeds
 
 

@@ -40,7 +40,7 @@ def show_on(node_id: str, name: str, earlier: list[str]) -> Callable[[Progress],
 
 def get(repository: Repository, precision: str, show: Callable[[Progress], None]) -> str:
     """Download one into ComfyUI's folder for it; returns what to tell the user."""
-    roots = [Path(root) for root in folder_paths.get_folder_paths(repository.host_folder)]
+    roots = [Path(root) for root in folder_paths.get_folder_paths(repository.comfyui_folder)]
     root = next((root for root in roots if (root / repository.name).exists()), roots[0])
     text = download(repository, root, precision, show)
     fit_missing_preview(root / repository.name)

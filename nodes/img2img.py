@@ -4,7 +4,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.stages import Sampling, run_stage
+from ..utils.comfyui.stage_plan import Sampling
+from ..utils.comfyui.stages import run_stage
+from ..utils.kandinsky.checks import check_numbers
 from .stage_inputs import (
     PICTURE,
     condition_inputs,
@@ -38,6 +40,7 @@ class Img2Img(io.ComfyNode):
         negative_image_embeds: Any = None,
         **sampling: Any,
     ) -> io.NodeOutput:
+        check_numbers(denoise=denoise)
         embeds = take_embeds(image_embeds, negative_image_embeds)
         return io.NodeOutput(
             run_stage(model, "text_to_image", embeds, latent, Sampling(**sampling), denoise=denoise)

@@ -171,7 +171,12 @@ class Client:
             except TimeoutError as error:
                 raise self.silent(error) from None
             # What is asked over HTTP is asked in a thread: the websocket must be heard meanwhile.
-            prompt_id = await asyncio.to_thread(self.queue, prompt, client_id)
+            queuing = asyncio.ensure_future(asyncio.to_thread(self.queue, prompt, client_id))
+            try:
+                prompt_id = await asyncio.shield(queuing)
+            except asyncio.CancelledError:  # the server may take it all the same: say its id
+                on_event("queued", {"prompt_id": await queuing})
+                raise
             on_event("queued", {"prompt_id": prompt_id})
             followed = Followed(prompt_id, on_event, lambda: self.knows(prompt_id))
             try:

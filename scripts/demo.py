@@ -152,8 +152,7 @@ def make_picture(options: argparse.Namespace, host: Host, set_up: float) -> int:
     others = ", ".join(repr(inputs["prompt"]) for inputs in with_prompts(workflow)[1:])
     if options.prompt is not None and others:
         print(f"--prompt is the first of this workflow's. It has {others}, too.")
-    checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:10]
-    base = cache_folder() / f"demo-{checkout}"
+    base = base_folder()
     base.mkdir(parents=True, exist_ok=True)
     print(f"Starting ComfyUI {host.version} (about 15 seconds) ...", flush=True)
     start = time.monotonic()
@@ -174,6 +173,12 @@ def make_picture(options: argparse.Namespace, host: Host, set_up: float) -> int:
     except (ServerError, WorkflowError) as error:
         raise DemoError(str(error)) from error
     return 0
+
+
+def base_folder() -> Path:
+    """Where the server of this checkout keeps its files from run to run, but for the pictures."""
+    checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:10]
+    return cache_folder() / f"demo-{checkout}"
 
 
 def serve(server) -> None:

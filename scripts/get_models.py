@@ -101,7 +101,7 @@ def main() -> int:
         return 0
     code = 0
     for repository in dict.fromkeys(part for name in arguments.names for part in CHOICES[name]):
-        root = arguments.models_dir.expanduser() / repository.host_folder
+        root = arguments.models_dir.expanduser() / repository.comfyui_folder
         try:
             fetch(repository, root, arguments.precision)
         except (OSError, ValueError) as error:

@@ -108,16 +108,16 @@ def ensure(version: str = NEWEST, say=print_progress) -> Host:
         return ensure_oldest(ensure(version.removesuffix(OLDEST), say), say)
     key = environment_key()
     torch_folder = cache_folder() / f"torch-{key}"
-    host_folder = cache_folder() / f"comfyui-{version}-{key}"
+    comfyui_folder = cache_folder() / f"comfyui-{version}-{key}"
     torch_python = venv_python(torch_folder)
-    host = Host(venv_python(host_folder / "venv"), host_folder / "ComfyUI", version)
+    host = Host(venv_python(comfyui_folder / "venv"), comfyui_folder / "ComfyUI", version)
 
     def torch_ready() -> bool:
         return is_ready(torch_folder, str(torch_python), torch_python)
 
     def host_ready() -> bool:
         wanted = host.to_json()
-        return torch_ready() and is_ready(host_folder, wanted, host.python, host.comfyui)
+        return torch_ready() and is_ready(comfyui_folder, wanted, host.python, host.comfyui)
 
     if host_ready():
         return host
@@ -134,9 +134,9 @@ def ensure(version: str = NEWEST, say=print_progress) -> Host:
             mark_ready(torch_folder, str(torch_python))
             name_old_folders(key, say)
         if not host_ready():
-            start_folder(host_folder, FREE_GB["comfyui"])
-            make_host(host_folder, host, torch_folder, torch_python, steps)
-            mark_ready(host_folder, host.to_json())
+            start_folder(comfyui_folder, FREE_GB["comfyui"])
+            make_host(comfyui_folder, host, torch_folder, torch_python, steps)
+            mark_ready(comfyui_folder, host.to_json())
     return host
 
 

@@ -20,17 +20,19 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
-    sys.path[0] = str(ROOT)
+    ROOT = Path(__file__).resolve().parents[1]
+    sys.path[0] = str(ROOT)  # see scripts/__init__.py
 
-from scripts import host  # noqa: E402
+    from scripts import host
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
     from scripts.comfyui import Server
 
+PACK = Path(__file__).resolve().parents[1]
+FOLDERS = ("workflows", "subgraphs")
 CATEGORY = "Kandinsky 2.2"  # of the blueprints: ComfyUI's web interface does not save it
 KEPT_EXTRA = ("reroutes", "linkExtensions")  # the rest is how the last reader looked at the graph
 
@@ -95,8 +97,10 @@ def export_and_run(server: Server, path: Path, options: argparse.Namespace) -> l
         written[path.parent / "api" / path.name] = as_json(api)
         thumbnail = path.with_suffix(".jpg")
         if options.pictures or not thumbnail.exists():
-            last = [image for image in images if image["type"] == "output"][-1]
-            written[thumbnail] = as_thumbnail(server.fetch(last))
+            saved_images = [image for image in images if image["type"] == "output"]
+            if not saved_images:
+                raise WorkflowFault("it saves no picture, which its thumbnail is made of")
+            written[thumbnail] = as_thumbnail(server.fetch(saved_images[-1]))
     changed = [p for p, new in written.items() if not p.exists() or p.read_bytes() != new]
     for file in [] if options.check else changed:
         file.parent.mkdir(exist_ok=True)
@@ -135,6 +139,7 @@ def export_all(paths: list[Path], options: argparse.Namespace) -> int:
     """A line for each file; returns how many are wrong, or would change under --check."""
     from playwright.sync_api import Error as PageError
 
+    from scripts import host
     from scripts.comfyui import Server, WorkflowError
 
     faults = (WorkflowFault, WorkflowError, PageError, TimeoutError, json.JSONDecodeError)
@@ -143,14 +148,14 @@ def export_all(paths: list[Path], options: argparse.Namespace) -> int:
         for path in paths:
             try:
                 changed = export_and_run(server, path, options)
-                names = ", ".join(file.relative_to(ROOT).as_posix() for file in changed)
+                names = ", ".join(file.relative_to(PACK).as_posix() for file in changed)
                 failures += bool(changed and options.check)
                 verb = "WOULD CHANGE" if options.check else "written:"
                 verdict = f"{verb} {names}" if changed else "unchanged"
             except faults as fault:
                 failures += 1
                 verdict = f"WRONG: {fault}"
-            print(f"{path.relative_to(ROOT)}: {verdict}", flush=True)
+            print(f"{path.relative_to(PACK)}: {verdict}", flush=True)
     return failures
 
 
@@ -164,7 +169,7 @@ def main() -> int:
     python = host.ensure().python
     if Path(sys.prefix) != python.parents[1]:
         return subprocess.call([python, *sys.argv])
-    files = [*sorted((ROOT / "workflows").glob("*.json")), *sorted((ROOT / "subgraphs").glob("*"))]
+    files = [file for folder in FOLDERS for file in sorted((PACK / folder).glob("*.json"))]
     if unknown := set(options.names) - {path.stem for path in files}:
         parser.error(f"no workflow or blueprint is called {', '.join(sorted(unknown))}")
     chosen = [path for path in files if not options.names or path.stem in options.names]

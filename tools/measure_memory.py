@@ -184,8 +184,10 @@ def main() -> None:
     networks = parser.parse_args().networks or NETWORKS
     if unknown := set(networks) - set(NETWORKS):
         parser.error(f"{', '.join(unknown)}: choose from {', '.join(NETWORKS)}")
-    print_pictures([network for network in networks if network not in PRIOR])
-    print_prior([network for network in networks if network in PRIOR])
+    if pictures := [network for network in networks if network not in PRIOR]:
+        print_pictures(pictures)
+    if prior := [network for network in networks if network in PRIOR]:
+        print_prior(prior)
 
 
 def print_pictures(networks: list[str]) -> None:

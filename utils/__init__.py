@@ -1,1 +1,1 @@
-"""What the nodes call: one module for each stage, value on a wire, or service of the host."""
+"""What the nodes call, in four rooms: kandinsky, files, comfyui, download. See docs/design.md."""

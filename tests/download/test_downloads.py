@@ -23,7 +23,7 @@ def test_all_of_them(get, hub, published, models_dir):
     text = get("--precision", "fp32", *REPOSITORIES)
     assert listed() == set(REPOSITORIES)
     for name, repository in REPOSITORIES.items():
-        folder = models_dir / repository.host_folder / name
+        folder = models_dir / repository.comfyui_folder / name
         assert f"Press R in the page, then choose {name} in {repository.loader}. It" in text
         assert f"It is in {folder}: fp32, " in text
         files = files_in(folder)
@@ -61,10 +61,12 @@ def test_an_odd_folder_keeps_no_other_waiting(get, start, models_dir):
 
 
 def test_where_the_loaders_look():
-    known = {(kind.host_folder, kind.marker, kind.loader) for kind in model_folders.KINDS.values()}
+    known = {
+        (kind.comfyui_folder, kind.marker, kind.loader) for kind in model_folders.KINDS.values()
+    }
     for repository in REPOSITORIES.values():
         loader = repository.loader.split(" / ")[0]
-        assert (repository.host_folder, repository.marker, loader) in known
+        assert (repository.comfyui_folder, repository.marker, loader) in known
 
 
 def test_fp16_is_the_same_numbers_halved(get, published, models_dir):

@@ -9,7 +9,14 @@ from diffusers import PriorTransformer, UNet2DConditionModel, VQModel
 from kandinsky22.utils.comfyui.load_model import load_unet
 from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
 from kandinsky22.utils.comfyui.vae import load_vae_file
-from kandinsky22.utils.files.architectures import DECODERS, MOVQ, PRIOR
+from kandinsky22.utils.download.repositories import REPOSITORIES
+from kandinsky22.utils.files.architectures import (
+    DECODERS,
+    MOVQ,
+    ORGANISATION,
+    PRIOR,
+    PRIOR_FOLDER,
+)
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
@@ -88,3 +95,11 @@ def test_a_movq_of_published_size_is_recognised_and_loaded(models, tmp_path):
     movq = load_vae_file(tmp_path / "movq.safetensors").first_stage_model
     shapes = {name: tensor.shape for name, tensor in published.state_dict().items()}
     assert {name: tensor.shape for name, tensor in movq.state_dict().items()} == shapes
+
+
+def test_what_is_published_can_be_fetched():
+    """Get Models and the loaders, which may not import one another, have the same names."""
+    folders = [PRIOR_FOLDER, *(decoder.folder for decoder in DECODERS.values())]
+    assert [REPOSITORIES[name].id for name in folders] == [
+        f"{ORGANISATION}/{name}" for name in folders
+    ]

@@ -162,7 +162,8 @@ def ksampler(model, positive, negative, steps: int = 6) -> torch.Tensor:
 
 @dtypes
 def test_ksampler(models, embeds, dtype):
-    """Against itself in fp32, which tests/test_native_model.py compares with diffusers on a CPU."""
+    """Against itself in fp32, which tests/ksampler/test_samplers_of_comfyui.py compares with
+    diffusers on a CPU."""
     pair = embeds(1, 1), embeds(1, 2)
     wanted = ksampler(load(TEXT_TO_IMAGE, "fp32")[0], *pair)
     ours = ksampler(load(TEXT_TO_IMAGE, dtype)[0], *pair)

@@ -78,7 +78,7 @@ def test_samplers_equal_diffusers(models, load_decoder, embeds, name, sampler, s
     assert 10 < largest < 100
     # Two ways to compute the same in float32 differ by its rounding, which is relative to the size
     # of the numbers; how much depends on the processor (1.14e-4 was seen where they reach 50).
-    assert oracle.max_diff(ours, theirs) <= 1e-5 * largest
+    assert oracle.max_diff(ours, theirs) <= 4e-6 * largest
 
 
 @pytest.mark.parametrize("sampler", comfy.samplers.SAMPLER_NAMES)

@@ -9,6 +9,8 @@ from kandinsky22 import nodes as stages
 from kandinsky22.nodes.depth_hint import DepthHint
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.nodes.prior import SamplePrior
+from kandinsky22.utils.comfyui import clip, dtypes
+from kandinsky22.utils.kandinsky import prior as loops
 
 pytestmark = pytest.mark.usefixtures("nothing_shared")
 DEPTH_ESTIMATORS = ["tiny-glpn", "tiny-dpt", "tiny-depth-anything"]
@@ -85,3 +87,31 @@ def test_clip_lives_where_comfyui_keeps_text_encoders(models, monkeypatch):
     for encoder in (prior.text_encoder, prior.image_encoder):
         assert (encoder.patcher.load_device, encoder.patcher.offload_device) == (there, away)
     assert prior.transformer.patcher.load_device == comfy.model_management.get_torch_device()
+
+
+def test_what_clip_gives_is_brought_to_the_transformer(models, monkeypatch):
+    """CLIP may compute in another dtype, and on another device, than the prior's transformer."""
+    half = (torch.bfloat16, torch.bfloat16)
+    monkeypatch.setattr(clip, "pick_clip_dtypes", lambda *_: half)
+    prior = LoadPrior.execute(PRIOR, "default").args[0]
+    assert prior.text_encoder.encode(["a cat"]).embeds.dtype == torch.bfloat16
+    seen, denoise = [], loops.denoise
+
+    def note(transformer, scheduler, timesteps, latents, text, *more, **options):
+        seen.append({tensor.dtype for tensor in (text.embeds, text.states)})
+        assert {text.embeds.device, text.states.device, text.mask.device} == {latents.device}
+        return denoise(transformer, scheduler, timesteps, latents, text, *more, **options)
+
+    monkeypatch.setattr(loops, "denoise", note)
+    embeds, _ = SamplePrior.execute(prior, "a cat", "a dog", 0, 2, 4.0, 1).args
+    assert seen == [{torch.float32}] and torch.isfinite(embeds.tensor).all()
+
+
+@pytest.mark.parametrize("beside", ["cuda", "cpu"])
+def test_clip_on_the_cpu_beside_a_gpu_is_kept_in_fp16(monkeypatch, beside):
+    """Half the memory, as ComfyUI keeps text encoders; on a computer without a GPU, fp32."""
+    device = torch.device(beside)
+    monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: device)
+    wanted = torch.float16 if beside == "cuda" else torch.float32
+    found = dtypes.pick_clip_dtypes("default", torch.device("cpu"))
+    assert found == (wanted, torch.float32)

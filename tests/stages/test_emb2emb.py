@@ -56,6 +56,7 @@ def test_input_is_left_as_it_was(prior, embeds):
         (dict(strength=0.1), "8 steps .* of 0.1 leave no step"),
         (dict(strength=0.0), "above 0 and at most 1, not 0"),
         (dict(strength=1.5), "above 0 and at most 1, not 1.5"),
+        (dict(strength=None), "strength .denoise. is None, not a finite number"),
         (dict(strength="x"), "strength .denoise. is 'x', not a finite number"),
         (dict(width=16), "16 wide, and this prior takes 24"),
     ],

@@ -1,7 +1,7 @@
 """CLIP's two encoders in ComfyUI: each loads itself inside the verb that needs it.
 
-They follow ComfyUI's rules for text encoders, as its own CLIP and CLIP Vision do: where they run,
-and which dtype its --fp32-text-enc and so on ask for.
+They run where ComfyUI runs text encoders, as its own CLIP and CLIP Vision do, and are kept in the
+dtype that its --fp32-text-enc and so on ask for; see `dtypes.pick_clip_dtypes`.
 """
 
 from pathlib import Path

@@ -51,11 +51,18 @@ def pick_dtypes(
 
 
 def pick_clip_dtypes(weight_dtype: str, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
-    """The same for CLIP's encoders. With `default`, ComfyUI's --fp32-text-enc and so on count."""
+    """The same for CLIP's encoders. With `default`, ComfyUI's --fp32-text-enc and so on count.
+
+    Where ComfyUI keeps text encoders on the CPU beside a GPU, CLIP's weights are kept in fp16, as
+    ComfyUI keeps those of others: half the memory, and computed in what the CPU computes well in.
+    """
+    management = comfy.model_management
     asked = [t for flag, t in TEXT_ENCODER_FLAGS.items() if getattr(comfy.cli_args.args, flag)]
+    if not asked and device.type == "cpu" and management.get_torch_device().type != "cpu":
+        asked = [torch.float16]
     if weight_dtype != "default" or not asked:
         return pick_dtypes(weight_dtype, device)
-    return asked[0], comfy.model_management.unet_manual_cast(asked[0], device) or asked[0]
+    return asked[0], management.unet_manual_cast(asked[0], device) or asked[0]
 
 
 def pick_ops(weights: torch.dtype, compute: torch.dtype) -> Any:

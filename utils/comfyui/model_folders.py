@@ -14,7 +14,7 @@ BUNDLED = Path(__file__).parents[2] / "models"
 
 def model_roots(kind: str) -> list[Path]:
     """ComfyUI's folders for a kind, with those of extra_model_paths.yaml, then the bundled one."""
-    roots = folder_paths.get_folder_paths(KINDS[kind].host_folder)
+    roots = folder_paths.get_folder_paths(KINDS[kind].comfyui_folder)
     return [Path(root) for root in roots] + [BUNDLED]
 
 

@@ -33,12 +33,7 @@ class PriorNetwork(PriorTransformer):
 def add_noise(
     scheduler: Any, start: ImageEmbeds, noise: torch.Tensor, timestep: torch.Tensor
 ) -> torch.Tensor:
-    """Embeddings at the noise level of a timestep, in the shape (B, R, D) of `noise`.
-
-    Raises:
-        ValueError: the embeddings are not D wide.
-    """
-    start.check_width(noise.shape[-1], "this prior")
+    """Embeddings (B, D) at the noise level of a timestep, in the shape (B, R, D) of `noise`."""
     blocks = start.tensor[:, None].expand(noise.shape).to(noise.device)
     return scheduler.add_noise(blocks, noise, timestep.repeat(len(noise)))
 
@@ -56,6 +51,7 @@ class LoadedPrior(Owner):
         ops = pick_ops(weights, compute)
         network = build_module(PriorNetwork.from_config, folder / "prior", weights, ops)
         self.transformer = Resident(network, compute)
+        self.config: Any = network.config
         self.text_encoder = TextEncoder(folder, weight_dtype)
         self.image_encoder = ImageEncoder(folder, weight_dtype)
         self.scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
@@ -125,41 +121,38 @@ class LoadedPrior(Owner):
         check_counts(batch_size=batch_size)
         check_numbers(cfg=cfg)
         batch = batch_size if start is None else start.batch
-        scheduler, timesteps = self._plan_steps(steps, None if start is None else strength)
+        width: int = self.config.embedding_dim
+        scheduler, timesteps = self._plan_steps(steps)
+        if start is not None:
+            start.check_width(width, "this prior")
+            timesteps = set_strength(scheduler, steps, strength)
         zero = None if negative_prompt else self.zero_embeds()
         text = self.encode_prompts(prompt, negative_prompt, batch, guided=cfg > 1)
         module, device = self._load_transformer(len(text.embeds)), self.transformer.device
 
         generators = item_generators(seed, list(range(batch)))
-        shape = (batch, 2 if negative_prompt else 1, module.config.embedding_dim)
+        shape = (batch, 2 if negative_prompt else 1, width)
         latents = draw_noise(shape, generators).to(device)
         if start is not None:
             latents = add_noise(scheduler, start, latents, timesteps[0])
+        text = text.to(device, self.transformer.dtype)
+        watch = step_reporter(len(timesteps))
         blocks = prior.denoise(
-            module,
-            scheduler,
-            timesteps,
-            latents,
-            text.to(device, self.transformer.dtype),
-            float(cfg),
-            generators,
-            on_step=step_reporter(len(timesteps)),
+            module, scheduler, timesteps, latents, text, float(cfg), generators, on_step=watch
         )
         return ImageEmbeds(blocks[:, 0]), zero or ImageEmbeds(blocks[:, 1])
 
-    def _plan_steps(self, steps: int, strength: float | None) -> tuple[Any, torch.Tensor]:
-        """(a scheduler, the timesteps to run); all of them if `strength` is None."""
+    def _plan_steps(self, steps: int) -> tuple[Any, torch.Tensor]:
+        """(a scheduler, its timesteps)."""
         scheduler: Any = UnCLIPScheduler.from_config(self.scheduler_config)
         levels = scheduler.config.num_train_timesteps
         if not 2 <= steps <= levels:
             raise ValueError(f"The prior needs at least 2 steps and at most {levels}, not {steps}.")
         scheduler.set_timesteps(steps)
-        if strength is None:
-            return scheduler, scheduler.timesteps
-        return scheduler, set_strength(scheduler, steps, strength)
+        return scheduler, scheduler.timesteps
 
     def _load_transformer(self, rows: int) -> Any:
-        config: Any = self.transformer.patcher.model.module.config
+        config = self.config
         tokens = config.num_embeddings + config.additional_embeddings
         width = config.num_attention_heads * config.attention_head_dim
         return self.transformer.load(rows, tokens, width)

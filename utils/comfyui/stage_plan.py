@@ -38,8 +38,11 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class StagePlan:
-    """What one run of a stage needs. All tensors are on the CPU, on the UNet's grid (h, w), and
-    have a batch of 1 or of `batch`."""
+    """What one run of a stage needs, and only one: its scheduler remembers the steps it has taken.
+
+    All tensors are on the UNet's grid (h, w), have a batch of 1 or of `batch`, and are where the
+    node got them.
+    """
 
     options: dict[str, Any]  # the MODEL's transformer_options, with all of its wrappers
     scheduler: Any

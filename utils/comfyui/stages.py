@@ -83,13 +83,13 @@ def run(model: Any, plan: StagePlan, generators: list[torch.Generator]) -> torch
         generators,
         concat=concat,
         preserve=preserve,
-        on_step=step_reporter(model, len(plan.timesteps)),
+        on_step=preview_reporter(model, len(plan.timesteps)),
     )
     height, width = plan.size
     return samples[..., :height, :width].contiguous()
 
 
-def step_reporter(model: Any, steps: int) -> decoder.OnDecoderStep:
+def preview_reporter(model: Any, steps: int) -> decoder.OnDecoderStep:
     """Shows progress and a preview after each step, and stops the run if the user asked for it."""
     report = latent_preview.prepare_callback(model, steps)
 

@@ -17,7 +17,7 @@ class Repository:
     commit: str
     gigabytes: float  # to fetch
     loader: str
-    host_folder: str = "diffusers"
+    comfyui_folder: str = "diffusers"
     marker: str = "model_index.json"  # the file that makes a folder a model's
 
     @property
@@ -30,7 +30,7 @@ class Repository:
         Raises:
             ValueError: a name leads out of the folder, or there are no safetensors.
         """
-        depth = 2 if self.host_folder == "diffusers" else 1  # a pipeline's parts have folders
+        depth = 2 if self.comfyui_folder == "diffusers" else 1  # a pipeline's parts have folders
         chosen = []
         for path in paths:
             parts = PurePosixPath(path).parts
@@ -51,7 +51,7 @@ class Repository:
 
 
 DECODERS = "Load Decoder / Inpaint / ControlNet"
-DEPTH = dict(loader="Load Depth Estimator", host_folder="depth_estimators", marker="config.json")
+DEPTH = dict(loader="Load Depth Estimator", comfyui_folder="depth_estimators", marker="config.json")
 # Commits: what other projects' lock files and caches name, and agree on; dpt-large's is the one
 # that transformers pins for its depth-estimation pipeline. controlnet-depth's is the head of
 # refs/pr/5, as main has pickles only, and has one witness. None was looked up on the hub itself.

@@ -1,4 +1,4 @@
-"""The published architectures, and the folders that have them: the one table of both.
+"""The published architectures, and the names of the folders that have them.
 
 A config holds what differs from the defaults of its class in diffusers or transformers.
 """

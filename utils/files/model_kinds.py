@@ -12,7 +12,7 @@ class Kind:
     """A kind of model folder: where ComfyUI keeps it, how to recognise it, which node loads it."""
 
     title: str
-    host_folder: str
+    comfyui_folder: str
     marker: str  # the file that makes a folder a model's
     loader: str
     published: str

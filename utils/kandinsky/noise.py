@@ -7,10 +7,7 @@ import torch
 
 
 def item_generators(seed: int, indices: list[int]) -> list[torch.Generator]:
-    """One CPU generator an item, seeded (seed + index) modulo 2**64.
-
-    So an item of a batch can be made again alone, and its noise is the same on every device.
-    """
+    """One CPU generator for each index, seeded (seed + index) modulo 2**64."""
     return [torch.Generator("cpu").manual_seed((seed + index) % 2**64) for index in indices]
 
 
