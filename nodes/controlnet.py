@@ -6,7 +6,6 @@ from comfy_api.latest import io
 
 from ..utils.comfyui.stage_plan import Sampling
 from ..utils.comfyui.stages import run_stage
-from ..utils.kandinsky.checks import check_numbers
 from .stage_inputs import (
     CANVAS,
     PICTURE,
@@ -68,14 +67,10 @@ class ControlNetImg2Img(io.ComfyNode):
         image_embeds: Any,
         latent: Any,
         hint: Any,
-        denoise: Any,
         negative_image_embeds: Any = None,
         **sampling: Any,
     ) -> io.NodeOutput:
-        check_numbers(denoise=denoise)
-        embeds = take_embeds(image_embeds, negative_image_embeds)
+        embeds, settings = take_embeds(image_embeds, negative_image_embeds), Sampling(**sampling)
         return io.NodeOutput(
-            run_stage(
-                model, "depth", embeds, latent, Sampling(**sampling), hint=hint, denoise=denoise
-            )
+            run_stage(model, "depth", embeds, latent, settings, from_picture=True, hint=hint)
         )

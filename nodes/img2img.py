@@ -6,7 +6,6 @@ from comfy_api.latest import io
 
 from ..utils.comfyui.stage_plan import Sampling
 from ..utils.comfyui.stages import run_stage
-from ..utils.kandinsky.checks import check_numbers
 from .stage_inputs import (
     PICTURE,
     condition_inputs,
@@ -36,12 +35,12 @@ class Img2Img(io.ComfyNode):
         model: Any,
         image_embeds: Any,
         latent: Any,
-        denoise: Any,
         negative_image_embeds: Any = None,
         **sampling: Any,
     ) -> io.NodeOutput:
-        check_numbers(denoise=denoise)
         embeds = take_embeds(image_embeds, negative_image_embeds)
         return io.NodeOutput(
-            run_stage(model, "text_to_image", embeds, latent, Sampling(**sampling), denoise=denoise)
+            run_stage(
+                model, "text_to_image", embeds, latent, Sampling(**sampling), from_picture=True
+            )
         )

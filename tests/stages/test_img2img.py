@@ -40,7 +40,7 @@ def test_img2img_equals_the_pipeline(models, load_decoder, embeds, cfg, batch, d
 def test_no_denoise_is_not_text_to_image(load_decoder, embeds):
     model, _ = load_decoder(TEXT_TO_IMAGE)
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
-    with pytest.raises(ValueError, match="denoise is None, not a finite number"):
+    with pytest.raises(ValueError, match="denoise. is None, not a finite number"):
         run(nodes.Img2Img, model, embeds(1, 1), embeds(1, 2), latent, denoise=None)
 
 

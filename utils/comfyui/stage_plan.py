@@ -30,6 +30,7 @@ class Sampling:
     cfg: float
     sampler_name: str
     scheduler: str
+    denoise: float = 1.0  # diffusers' strength: the part of the steps to run
 
     def __post_init__(self):
         check_whole_numbers(seed=self.seed, steps=self.steps)
@@ -65,7 +66,7 @@ def plan_stage(
     embeds: tuple[ImageEmbeds, ImageEmbeds | None],
     latent: dict[str, Any],
     sampling: Sampling,
-    denoise: float | None,
+    from_picture: bool,
     hint: torch.Tensor | None,
     mask: torch.Tensor | None,
 ) -> StagePlan:
@@ -79,8 +80,7 @@ def plan_stage(
     options = wrapped_options(model)
     refuse_what_only_samplers_honour(model, options)
     picture = check_latent(latent)
-    strength = 1.0 if denoise is None else denoise
-    scheduler, timesteps = plan_steps(model.model.scheduler_config, sampling, strength)
+    scheduler, timesteps = plan_steps(model.model.scheduler_config, sampling)
     cfg = cfg_of_steps(model, options, sampling.cfg, timesteps)
     used = embeds_to_run(*embeds, max(cfg), unet.embeds_width)
     count, _, height, width = picture.shape
@@ -98,7 +98,7 @@ def plan_stage(
         cfg=cfg,
         embeds=[value.tensor for value in used.values()],
         picture=pad_to_grid(picture, unet.grid),
-        from_picture=denoise is not None,
+        from_picture=from_picture,
         kept=[pad_to_grid(keep, unet.grid) for keep in kept.values()],
         mask_shown=mask is not None,
         hint=None if hint is None else pad_to_grid(hint, unet.grid * PIXELS_PER_LATENT),
@@ -131,9 +131,7 @@ def require_condition(variant: str, hint: Any, mask: Any) -> None:
         raise ValueError(f"{name} is None, and the {variant} decoder needs one. Connect it.")
 
 
-def plan_steps(
-    config: dict[str, Any], sampling: Sampling, strength: float
-) -> tuple[Any, torch.Tensor]:
+def plan_steps(config: dict[str, Any], sampling: Sampling) -> tuple[Any, torch.Tensor]:
     """(a scheduler, the timesteps to run)."""
     if sampling.steps < 1:
         raise ValueError(f"steps is {sampling.steps}; at least 1 is needed.")
@@ -146,7 +144,7 @@ def plan_steps(
             f"{sampling.steps} steps are too many for {sampling.sampler_name} with "
             f"{sampling.scheduler}: the model knows {levels} noise levels. Use 500 or fewer."
         )
-    return scheduler, set_strength(scheduler, sampling.steps, strength)
+    return scheduler, set_strength(scheduler, sampling.steps, sampling.denoise)
 
 
 def embeds_to_run(

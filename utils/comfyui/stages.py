@@ -25,7 +25,7 @@ def run_stage(
     latent: dict[str, Any],
     sampling: Sampling,
     *,
-    denoise: float | None = None,
+    from_picture: bool = False,
     hint: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
 ) -> dict[str, Any]:
@@ -34,16 +34,16 @@ def run_stage(
     Args:
         variant: the UNet that the stage needs.
         embeds: the positive and the negative image embeddings; the second is needed above cfg 1.
-        latent: a canvas whose size counts, or, with `denoise` or `mask`, a picture. Sizes that
+        latent: a canvas whose size counts, or, with `from_picture` or `mask`, a picture. Sizes that
             are not multiples of the UNet's grid are extended for the run and cut back.
-        denoise: start from the picture, noised, and run only this part of the steps.
+        from_picture: start from the picture, noised, instead of from noise alone.
         hint: IMAGE (B, H, W, C), resized to the picture.
         mask: MASK (B, H, W), 1 = repaint; the rest of the picture stays.
 
     Raises:
         ValueError: see the messages; nothing has been changed.
     """
-    plan = plan_stage(model, variant, embeds, latent, sampling, denoise, hint, mask)
+    plan = plan_stage(model, variant, embeds, latent, sampling, from_picture, hint, mask)
     samples = run(model, plan, item_generators(sampling.seed, plan.noise_indices))
     return latent_of(samples, latent, plan)
 
