@@ -29,8 +29,6 @@ class MoVQ(VQModel):
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """(B, 3, H, W) in [-1, 1] → latents (B, 4, H/8, W/8)."""
         encode: Any = super().encode
-        if pixels.shape[1] == 1:  # grey
-            pixels = pixels.expand(-1, 3, -1, -1)
         # An IMAGE comes as a channels-last view, as a PIL picture does in diffusers, and is encoded
         # as one: the bits are the pipelines'. What comes out is contiguous, or later ones differ.
         return self._in_range(lambda x: encode(x).latents.contiguous(), pixels)

@@ -33,7 +33,7 @@ class MoVQVAE(comfy.sd.VAE):
     """
 
     def vae_encode_crop_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        """IMAGE (B, H, W, C) → the same, on the grid.
+        """IMAGE (B, H, W, C) → the same, on the grid, with the three channels that MoVQ takes.
 
         Raises:
             ValueError: the picture is smaller than a latent pixel.
@@ -44,8 +44,10 @@ class MoVQVAE(comfy.sd.VAE):
                 f"A picture of {width}×{height} pixels is too small to encode: "
                 f"{PIXELS_PER_LATENT} on each side are needed."
             )
+        if pixels.shape[-1] == 1:  # grey
+            pixels = pixels.expand(-1, -1, -1, 3)
         pixels = pad_to_grid(pixels.movedim(-1, 1), PIXELS_PER_LATENT).movedim(1, -1)
-        return super().vae_encode_crop_pixels(pixels)
+        return super().vae_encode_crop_pixels(pixels.contiguous())
 
     def spacial_compression_encode(self) -> int:
         """What a node that crops pictures by itself crops them to: VAE Encode (for Inpainting)."""
