@@ -21,6 +21,10 @@ def test_a_run_shows_its_progress(page, server):
     page.evaluate("() => [...app.graph._groups].map(group => app.graph.remove(group))")
     page.evaluate("() => kandinsky22.fit()")
     decoder = page.evaluate("() => app.graph._nodes.find(n => n.type == 'Kandinsky22Decoder').id")
+    # Long enough for several screenshots, on a slow machine too.
+    page.evaluate(
+        "id => app.graph.getNodeById(id).widgets.find(w => w.name == 'steps').value = 200", decoder
+    )
     frames, previews = [], set()
     page.get_by_test_id("queue-button").click()
     for _ in range(200):

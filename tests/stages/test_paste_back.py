@@ -107,6 +107,7 @@ def test_outpaint_keeps_the_photo(load_decoder, embeds, width, height, pads, see
     assert torch.equal(result[0][outside], cut[0][outside])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width, height", PHOTOS)
 def test_photos_of_real_sizes(load_decoder, width, height):
     """Extended to the right and below, and nothing else; what the mask keeps keeps its bits."""
