@@ -17,7 +17,7 @@ def check_mask(mask: Any) -> torch.Tensor:
     Raises:
         ValueError: it is of another shape, or empty.
     """
-    shape = tuple(getattr(mask, "shape", ()))
+    shape: tuple[int, ...] = tuple(getattr(mask, "shape", ()))
     known = len(shape) in (2, 3) or (len(shape) == 4 and shape[1] == 1)
     if not torch.is_tensor(mask) or not known or 0 in shape:
         raise ValueError(
