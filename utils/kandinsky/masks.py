@@ -17,9 +17,9 @@ def check_mask(mask: Any) -> torch.Tensor:
     Raises:
         ValueError: it is of another shape, or empty.
     """
-    shape: tuple[int, ...] = tuple(getattr(mask, "shape", ()))
+    shape = tuple(getattr(mask, "shape", ()))
     known = len(shape) in (2, 3) or (len(shape) == 4 and shape[1] == 1)
-    if not torch.is_tensor(mask) or not known or 0 in shape:
+    if not torch.is_tensor(mask) or not known or not mask.numel():
         raise ValueError(
             f"A MASK is (batch, height, width), and not empty: {shape or mask!r:.80}. Connect one "
             "of some size; Convert Image to Mask makes a MASK of a picture."
