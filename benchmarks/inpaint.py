@@ -59,14 +59,15 @@ def stages(folder: Path, dtype: str, pixels: int, steps: int) -> dict[str, Calla
     positive, negative = torch.randn(
         2, 1, pipeline.unet.config["encoder_hid_dim"], generator=generator
     )
-    image, mask = torch.rand(1, 3, pixels, pixels, generator=generator), box(pixels)
+    # Channels last for both, as an IMAGE is, and as the pipeline makes it of a PIL picture.
+    image, mask = torch.rand(1, pixels, pixels, 3, generator=generator), box(pixels)
 
     @torch.inference_mode()
     def ours():
         return Inpaint.execute(
             model,
             ImageEmbeds(positive),
-            {"samples": vae.encode(image.movedim(1, -1))},
+            {"samples": vae.encode(image)},
             mask,
             ImageEmbeds(negative),
             seed=0,
@@ -79,7 +80,7 @@ def stages(folder: Path, dtype: str, pixels: int, steps: int) -> dict[str, Calla
     def theirs():
         return pipeline(
             positive,
-            image * 2 - 1,
+            image.movedim(-1, 1) * 2 - 1,
             mask.clone(),
             negative,
             pixels,
