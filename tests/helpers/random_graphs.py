@@ -208,6 +208,11 @@ def simplest(specs: dict[str, Spec], root: str) -> tuple[dict[str, Any], str]:
     """A sound graph for the outputs of one node, and that node's id in it."""
     builder = Simplest(None, specs, shortest(specs))
     number = builder.node(root, 0)
+    inputs = builder.graph[number]["inputs"]
+    if "negative_image_embeds" in inputs:
+        # The same embeddings twice are refused: guidance would cancel itself. Two equal nodes give
+        # the same, as ComfyUI caches them.
+        inputs["negative_image_embeds"] = [builder.node("Kandinsky22ZeroEmbeds", 0), 0]
     builder.look_at(number)
     return builder.graph, number
 
