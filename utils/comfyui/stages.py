@@ -1,6 +1,7 @@
 """A decoding stage in ComfyUI: LATENT and embeddings in, LATENT out.
 
-The stages differ only in what `run_stage` is given: a hint, a mask, a denoising strength.
+The stages differ only in what `run_stage` is given: a hint, a mask, and whether it starts from a
+picture.
 """
 
 from typing import Any
