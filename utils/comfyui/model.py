@@ -28,6 +28,42 @@ from .unet import Kandinsky22UNet
 ACTIVATIONS, SCORES, PLAIN_SCORES = 16, 1 / 8, 1 / 4
 
 
+# What a scheduler's config says → ComfyUI's name for it; ComfyUI's "linear" is "scaled_linear".
+MODEL_TYPES = {
+    "epsilon": comfy.model_base.ModelType.EPS,
+    "v_prediction": comfy.model_base.ModelType.V_PREDICTION,
+}
+BETA_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear"}
+
+
+def sampling_of(scheduler: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """ComfyUI's (model type, sampling settings) for a checkpoint's scheduler config.
+
+    Raises:
+        ValueError: ComfyUI's samplers have no such noise levels or no such prediction.
+    """
+    prediction = scheduler.get("prediction_type", "epsilon")
+    betas = scheduler.get("beta_schedule", "linear")
+    for name, value, known in (
+        ("prediction_type", prediction, MODEL_TYPES),
+        ("beta_schedule", betas, BETA_SCHEDULES),
+        ("trained_betas", scheduler.get("trained_betas"), (None,)),
+    ):
+        if value not in known:
+            raise ValueError(
+                f"The scheduler_config.json of this decoder has {name} {value!r:.80}, which "
+                f"ComfyUI's samplers cannot follow; they know {', '.join(map(str, known))}. Use "
+                "another checkpoint."
+            )
+    return MODEL_TYPES[prediction], {
+        "beta_schedule": BETA_SCHEDULES[betas],
+        "linear_start": scheduler["beta_start"],
+        "linear_end": scheduler["beta_end"],
+        "timesteps": scheduler.get("num_train_timesteps", 1000),
+        "zsnr": scheduler.get("rescale_betas_zero_snr", False),
+    }
+
+
 class MoVQLatents(comfy.latent_formats.LatentFormat):
     """Unscaled MoVQ latents: the scaling_factor in the published config is not used."""
 
@@ -54,14 +90,9 @@ class Kandinsky22(comfy.model_base.BaseModel):
         weights, compute = dtypes
         config: Any = Kandinsky22Config(Kandinsky22Config.unet_config)
         config.latent_format = MoVQLatents(configs.preview)
-        # ComfyUI's name for diffusers' "linear" betas; ComfyUI's "linear" is "scaled_linear".
-        config.sampling_settings = {
-            "beta_schedule": "sqrt_linear",
-            "linear_start": configs.scheduler["beta_start"],
-            "linear_end": configs.scheduler["beta_end"],
-        }
+        model_type, config.sampling_settings = sampling_of(configs.scheduler)
         config.set_inference_dtype(weights, None if weights == compute else compute)
-        super().__init__(config)
+        super().__init__(config, model_type)
         self.diffusion_model = unet
         self.scheduler_config = configs.scheduler
 
