@@ -58,8 +58,10 @@ PACKAGES = """
     aiohttp==3.14.5 yarl==1.25.1 requests==2.34.2 alembic==1.20.1 sqlalchemy==2.1.9
     filelock==4.2.11 pyyaml==6.0.3 psutil==7.2.2 tqdm==4.70.1 simpleeval==1.0.8 blake3==1.0.11
     pydantic==2.14.3 pydantic-settings==2.16.3
-    pytest==9.2.0 pytest-timeout==2.4.0 hypothesis==6.170.15 coverage==7.17.3
+    pytest==9.2.0 pytest-timeout==2.4.0 pytest-xdist==3.8.0 execnet==2.1.2
+    hypothesis==6.170.15 coverage==7.17.3
     ruff==0.17.6 pyright[nodejs]==1.1.414 playwright==1.65.2
+    peft==0.21.2
     ray==2.60.0 pyarrow==26.0.1
 """.split()
 

@@ -137,7 +137,7 @@ def cut_file(folder):
     "damage, message",
     [
         (cut_head, "lacks [0-9]+ weights, head"),
-        (cut_file, "cannot be loaded"),
+        (cut_file, "model.safetensors is damaged or not a safetensors file"),
         (
             lambda f: (f / "preprocessor_config.json").unlink(),
             "preprocessor_config.json is missing",

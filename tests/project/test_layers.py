@@ -9,8 +9,8 @@ from helpers.checkout import PACK
 
 # What rooms may use of the standard library: no processes, no network, nothing that runs code.
 STDLIB = set(
-    "collections dataclasses filecmp inspect json logging math os pathlib re types typing uuid "
-    "weakref".split()
+    "collections contextlib dataclasses filecmp inspect json logging math os pathlib re types "
+    "typing uuid weakref".split()
 )
 LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "PIL", "numpy"}
 COMFYUI = {"comfy", "folder_paths", "latent_preview", "node_helpers"}
@@ -24,7 +24,10 @@ SHARED = {"sockets", "widgets", "stage_inputs"}
 RULES = {
     "utils/kandinsky": (LIBRARIES, set()),
     "utils/files": (LIBRARIES, {"utils/kandinsky"}),
-    "utils/comfyui": (LIBRARIES | COMFYUI, {"utils/kandinsky", "utils/files"}),
+    "utils/comfyui": (
+        LIBRARIES | COMFYUI | {"huggingface_hub"},
+        {"utils/kandinsky", "utils/files"},
+    ),
     "utils/download": (HUB, set()),
     "nodes": (
         {"comfy_api", "folder_paths", "server"},

@@ -45,7 +45,10 @@ def test_no_code_of_others_is_run(path):
 
 def test_only_the_downloads_have_a_network():
     reaching = {path.stem for path in CODE if names_in(path)[0] & (NETWORK | {"huggingface_hub"})}
-    assert reaching == {"hub"}
+    assert reaching == {"hub", "model_folders"}  # which asks only where the hub's cache is
+    model_folders = (PACK / "utils" / "comfyui" / "model_folders.py").read_text("utf-8")
+    assert model_folders.count("huggingface_hub") == 1
+    assert "from huggingface_hub import constants\n" in model_folders
     using = [path for path in CODE if "import hub" in path.read_text("utf-8")]
     assert {path.stem for path in using} == {"background", "folder"}
     using = [path for path in CODE if "import download\n" in path.read_text("utf-8")]

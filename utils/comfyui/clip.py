@@ -9,6 +9,7 @@ from typing import Any
 
 import comfy.model_management
 import torch
+from PIL import Image
 from transformers import (
     CLIPImageProcessor,
     CLIPTextConfig,
@@ -18,7 +19,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from ..files.configs import read_json
+from ..files.configs import naming, read_config, read_json
+from ..files.model_kinds import prior_part
 from ..files.weights import build_module
 from ..kandinsky import prior
 from ..kandinsky.images import CHUNK
@@ -29,18 +31,20 @@ from .residents import Resident
 class Encoder(Resident):
     """One of CLIP's encoders, read from its folder and kept where ComfyUI keeps text encoders."""
 
-    def __init__(self, folder: Path, weight_dtype: str):
+    def __init__(self, build: Any, schema: Any, folder: Path, weight_dtype: str):
+        """
+        Args:
+            build: config → module.
+            schema: the class of its config.
+            folder: with config.json and the weights.
+        """
         device = comfy.model_management.text_encoder_device()
         weights, compute = pick_clip_dtypes(weight_dtype, device)
-        module = build_module(self.build, folder, weights, pick_ops(weights, compute))
+        module = build_module(build, schema, folder, weights, pick_ops(weights, compute))
         super().__init__(
             module, compute, device, comfy.model_management.text_encoder_offload_device()
         )
         self.config: Any = module.config
-
-    @staticmethod
-    def build(config: dict[str, Any]) -> Any:
-        raise NotImplementedError
 
 
 class TextEncoder(Encoder):
@@ -48,13 +52,23 @@ class TextEncoder(Encoder):
 
     def __init__(self, folder: Path, weight_dtype: str):
         """`folder` is the prior's, with `text_encoder` and `tokenizer` in it."""
-        read_json(folder / "tokenizer" / "tokenizer_config.json")  # names it if it is damaged
-        super().__init__(folder / "text_encoder", weight_dtype)
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-
-    @staticmethod
-    def build(config: dict[str, Any]) -> Any:
-        return CLIPTextModelWithProjection(CLIPTextConfig.from_dict(config))
+        tokenizer = prior_part(folder, "tokenizer")
+        read_json(tokenizer / "tokenizer_config.json")  # names it if it is damaged
+        super().__init__(
+            lambda config: CLIPTextModelWithProjection(CLIPTextConfig.from_dict(config)),
+            CLIPTextConfig,
+            prior_part(folder, "text_encoder"),
+            weight_dtype,
+        )
+        with naming(tokenizer):
+            self.tokenizer: Any = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+            length, size = self.config.max_position_embeddings, self.config.vocab_size
+            ids = prior.tokenize(self.tokenizer, ["a b"], length).input_ids
+            if ids.max() >= size:
+                raise ValueError(f"token {ids.max()} is not one of the text encoder's {size}")
+        with naming(prior_part(folder, "text_encoder") / "config.json"):
+            if not isinstance(self.config.eos_token_id, int):
+                raise ValueError(f"eos_token_id is {self.config.eos_token_id!r:.40}, not a token")
 
     def encode(self, prompts: list[str]) -> prior.TextFeatures:
         config = self.config
@@ -67,14 +81,22 @@ class ImageEncoder(Encoder):
 
     def __init__(self, folder: Path, weight_dtype: str):
         """`folder` is the prior's, with `image_encoder` and `image_processor` in it."""
-        processor = folder / "image_processor"
-        read_json(processor / "preprocessor_config.json")  # names it if it is damaged
-        super().__init__(folder / "image_encoder", weight_dtype)
-        self.processor = CLIPImageProcessor.from_pretrained(processor, local_files_only=True)
-
-    @staticmethod
-    def build(config: dict[str, Any]) -> Any:
-        return CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(config))
+        path = prior_part(folder, "image_processor") / "preprocessor_config.json"
+        settings = read_config(path)
+        super().__init__(
+            lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(config)),
+            CLIPVisionConfig,
+            prior_part(folder, "image_encoder"),
+            weight_dtype,
+        )
+        size = self.config.image_size
+        with naming(path):
+            self.processor: Any = CLIPImageProcessor.from_dict(settings)
+            values = self.processor(Image.new("RGB", (8, 8)), return_tensors="pt").pixel_values
+            if values.shape != (1, 3, size, size):
+                raise ValueError(f"it makes {tuple(values.shape)}, and the encoder takes {size}")
+            if not torch.isfinite(values).all():
+                raise ValueError("it makes NaN or infinity of a black picture")
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [0, 1] → (B, D)."""

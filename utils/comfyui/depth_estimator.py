@@ -5,13 +5,12 @@ from typing import Any
 
 import comfy.model_management
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
+from transformers import CONFIG_MAPPING, MODEL_FOR_DEPTH_ESTIMATION_MAPPING, AutoImageProcessor
 
-from ..files.configs import read_json
-from ..files.headers import weight_files
+from ..files.configs import naming, read_config
+from ..files.headers import open_tensors, weight_files
 from ..files.layers import swap_layers
-from ..kandinsky.depth import estimate_depth
+from ..kandinsky.depth import check_picture_size, estimate_depth, is_in_metres
 from ..kandinsky.images import images_to_model
 from .dtypes import pick_dtypes, pick_ops
 from .residents import Owner, Resident
@@ -25,6 +24,7 @@ class LoadedDepthEstimator(Owner):
         Raises:
             FileNotFoundError, ValueError: a part of `folder` is missing or damaged.
         """
+        self.folder = folder
         weights, compute = pick_dtypes("default")
         model, self.image_processor = read_with_transformers(folder)
         model.to(weights)  # afterwards: transformers has named this argument in two ways
@@ -45,31 +45,42 @@ class LoadedDepthEstimator(Owner):
         Raises:
             ValueError: it is no IMAGE, or one too small to see depth in.
         """
-        images, module = images_to_model(image), self.model.load()
-        device, dtype = self.model.device, self.model.dtype
-        maps = estimate_depth(self.image_processor, module, images, device, dtype)
+        images = images_to_model(image)
+        check_picture_size(images)
+        module, device, dtype = self.model.load(), self.model.device, self.model.dtype
+        with naming(self.folder):  # sizes in its two configs may contradict one another
+            in_metres = is_in_metres(module.config)
+            maps = estimate_depth(self.image_processor, module, images, device, dtype, in_metres)
         maps = maps[..., None].expand(*maps.shape, 3).contiguous()
         return maps.to(comfy.model_management.intermediate_device())
 
 
 def read_with_transformers(folder: Path) -> tuple[Any, Any]:
-    """(the model, its image processor) of a folder."""
-    weight_files(folder)  # a clear error where there are none, or only pickles
-    read_json(folder / "preprocessor_config.json")
-    local = dict(local_files_only=True, trust_remote_code=False)
-    try:
-        config = AutoConfig.from_pretrained(folder, **local)
+    """(the model, its image processor) of a folder.
+
+    Both are made of checked configs and the tensors themselves, so transformers never reads the
+    folder's other files: an adapter beside the weights, say, would lead it to the network.
+    """
+    files = weight_files(folder)
+    settings = read_config(folder / "preprocessor_config.json")
+    config_path = folder / "config.json"
+    config = read_config(config_path)
+    with naming(config_path):
+        config = CONFIG_MAPPING[config["model_type"]].from_dict(config)
         config.use_pretrained_backbone = False  # the weights are here; it would fetch others
-        model, loading = AutoModelForDepthEstimation.from_pretrained(
-            folder, config=config, use_safetensors=True, output_loading_info=True, **local
+    state: dict[str, torch.Tensor] = {}
+    for file in files:
+        with open_tensors(file) as tensors:
+            state |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    with naming(folder):
+        model_class: Any = MODEL_FOR_DEPTH_ESTIMATION_MAPPING[type(config)]
+        model, loading = model_class.from_pretrained(
+            None, config=config, state_dict=state, output_loading_info=True
         )
-        image_processor = AutoImageProcessor.from_pretrained(folder, **local)
-    except torch.OutOfMemoryError:
-        raise  # ComfyUI has its own words for it
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ValueError(
-            f"The depth estimator in {folder} cannot be loaded: {error}. Download it again."
-        ) from error
+        found = AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        image_processor = type(found).from_dict(settings)
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ValueError(

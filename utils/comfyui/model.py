@@ -36,12 +36,13 @@ MODEL_TYPES = {
 BETA_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear"}
 
 
-def sampling_of(scheduler: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def sampling_of(configs: DecoderConfigs) -> tuple[Any, dict[str, Any]]:
     """ComfyUI's (model type, sampling settings) for a checkpoint's scheduler config.
 
     Raises:
         ValueError: ComfyUI's samplers have no such noise levels or no such prediction.
     """
+    scheduler = configs.scheduler
     prediction = scheduler.get("prediction_type", "epsilon")
     betas = scheduler.get("beta_schedule", "linear")
     for name, value, known in (
@@ -51,9 +52,8 @@ def sampling_of(scheduler: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     ):
         if value not in known:
             raise ValueError(
-                f"The scheduler_config.json of this decoder has {name} {value!r:.80}, which "
-                f"ComfyUI's samplers cannot follow; they know {', '.join(map(str, known))}. Use "
-                "another checkpoint."
+                f"{configs.source} has {name} {value!r:.80}, which ComfyUI's samplers cannot "
+                f"follow; they know {', '.join(map(str, known))}. Use another checkpoint."
             )
     return MODEL_TYPES[prediction], {
         "beta_schedule": BETA_SCHEDULES[betas],
@@ -90,7 +90,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
         weights, compute = dtypes
         config: Any = Kandinsky22Config(Kandinsky22Config.unet_config)
         config.latent_format = MoVQLatents(configs.preview)
-        model_type, config.sampling_settings = sampling_of(configs.scheduler)
+        model_type, config.sampling_settings = sampling_of(configs)
         config.set_inference_dtype(weights, None if weights == compute else compute)
         super().__init__(config, model_type)
         self.diffusion_model = unet

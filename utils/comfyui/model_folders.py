@@ -1,52 +1,80 @@
 """Model folders on this computer, by the names that the loaders list."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import folder_paths
+from huggingface_hub import constants
 
-from ..files.configs import read_json
-from ..files.model_kinds import KINDS, MARKERS, kind_of
+from ..files.configs import read_config, read_json
+from ..files.model_kinds import KINDS, contents_of, is_kind, is_model, kinds_of
 
 BUNDLED = Path(__file__).parents[2] / "models"
+DEEPEST = 3  # levels below a root, as far down as a cache of the hub has its snapshots
+REPOSITORY = "models--"  # before the name of a repository's folder in a cache of the hub
 
 
 def model_roots(kind: str) -> list[Path]:
-    """ComfyUI's folders for a kind, with those of extra_model_paths.yaml, then the bundled one."""
-    roots = folder_paths.get_folder_paths(KINDS[kind].comfyui_folder)
-    return [Path(root) for root in roots] + [BUNDLED]
+    """Where a kind is looked for: ComfyUI's folders, with those of extra_model_paths.yaml; the
+    hub's cache, which is only read; the bundled models."""
+    names = KINDS[kind].comfyui_folders
+    known = folder_paths.folder_names_and_paths
+    roots = [
+        root for name in names if name in known for root in folder_paths.get_folder_paths(name)
+    ]
+    return [Path(root) for root in roots] + [Path(constants.HF_HUB_CACHE), BUNDLED]
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Sorted; none of what is not there, or may not be read."""
+    """Sorted, without hidden ones; none of what is not there, or may not be read."""
     _, names, _ = next(os.walk(folder), ("", [], []))  # which passes over what it cannot read
-    return sorted(folder / name for name in names)
+    return sorted(folder / name for name in names if not name.startswith("."))
+
+
+def snapshots(repository: Path) -> Iterator[tuple[str, Path]]:
+    """(name, folder) of each snapshot that a cache of the hub has of a repository: `owner/name` is
+    the one of its main branch, or else the first; others have their commit after the name."""
+    name = repository.name.removeprefix(REPOSITORY).replace("--", "/")
+    try:
+        main = (repository / "refs" / "main").read_text("utf-8").strip()
+    except (OSError, ValueError):
+        main = ""
+    found = subfolders(repository / "snapshots")
+    for i, folder in enumerate(sorted(found, key=lambda folder: folder.name != main)):
+        yield f"{name}@{folder.name[:8]}" if i else name, folder
+
+
+def walk(root: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """(portable name, folder) of every model below `folder`; none is looked for within a model."""
+    for child in subfolders(folder):
+        if child.name.startswith(REPOSITORY):
+            yield from snapshots(child)
+        elif is_model(child):
+            yield child.relative_to(root).as_posix(), child
+        elif len(child.parts) - len(root.parts) < DEEPEST and root != Path(constants.HF_HUB_CACHE):
+            yield from walk(root, child)
 
 
 def all_folders(kind: str) -> dict[str, Path]:
     """Portable name → folder, for every model where this kind lives; an earlier root wins.
 
-    Both `name` and `owner/name` are found; none is looked for within a model. ComfyUI asks ten
-    times for each workflow that is queued, and models may lie across a network.
+    A model that lies in a root itself has the root's name. ComfyUI asks ten times for each workflow
+    that is queued, and models may lie across a network.
     """
-
-    def has(folder: Path, marker: str) -> bool:
-        return os.path.isfile(folder / marker)  # pathlib's may raise PermissionError
-
     found: dict[str, Path] = {}
     for root in model_roots(kind):
-        for folder in subfolders(root):
-            is_model = any(has(folder, marker) for marker in MARKERS)
-            for model in [folder] if is_model else subfolders(folder):
-                if has(model, KINDS[kind].marker):
-                    found.setdefault(model.relative_to(root).as_posix(), model)
+        for name, folder in walk(root, root):
+            found.setdefault(name, folder)
+        if is_model(root):
+            found.setdefault(root.name, root)
     return found
 
 
 def models_of(kind: str) -> dict[str, Path]:
     """Portable name → folder, for every model of a kind."""
-    return {name: folder for name, folder in all_folders(kind).items() if kind_of(folder) == kind}
+    return {name: folder for name, folder in all_folders(kind).items() if is_kind(folder, kind)}
 
 
 def list_models(kind: str) -> list[str]:
@@ -58,7 +86,7 @@ def decoder_parts(component: str) -> dict[str, tuple[Path, dict[str, Any]]]:
     found = {}
     for name, folder in models_of("decoder").items():
         try:
-            found[name] = folder, read_json(folder / component / "config.json")
+            found[name] = folder, read_config(folder / component / "config.json")
         except (OSError, ValueError):
             continue  # damaged; the folder's own loader says how
     return found
@@ -72,28 +100,39 @@ def find_model(name: str, kind: str) -> Path:
             looked and what to do.
         ValueError: it is a model of another kind; says which node it belongs to.
     """
-    folder = all_folders(kind).get(str(name))
-    wanted = KINDS[kind]
-    found = folder and kind_of(folder)
-    if folder is not None and found == kind:
-        return folder
-    known = ", ".join(list_models(kind)) or "none"
+    folders = all_folders(kind)
+    folder = folders.get(str(name))
     if folder is None:
-        roots = ", ".join(str(root) for root in model_roots(kind))
-        raise FileNotFoundError(
-            f"No model named {name!r} for {wanted.loader}. Found: {known}. Looked in: {roots}. "
-            f"Put the folder of {wanted.published} (or another) into the first of these, then "
-            "press R in the page."
-        )
-    if found is not None:
-        raise ValueError(f"{name!r} is {KINDS[found].title}: use {KINDS[found].loader} for it.")
-    index = read_json(folder / wanted.marker)
-    for part in ("prior", "text_encoder", "image_encoder", "unet", "movq"):
-        if part in index:
-            read_json(folder / part / "config.json")  # names the file that is missing or damaged
+        raise FileNotFoundError(describe_missing(name, kind, folders))
+    kinds = kinds_of(folder)
+    if kind in kinds:
+        return folder
+    if kinds:
+        other = KINDS[min(kinds)]
+        raise ValueError(f"{name!r} is {other.title}: use {other.loader} for it.")
+    if kind != "depth":
+        index = read_json(folder / "model_index.json")
+        for part in ("prior", "text_encoder", "image_encoder", "unet", "movq"):
+            if part in index:
+                read_json(folder / part / "config.json")  # names what is missing or damaged
     raise ValueError(
-        f"{name!r} is a {index.get('_class_name') or 'model of another kind'}, not "
-        f"{wanted.title}. Choose one of: {known}."
+        f"{name!r} is {contents_of(folder)}, not {KINDS[kind].title}. "
+        f"Choose one of: {', '.join(list_models(kind)) or 'none'}."
+    )
+
+
+def describe_missing(name: str, kind: str, folders: dict[str, Path]) -> str:
+    """Why a name is not found, and what lies there instead."""
+    wanted = KINDS[kind]
+    kinds = {other: kinds_of(folder) for other, folder in folders.items()}
+    known = ", ".join(other for other in folders if kind in kinds[other]) or "none"
+    odd = [f"{n} ({contents_of(folder)})" for n, folder in folders.items() if not kinds[n]]
+    passed_over = f" Not usable: {'; '.join(odd[:5])}." if odd else ""
+    roots = ", ".join(str(root) for root in model_roots(kind))
+    return (
+        f"No model named {name!r} for {wanted.loader}. Found: {known}.{passed_over} Looked in: "
+        f"{roots}. Put the folder of {wanted.published} (or another) into the first of these, then "
+        "press R in the page."
     )
 
 

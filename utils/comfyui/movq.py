@@ -25,6 +25,12 @@ class MoVQ(VQModel):
 
     device: Any = None  # type: ignore[assignment]  # ComfyUI sets it; diffusers' is read-only
     wide: bool = False  # whether float16 has proved too narrow for these weights
+    source: Any = "its file"  # where the weights came from, for messages
+
+    @classmethod
+    def build(cls, config: dict[str, Any]) -> Any:
+        # Its latents are the embeddings themselves, never their places in a codebook.
+        return cls.from_config(config, lookup_from_codebook=False)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """(B, 3, H, W) in [-1, 1] → latents (B, 4, H/8, W/8)."""
@@ -45,9 +51,10 @@ class MoVQ(VQModel):
         """run(x), and where that is too much for float16, in float32, now and from then on."""
         if not self.wide:
             result = run(x)
-            overflows = x.dtype == torch.float16 and not torch.isfinite(result).all()
-            if not overflows or not torch.isfinite(x).all():
+            if torch.isfinite(result).all() or not torch.isfinite(x).all():
                 return result
+            if x.dtype != torch.float16:
+                raise self._damaged(x)
             self.wide = True
             log.warning(
                 "MoVQ leaves the range of float16 here, so it computes in float32 from now on: "
@@ -60,10 +67,20 @@ class MoVQ(VQModel):
         for layer in layers:
             layer.comfy_cast_weights = True  # each casts its weights to what comes in
         try:
-            return run(x.float())
+            result = run(x.float())
         finally:
             for layer, casts in zip(layers, before, strict=True):
                 layer.comfy_cast_weights = casts
+        if torch.isfinite(x).all() and not torch.isfinite(result).all():
+            raise self._damaged(x)
+        return result
+
+    def _damaged(self, x: torch.Tensor) -> ValueError:
+        return ValueError(
+            f"MoVQ makes NaN or infinity of numbers up to {x.abs().max():.3g}. Either the weights "
+            f"in {self.source} are damaged: download the file again. Or these are not the latents "
+            "of a picture."
+        )
 
     def memory_used_encode(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
         """Bytes for one item of (B, 3, H, W)."""

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from diffusers import PriorTransformer, UnCLIPScheduler
 
-from ..files.configs import read_json
+from ..files.configs import naming, read_config
+from ..files.model_kinds import prior_part
 from ..files.weights import build_module
 from ..kandinsky import prior
 from ..kandinsky.checks import check_counts, check_numbers, check_texts, check_whole_numbers
@@ -38,6 +39,21 @@ def add_noise(
     return scheduler.add_noise(blocks, noise, timestep.repeat(len(noise)))
 
 
+def read_scheduler_config(folder: Path) -> dict[str, Any]:
+    """A prior's scheduler config, of which a scheduler was made, and stepped, to see that it works.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing, damaged, or no UnCLIPScheduler's.
+    """
+    path = folder / "scheduler_config.json"
+    config = read_config(path, UnCLIPScheduler)
+    with naming(path):
+        scheduler: Any = UnCLIPScheduler.from_config(config)
+        scheduler.set_timesteps(2)
+        scheduler.step(torch.zeros(1, 2), scheduler.timesteps[0], torch.zeros(1, 2))
+    return config
+
+
 class LoadedPrior(Owner):
     """A loaded prior. Each module loads itself inside the verb that needs it."""
 
@@ -49,13 +65,31 @@ class LoadedPrior(Owner):
         """
         weights, compute = pick_dtypes(weight_dtype)
         ops = pick_ops(weights, compute)
-        network = build_module(PriorNetwork.from_config, folder / "prior", weights, ops)
+        part = prior_part(folder, "prior")
+        network = build_module(PriorNetwork.from_config, PriorTransformer, part, weights, ops)
         self.transformer = Resident(network, compute)
         self.config: Any = network.config
         self.text_encoder = TextEncoder(folder, weight_dtype)
         self.image_encoder = ImageEncoder(folder, weight_dtype)
-        self.scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
+        self.scheduler_config = read_scheduler_config(prior_part(folder, "scheduler"))
         self._zero_embeds: ImageEmbeds | None = None
+        self._check_parts_fit(folder)
+
+    def _check_parts_fit(self, folder: Path) -> None:
+        """Raises ValueError where the parts of a folder come from different models."""
+        text, image = self.text_encoder.config, self.image_encoder.config
+        width, tokens = self.config.embedding_dim, self.config.num_embeddings
+        for what, found, wanted in (
+            ("text_encoder's projection_dim", text.projection_dim, width),
+            ("text_encoder's hidden_size", text.hidden_size, width),
+            ("text_encoder's max_position_embeddings", text.max_position_embeddings, tokens),
+            ("image_encoder's projection_dim", image.projection_dim, width),
+        ):
+            if found != wanted:
+                raise ValueError(
+                    f"The parts in {folder} are of different models: the {what} is {found}, and "
+                    f"the prior wants {wanted}. Download the folder again."
+                )
 
     def with_transformer(self, patcher: Any) -> "LoadedPrior":
         """This prior with another ModelPatcher of its transformer; all modules are shared."""

@@ -10,9 +10,10 @@ import comfy.ops
 import comfy.sd
 import torch
 from comfy.patcher_extension import CallbacksMP
+from diffusers import VQModel
 
 from ..files import architectures
-from ..files.configs import read_json
+from ..files.configs import read_config
 from ..files.headers import weight_files
 from ..files.weights import fill_module, recognise
 from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
@@ -57,7 +58,7 @@ class MoVQVAE(comfy.sd.VAE):
 def load_vae(folder: Path) -> comfy.sd.VAE:
     """The VAE of a decoder folder."""
     movq = folder / "movq"
-    return make_vae(read_json(movq / "config.json"), weight_files(movq))
+    return make_vae(read_config(movq / "config.json", VQModel), weight_files(movq))
 
 
 def load_vae_file(file: Path) -> comfy.sd.VAE:
@@ -68,7 +69,7 @@ def load_vae_file(file: Path) -> comfy.sd.VAE:
     """
     candidates = [("the published MoVQ", architectures.MOVQ)]
     candidates += [(name, config) for name, (_, config) in decoder_parts("movq").items()]
-    config = recognise(file, candidates, MoVQ.from_config, PREFIX)
+    config = recognise(file, candidates, MoVQ.build, PREFIX)
     return make_vae(config, [file])
 
 
@@ -98,7 +99,8 @@ def load_patcher(config: dict[str, Any], files: list[Path], disable_dynamic: boo
     """A ModelPatcher that owns a MoVQ."""
     device, dtype = device_and_dtype()
     ops = comfy.ops.disable_weight_init
-    movq = fill_module(MoVQ.from_config, config, files, dtype, ops, PREFIX)
+    movq = fill_module(MoVQ.build, config, files, dtype, ops, PREFIX)
+    movq.source = files[0]
     comfy.model_management.archive_model_dtypes(movq)
     patcher_class = comfy.model_patcher.CoreModelPatcher
     if disable_dynamic:

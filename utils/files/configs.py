@@ -1,20 +1,121 @@
-"""The JSON files of a model folder."""
+"""The JSON files of a model folder.
+
+A folder can come from anyone. What its files say reaches neither code nor the network, and sizes
+that nothing real has are refused before any memory is asked for.
+"""
 
 import json
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from .arguments import wrong_arguments
+
+LARGEST_FILE = 10 * 2**20  # bytes; a config has a few thousand
+GIT_LFS = b"version https://git-lfs.github.com/spec/"
+# What makes transformers or diffusers choose, fetch or run other code than the model's own class.
+IGNORED = re.compile(
+    r"_implementation|auto_map|quantization_config|per_layer_config|kernel_config|use_kernels"
+)
+# Keys → the smallest and the largest number below them. Layers are built one by one, and the tables
+# of positions and noise levels are real memory also where weights are not.
+LIMITS = (
+    (re.compile(r"heads|timesteps|groups|head_dim"), 1, 100_000),
+    (re.compile(r"layers|^depths?$|num_blocks|num_stages"), 0, 256),
+    (re.compile(r"^(num|additional)_embeddings$|image_size|_edge$|^(height|width)$"), 0, 4096),
+    (re.compile(r"num_|size|channels|_dim"), 0, 1_000_000),
+    (re.compile(r""), -1_000_000, 1_000_000),
+)
+
+
+def refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON's")
+
+
+DECODER = json.JSONDecoder(parse_constant=refuse_constant)
+
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises FileNotFoundError or ValueError that name the file and what to do."""
-    if not path.is_file():
+    """Raises FileNotFoundError, OSError or ValueError that name the file and what to do."""
+    if not os.path.isfile(path):  # nor what would keep a reader waiting, such as a pipe
         raise FileNotFoundError(
             f"{path} is missing: the model folder is not complete. Download it again."
         )
+    if os.path.getsize(path) > LARGEST_FILE:
+        raise ValueError(f"{path} has over {LARGEST_FILE} bytes, as no config. Download it again.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = DECODER.decode(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        refuse_pointer(path)
         raise ValueError(f"{path} is not valid JSON ({error}). Download it again.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a JSON object but {content!r:.40}. Download it again.")
     return content
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raises ValueError for what git leaves in a file's place where git-lfs is not installed."""
+    with path.open("rb") as file:
+        if file.read(len(GIT_LFS)) == GIT_LFS:
+            raise ValueError(
+                f"{path} is a Git LFS pointer, not the file: the repository was cloned without "
+                "git-lfs. Run `git lfs install` and `git lfs pull` in it, or let Get Models "
+                "(Kandinsky 2.2) fetch the files."
+            )
+
+
+def read_config(path: Path, schema: Any = None) -> dict[str, Any]:
+    """A config without what must not be followed; `schema` is the class whose arguments it holds.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: the file is missing, damaged, or holds a value that
+            its class cannot take; the message names the file, the key and the value.
+    """
+    config = without_ignored(read_json(path))
+    problems = out_of_bounds(config)
+    if schema is not None:
+        problems += wrong_arguments(config, schema)
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems[:3])}. Download the folder again.")
+    return config
+
+
+@contextmanager
+def naming(path: Path) -> Generator[None]:
+    """What a library raises over a file's contents → a ValueError that names the file.
+
+    Libraries check little of a config, so nearly any exception may come.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise  # ComfyUI has its own words for it
+    except Exception as error:
+        raise ValueError(f"{path} cannot be used: {error!r:.300}. Download it again.") from error
+
+
+def without_ignored(value: Any) -> Any:
+    """The same JSON without the keys of IGNORED, at any depth."""
+    if isinstance(value, dict):
+        kept = {key: part for key, part in value.items() if not IGNORED.search(key)}
+        return {key: without_ignored(part) for key, part in kept.items()}
+    return [without_ignored(part) for part in value] if isinstance(value, list) else value
+
+
+def out_of_bounds(value: Any, key: str = "") -> list[str]:
+    """The numbers in a config that no real model has, each in words; NaN is within no bounds."""
+    if isinstance(value, dict):
+        return [text for name, part in value.items() for text in out_of_bounds(part, name)]
+    if isinstance(value, list):
+        return [text for part in value for text in out_of_bounds(part, key)]
+    if not isinstance(value, int | float):
+        return []
+    least, most = next(limits for pattern, *limits in LIMITS if pattern.search(key))
+    if isinstance(value, bool) or least <= value <= most:
+        return []
+    return [f"{key} is {value!r:.40}, and {least} to {most} makes sense"]

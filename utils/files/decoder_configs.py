@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .configs import read_json
+from diffusers import DDPMScheduler, UNet2DConditionModel
+
+from .configs import read_config
 from .previews import read_preview
 
 
@@ -15,14 +17,14 @@ class DecoderConfigs:
     unet: dict[str, Any]
     scheduler: dict[str, Any]
     preview: dict[str, Any] = field(default_factory=dict)
+    source: str = "The published scheduler"  # where the scheduler's is from, for messages
 
 
 def read_decoder_configs(folder: Path) -> DecoderConfigs:
     """Raises FileNotFoundError or ValueError that name the file and what to do."""
     path = folder / "scheduler" / "scheduler_config.json"
-    scheduler = read_json(path)
+    scheduler = read_config(path, DDPMScheduler)
     if not {"beta_start", "beta_end"} <= set(scheduler):
         raise ValueError(f"{path} has no beta_start and beta_end. Download the folder again.")
-    return DecoderConfigs(
-        read_json(folder / "unet" / "config.json"), scheduler, read_preview(folder)
-    )
+    unet = read_config(folder / "unet" / "config.json", UNet2DConditionModel)
+    return DecoderConfigs(unet, scheduler, read_preview(folder), str(path))

@@ -1,24 +1,57 @@
 """Headers of safetensors files: which tensors a file holds, and whether they fit a module."""
 
-import re
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from .configs import read_json, refuse_pointer
+
+# What diffusers and transformers call a component's weights, and the variants that they publish.
+STEMS = ("diffusion_pytorch_model", "model")
+VARIANTS = ("", ".fp16", ".bf16", ".non_ema")
+
 # Names that older files use → the current ones; and buffers that older files stored needlessly.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 STORED_BUFFERS = ("position_ids",)
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of one component, whole or in shards; pickles are never opened."""
-    files = sorted(folder.glob("*.safetensors"))
-    plain = [file for file in files if not re.search(r"\.(fp16|bf16|non_ema)[.-]", file.name)]
-    if plain or files:
-        return plain or files
+    """The safetensors files of one component, whole or in shards; pickles are never opened.
+
+    What diffusers and transformers would load comes before whatever else lies there: a second copy
+    of the weights, before or after training, say.
+
+    Raises:
+        FileNotFoundError, ValueError: there are none, or not all; the message says what is there.
+    """
+    files = {
+        file.name: file
+        for file in sorted(folder.glob("*.safetensors"))
+        if file.is_file() and not file.name.startswith("._")  # Apple's notes on another file
+    }
+    for variant in VARIANTS:
+        for stem in STEMS:
+            if whole := files.get(f"{stem}{variant}.safetensors"):
+                return [whole]
+            index = folder / f"{stem}.safetensors.index{variant}.json"
+            if os.path.isfile(index):
+                return read_index(index)
+    if files:
+        return list(files.values())
     if list(folder.glob("*.bin")):
         raise ValueError(
             f"{folder} has weights only as .bin (a Python pickle, which can run code). Load it "
@@ -26,6 +59,35 @@ def weight_files(folder: Path) -> list[Path]:
             "the safetensors; for controlnet-depth they are at revision refs/pr/5."
         )
     raise FileNotFoundError(f"{folder} has no .safetensors weights. Download the model again.")
+
+
+def read_index(index: Path) -> list[Path]:
+    """The shards that an index names."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"{index} has no weight_map. Download the folder again.")
+    shards = sorted({str(name) for name in names.values()})
+    for name in shards:
+        if Path(name).name != name or not os.path.isfile(index.parent / name):
+            raise FileNotFoundError(
+                f"{index} names {name!r:.80}, which is not there. Download the folder again."
+            )
+    return [index.parent / name for name in shards]
+
+
+@contextmanager
+def open_tensors(file: Path) -> Generator[Any]:
+    """A safetensors file, opened. Raises OSError or ValueError that name it and what to do."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except SafetensorError as error:
+        refuse_pointer(file)
+        raise ValueError(
+            f"{file} is damaged or not a safetensors file ({error}). Download it again."
+        ) from error
+    except OSError as error:
+        raise OSError(f"{file} cannot be read: {error}.") from error
 
 
 def current_name(stored: str) -> str:
@@ -51,16 +113,11 @@ def read_headers(files: list[Path]) -> list[StoredTensor]:
     """
     found = []
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (not a mapping)
-                    tensor = tensors.get_slice(name)
-                    dtype = DTYPES.get(tensor.get_dtype())
-                    found.append(StoredTensor(file, name, tensor.get_shape(), dtype))
-        except SafetensorError as error:
-            raise ValueError(
-                f"{file} is damaged or not a safetensors file ({error}). Download it again."
-            ) from error
+        with open_tensors(file) as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a mapping)
+                tensor = tensors.get_slice(name)
+                dtype = DTYPES.get(tensor.get_dtype())
+                found.append(StoredTensor(file, name, tensor.get_shape(), dtype))
     return found
 
 
@@ -71,11 +128,19 @@ def current_names(
 
     Args:
         prefix: where names begin with it, only those are the module's (ComfyUI's checkpoints).
+
+    Raises:
+        ValueError: two tensors have one name, so that one of them would be lost.
     """
-    named = {}
+    named: dict[str, StoredTensor] = {}
     for tensor in [s for s in stored if s.name.startswith(prefix)] or stored:
         name = tensor.name.removeprefix(prefix)
-        named[name if name in expected else current_name(name)] = tensor
+        name = name if name in expected else current_name(name)
+        if (other := named.setdefault(name, tensor)) is not tensor:
+            raise ValueError(
+                f"{name} is in {tensor.file} ({tensor.name}) and in {other.file} ({other.name}). "
+                "Move away the file, or the copy of the weights, that you do not want."
+            )
     return named
 
 
@@ -92,6 +157,11 @@ def find_mismatches(
             f"{name} {stored[name].shape} instead of {list(tensor.shape)}"
             for name, tensor in expected.items()
             if name in stored and stored[name].shape != list(tensor.shape)
+        ],
+        "no floating-point numbers": [
+            name
+            for name, tensor in expected.items()
+            if name in stored and tensor.is_floating_point() and stored[name].dtype is None
         ],
     }
     return {what: names for what, names in problems.items() if names}

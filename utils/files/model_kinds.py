@@ -1,7 +1,10 @@
-"""Which kind of model a folder holds: a prior, a decoder or a depth estimator."""
+"""Which kinds of model a folder holds: a prior, a decoder, a depth estimator."""
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .architectures import DECODERS, ORGANISATION, PRIOR_FOLDER
 from .configs import read_json
@@ -9,11 +12,10 @@ from .configs import read_json
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of model folder: where ComfyUI keeps it, how to recognise it, which node loads it."""
+    """A kind of model folder: where ComfyUI keeps it, which node loads it, a published one."""
 
     title: str
-    comfyui_folder: str
-    marker: str  # the file that makes a folder a model's
+    comfyui_folders: tuple[str, ...]
     loader: str
     published: str
 
@@ -21,40 +23,85 @@ class Kind:
 KINDS = {
     "prior": Kind(
         "a Kandinsky 2.2 prior",
-        "diffusers",
-        "model_index.json",
+        ("diffusers",),
         "Load Prior",
         f"{ORGANISATION}/{PRIOR_FOLDER}",
     ),
     "decoder": Kind(
         "a Kandinsky 2.2 decoder",
-        "diffusers",
-        "model_index.json",
+        ("diffusers",),
         "Load Decoder",
         f"{ORGANISATION}/{DECODERS['text_to_image'].folder}",
     ),
     "depth": Kind(
         "a depth estimator",
-        "depth_estimators",
-        "config.json",
+        ("depth_estimators", "diffusers"),
         "Load Depth Estimator",
         "depth-anything/Depth-Anything-V2-Small-hf",
     ),
 }
-MARKERS = {kind.marker for kind in KINDS.values()}
+# Any of these files makes a folder a model's: nothing is looked for within it.
+MARKERS = (
+    "model_index.json",
+    "config.json",
+    *(os.path.join(part, "config.json") for part in ("movq", "prior", "prior_prior")),
+)
 PRIOR_PARTS = ("prior", "text_encoder", "image_encoder", "tokenizer", "image_processor")
+COMBINED = "prior_"  # diffusers' combined pipelines put it before the names of the prior's parts
 
 
-def kind_of(folder: Path) -> str | None:
-    """The key of KINDS that a folder is, or None; recognised by its contents, not by its name."""
+def prior_part(folder: Path, part: str) -> Path:
+    """Where a folder has a part of its prior; a combined pipeline has it under another name."""
+    combined = folder / f"{COMBINED}{part}"
+    return combined if combined.is_dir() else folder / part
+
+
+def is_model(folder: Path) -> bool:
+    return any(os.path.isfile(folder / marker) for marker in MARKERS)  # never raises
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    index = folder / "model_index.json"
+    return read_json(index) if os.path.isfile(index) else {}
+
+
+def is_kind(folder: Path, kind: str) -> bool:
+    """Whether a folder is a model of a kind, by its contents, whatever its name."""
+
+    def has(parts: Iterable[str]) -> bool:
+        return all(part in index or os.path.isdir(folder / part) for part in parts)
+
     try:
-        if (folder / "model_index.json").is_file():
-            parts = set(read_json(folder / "model_index.json"))
-            if parts.issuperset(PRIOR_PARTS):
-                return "prior"
-            unet = read_json(folder / "unet" / "config.json") if "movq" in parts else {}
-            return "decoder" if unet.get("encoder_hid_dim_type") == "image_proj" else None
-        architectures = read_json(folder / "config.json").get("architectures") or [""]
-        return "depth" if architectures[0].endswith("ForDepthEstimation") else None
+        index = read_index(folder) if kind != "depth" else {}
+        if kind == "prior":
+            return has(PRIOR_PARTS) or has(COMBINED + part for part in PRIOR_PARTS)
+        if kind == "decoder":
+            unet = folder / "unet" / "config.json"
+            return (
+                has(("unet", "movq"))
+                and read_json(unet).get("encoder_hid_dim_type") == "image_proj"
+            )
+        if not os.path.isfile(folder / "config.json"):
+            return False
+        names = read_json(folder / "config.json").get("architectures") or [""]
+        return names[0].endswith("ForDepthEstimation")
     except (OSError, ValueError, AttributeError, TypeError, LookupError):
-        return None  # damaged; `model_folders.find_model` says how
+        return False  # damaged; `model_folders.find_model` says how
+
+
+def kinds_of(folder: Path) -> set[str]:
+    """The keys of KINDS that a folder is; a combined pipeline is two."""
+    return {kind for kind in KINDS if is_kind(folder, kind)}
+
+
+def contents_of(folder: Path) -> str:
+    """What a folder is that is of no kind, in words."""
+    for name in ("model_index.json", "config.json"):
+        if os.path.isfile(folder / name):
+            try:
+                config = read_json(folder / name)
+            except (OSError, ValueError) as error:
+                return f"a damaged model ({error})"
+            names = config.get("_class_name") or config.get("architectures") or "unknown model"
+            return f"a {names[0] if isinstance(names, list) else names}"
+    return "a folder without model_index.json and config.json"

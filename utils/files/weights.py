@@ -1,6 +1,7 @@
 """The safetensors files of a component → a module that holds the stored tensors."""
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,28 +9,39 @@ from typing import Any
 import accelerate
 import torch
 from diffusers.models.modeling_utils import no_init_weights
-from safetensors import safe_open
 
-from .configs import read_json
+from .configs import naming, read_config
 from .headers import (
     StoredTensor,
     current_names,
     describe_mismatches,
     find_mismatches,
+    open_tensors,
     read_headers,
     weight_files,
 )
 from .layers import swap_layers
 
 BLOCK = 2**26  # numbers
+# A name among a file's tensors → what they are, and the node that loads them.
+CONTENTS = (
+    (re.compile("lora|lokr|hada_w"), "a LoRA's", "Load Decoder LoRA or Load Prior LoRA"),
+    (re.compile(r"\bquantize\.embedding\b"), "a MoVQ's", "Load MoVQ"),
+    (re.compile(r"\bencoder_hid_proj\b"), "a decoder's UNet", "Load UNet"),
+)
 
 
-def build_empty(build: Any, config: dict[str, Any]) -> Any:
-    """A module without memory for its weights; its small buffers are real."""
+def build_empty(build: Any, config: dict[str, Any], source: Any) -> Any:
+    """A module without memory for its weights; its small buffers are real.
+
+    Raises:
+        ValueError: no module can be made of this config; names `source`, where it came from.
+    """
     # CLIP's vision model draws its class embedding in any case; fork_rng keeps the draw from
     # changing the random numbers of everybody else.
     with no_init_weights(), accelerate.init_empty_weights(), torch.random.fork_rng(devices=[]):
-        return build(config)
+        with naming(source):
+            return build(config)
 
 
 def recognise(
@@ -48,17 +60,30 @@ def recognise(
     stored = read_headers([file])
     differences = []
     for title, config in candidates:
-        expected = build_empty(build, config).state_dict()
+        try:
+            expected = build_empty(build, config, title).state_dict()
+        except ValueError:
+            continue  # the config of a damaged folder, whose own loader says so
         problems = find_mismatches(current_names(stored, expected, prefix), expected)
         if not problems:
             return config
-        differences.append((sum(map(len, problems.values())), title, describe_mismatches(problems)))
-    _, title, details = min(differences)
+        details = describe_mismatches(problems)
+        differences.append((sum(map(len, problems.values())), title, details, list(expected)))
+    _, title, details, expected = min(differences)
     names = ", ".join(tensor.name for tensor in stored[:2])
     raise ValueError(
-        f"The {len(stored)} tensors of {file} ({names}, …) are not what this node takes. Nearest "
-        f"is {title}: {details}. Choose another file."
+        f"The {len(stored)} tensors of {file} ({names}, …) are not what this node takes. "
+        f"Nearest is {title}: {details}. {describe_contents(stored, expected)}"
     )
+
+
+def describe_contents(stored: list[StoredTensor], expected: list[str]) -> str:
+    """What to do with a file: what its tensors are, and which other node takes those."""
+    names, ours = "\n".join(tensor.name for tensor in stored), "\n".join(expected)
+    for pattern, contents, node in CONTENTS:
+        if pattern.search(names) and not pattern.search(ours):
+            return f"They are {contents}: choose this file in {node}, or another one here."
+    return "Choose another file."
 
 
 def in_blocks(
@@ -101,16 +126,20 @@ def read_weights(
     for file in files:
         wanted = [(n, s) for n, s in stored.items() if s.file == file and n in expected]
         for block in in_blocks(wanted, dtype):
-            with safe_open(file, framework="pt") as tensors:
+            with open_tensors(file) as tensors:
                 for name, source in block:
                     tensor = tensors.get_tensor(source.name)
                     weights[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     return weights
 
 
-def build_module(build: Any, folder: Path, weight_dtype: torch.dtype, ops: Any) -> Any:
-    """A component's folder, with config.json and safetensors → its module; see `fill_module`."""
-    config = read_json(folder / "config.json")
+def build_module(build: Any, schema: Any, folder: Path, weight_dtype: torch.dtype, ops: Any) -> Any:
+    """A component's folder, with config.json and safetensors → its module; see `fill_module`.
+
+    Args:
+        schema: the class whose arguments the config holds.
+    """
+    config = read_config(folder / "config.json", schema)
     return fill_module(build, config, weight_files(folder), weight_dtype, ops)
 
 
@@ -129,7 +158,7 @@ def fill_module(
         ops: the classes of its layers; see `swap_layers`.
         prefix: see `current_names`.
     """
-    module = build_empty(build, config)
+    module = build_empty(build, config, files[0].with_name("config.json"))
     swap_layers(module, ops)
     module.load_state_dict(
         read_weights(files, module.state_dict(), weight_dtype, prefix), assign=True

@@ -1,5 +1,6 @@
 """Depth hints: pictures → depth maps, as transformers' depth-estimation pipeline makes them."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -7,6 +8,24 @@ import torch
 from .images import CHUNK, to_pictures
 
 SMALLEST = 32  # pixels on a side; what the coarsest of the families can divide
+# Families whose maps are distances in metres; those of the others grow towards the camera.
+IN_METRES = ("glpn", "zoedepth", "depth_pro", "tipsv2_dpt")
+NEAREST = 0.01  # metres; whatever is nearer counts as this near
+
+
+def is_in_metres(config: Any) -> bool:
+    """Whether a model of transformers predicts distances, which are small where it is near."""
+    metric = getattr(config, "depth_estimation_type", None) == "metric"
+    return metric or config.model_type in IN_METRES
+
+
+def check_picture_size(images: torch.Tensor) -> None:
+    """Raises ValueError for pictures (B, 3, H, W) that are too small to see depth in."""
+    if min(images.shape[-2:]) < SMALLEST:
+        raise ValueError(
+            f"A picture of {images.shape[-1]}×{images.shape[-2]} pixels is too small to see depth "
+            f"in: {SMALLEST} on each side are needed."
+        )
 
 
 def estimate_depth(
@@ -15,25 +34,28 @@ def estimate_depth(
     images: torch.Tensor,
     device: torch.device,
     dtype: torch.dtype,
+    in_metres: bool = False,
 ) -> torch.Tensor:
     """(B, 3, H, W) in [0, 1] → depth maps (B, H, W), each from 0 (far) to 1 (near).
 
     Each map is stretched to the full range on its own and cut to 8 bits, as the reference does.
-    A picture with one depth everywhere gives zeros.
+    A picture with one depth everywhere gives zeros. Distances in metres are inverted first: the
+    depth decoder was trained on maps in which what is near is bright.
     """
-    if min(images.shape[-2:]) < SMALLEST:
-        raise ValueError(
-            f"A picture of {images.shape[-1]}×{images.shape[-2]} pixels is too small to see depth "
-            f"in: {SMALLEST} on each side are needed."
-        )
     height, width = images.shape[-2:]
+    post_process = image_processor.post_process_depth_estimation
+    # ZoeDepth pads pictures, and needs their sizes to take that off again.
+    sizes_wanted = {"source_sizes", "target_sizes"} & set(
+        inspect.signature(post_process).parameters
+    )
     maps = []
     for part in images.split(CHUNK):
         values = image_processor(images=to_pictures(part), return_tensors="pt").pixel_values
         outputs = model(values.to(device, dtype))
         sizes = [(height, width)] * len(part)
-        for result in image_processor.post_process_depth_estimation(outputs, sizes):
+        for result in post_process(outputs, **dict.fromkeys(sizes_wanted, sizes)):
             depth = result["predicted_depth"].float().cpu().reshape(height, width)
+            depth = 1 / depth.clamp(min=NEAREST) if in_metres else depth
             span = depth.max() - depth.min()
             depth = (depth - depth.min()) / (span if span > 0 else 1)
             maps.append((depth * 255).to(torch.uint8).float() / 255)

@@ -15,6 +15,9 @@ from .images import CHUNK, to_pictures
 
 log = logging.getLogger("kandinsky22")
 
+LONGEST_PROMPT = 100_000  # characters that are looked at: CLIP reads 77 tokens
+LOGGED = 200  # characters of what is cut off that are logged
+
 # Called after each step with (index of the step, number of steps).
 OnPriorStep = Callable[[int, int], None]
 
@@ -45,18 +48,27 @@ class TextFeatures:
         )
 
 
+def tokenize(tokenizer: Any, prompts: list[str], length: int) -> Any:
+    """`input_ids` and `attention_mask`, (N, length) each, cut off or padded."""
+    return tokenizer(
+        prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    )
+
+
 def encode_text(
     tokenizer: Any, text_encoder: Any, prompts: list[str], device: torch.device
 ) -> TextFeatures:
-    """Encode prompts, padded to the encoder's length; logs a warning with any text cut off."""
-    length = tokenizer.model_max_length
-    tokens = tokenizer(
-        prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    )
+    """Encode prompts, padded to the encoder's length; logs a warning with any text cut off.
+
+    The encoder says what that length is. The tokenizer's own `model_max_length` is often missing.
+    """
+    length = text_encoder.config.max_position_embeddings
+    prompts = [prompt[:LONGEST_PROMPT] for prompt in prompts]
+    tokens = tokenize(tokenizer, prompts, length)
     for prompt in prompts:
         ids = tokenizer(prompt).input_ids
         if len(ids) > length:
-            lost = tokenizer.decode(ids[length - 1 : -1])
+            lost = tokenizer.decode(ids[length - 1 : length - 1 + LOGGED])[:LOGGED]
             log.warning("The prompt is over %d tokens; this part is not used: %r", length, lost)
     output = text_encoder(tokens.input_ids.to(device))
     mask = tokens.attention_mask.bool().to(device)
