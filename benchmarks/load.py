@@ -52,7 +52,9 @@ def load(loader: str, folder: Path, dtype: torch.dtype):
     from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
     from kandinsky22.utils.files.weights import build_module
 
-    return build_module(Kandinsky22UNet.from_config, folder, dtype, comfy.ops.disable_weight_init)
+    return build_module(
+        Kandinsky22UNet.from_config, UNet2DConditionModel, folder, dtype, comfy.ops.disable_weight_init
+    )
 
 
 def once(loader: str, thin: str, folder: str, dtype: str) -> dict[str, float]:

@@ -25,6 +25,8 @@ sys.path[0] = str(ROOT)  # see scripts/__init__.py
 from scripts.browser import find_browser  # noqa: E402
 from scripts.host import HOSTS, NEWEST, OLDEST, Host, SetupError, ensure  # noqa: E402
 
+PROCESSES = min(os.cpu_count() or 1, 4)  # of pytest: a test may need 2 GB
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(
@@ -53,6 +55,8 @@ def main() -> int:
     tests = ["pytest", "-m", marks, "--durations=10", *quick, *pytest_arguments]
     if options.coverage:
         tests = ["coverage", "run", "-m", *tests]
+    elif not pytest_arguments:  # all tests: in processes that take a file each, in turns
+        tests += ["-n", str(PROCESSES), "--dist", "loadfile"]
     try:
         hosts = [ensure(version) for version in (choices if options.matrix else [options.host])]
         no_lint = options.no_lint or options.matrix or options.host.endswith(OLDEST)  # other types

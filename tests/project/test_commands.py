@@ -23,6 +23,7 @@ def refuse(script: Path, *arguments: str, options: tuple[str, ...] = ()) -> str:
     return done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "script, arguments, message",
     [

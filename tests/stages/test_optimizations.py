@@ -72,6 +72,7 @@ def test_what_is_kept_elsewhere_is_contiguous(load_decoder, sample):
     assert layers and all(layer.weight.is_contiguous() for layer in layers)
 
 
+@pytest.mark.long
 def test_a_choice_behind_what_is_compiled_already(load_decoder, sample):
     """TorchCompileModel has torch.compile ignore what changes in `transformer_options`."""
     plain = load_decoder(NAME)[0]
@@ -84,6 +85,7 @@ def test_a_choice_behind_what_is_compiled_already(load_decoder, sample):
     assert not torch.equal(wanted["sdpa"], wanted["plain"])
 
 
+@pytest.mark.long
 def test_what_is_foreign_is_refused_where_all_is_compiled_already(load_decoder, sample):
     compiled = TorchCompileModel.execute(load_decoder(NAME)[0], "eager").args[0]
     sample(compiled)

@@ -20,6 +20,7 @@ from kandinsky22.utils.kandinsky.schedulers import (
     SPACINGS,
     build_scheduler,
     fewest_steps,
+    scheduler_settings,
     set_strength,
 )
 
@@ -86,7 +87,7 @@ def pairs() -> list[tuple[str, str]]:
     for sampler in SAMPLERS:
         for spacing in SPACINGS:
             try:
-                build_scheduler(CONFIG, sampler, spacing)
+                scheduler_settings(CONFIG, sampler, spacing)
             except ValueError:
                 continue
             found.append((sampler, spacing))
@@ -157,7 +158,7 @@ def test_what_is_preserved_stays(sampler, picture):
     assert samples[..., 16:].std().item() == pytest.approx(S, rel=0.25)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 500])
+@pytest.mark.parametrize("steps", [1, 2, 5, pytest.param(500, marks=pytest.mark.long)])
 @pytest.mark.parametrize("sampler, spacing", pairs())
 def test_any_number_of_steps(sampler, spacing, steps, picture):
     scheduler, timesteps, _, start = begin(sampler, spacing, steps, 1.0, picture)

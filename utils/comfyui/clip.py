@@ -31,35 +31,34 @@ from .residents import Resident
 class Encoder(Resident):
     """One of CLIP's encoders, read from its folder and kept where ComfyUI keeps text encoders."""
 
-    def __init__(self, build: Any, schema: Any, folder: Path, weight_dtype: str):
-        """
-        Args:
-            build: config → module.
-            schema: the class of its config.
-            folder: with config.json and the weights.
-        """
+    schema: Any  # the class of its config
+
+    def __init__(self, folder: Path, weight_dtype: str):
+        """`folder` has config.json and the weights."""
         device = comfy.model_management.text_encoder_device()
         weights, compute = pick_clip_dtypes(weight_dtype, device)
-        module = build_module(build, schema, folder, weights, pick_ops(weights, compute))
+        ops = pick_ops(weights, compute)
+        module = build_module(self.build, self.schema, folder, weights, ops)
         super().__init__(
             module, compute, device, comfy.model_management.text_encoder_offload_device()
         )
         self.config: Any = module.config
 
+    @staticmethod
+    def build(config: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
 
 class TextEncoder(Encoder):
     """Prompts → what the prior reads of them."""
+
+    schema = CLIPTextConfig
 
     def __init__(self, folder: Path, weight_dtype: str):
         """`folder` is the prior's, with `text_encoder` and `tokenizer` in it."""
         tokenizer = prior_part(folder, "tokenizer")
         read_json(tokenizer / "tokenizer_config.json")  # names it if it is damaged
-        super().__init__(
-            lambda config: CLIPTextModelWithProjection(CLIPTextConfig.from_dict(config)),
-            CLIPTextConfig,
-            prior_part(folder, "text_encoder"),
-            weight_dtype,
-        )
+        super().__init__(prior_part(folder, "text_encoder"), weight_dtype)
         with naming(tokenizer):
             self.tokenizer: Any = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
             length, size = self.config.max_position_embeddings, self.config.vocab_size
@@ -70,6 +69,10 @@ class TextEncoder(Encoder):
             if not isinstance(self.config.eos_token_id, int):
                 raise ValueError(f"eos_token_id is {self.config.eos_token_id!r:.40}, not a token")
 
+    @staticmethod
+    def build(config: dict[str, Any]) -> Any:
+        return CLIPTextModelWithProjection(CLIPTextConfig.from_dict(config))
+
     def encode(self, prompts: list[str]) -> prior.TextFeatures:
         config = self.config
         module = self.load(len(prompts), config.max_position_embeddings, config.hidden_size)
@@ -79,16 +82,13 @@ class TextEncoder(Encoder):
 class ImageEncoder(Encoder):
     """Pictures → image embeddings."""
 
+    schema = CLIPVisionConfig
+
     def __init__(self, folder: Path, weight_dtype: str):
         """`folder` is the prior's, with `image_encoder` and `image_processor` in it."""
         path = prior_part(folder, "image_processor") / "preprocessor_config.json"
         settings = read_config(path)
-        super().__init__(
-            lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(config)),
-            CLIPVisionConfig,
-            prior_part(folder, "image_encoder"),
-            weight_dtype,
-        )
+        super().__init__(prior_part(folder, "image_encoder"), weight_dtype)
         size = self.config.image_size
         with naming(path):
             self.processor: Any = CLIPImageProcessor.from_dict(settings)
@@ -97,6 +97,10 @@ class ImageEncoder(Encoder):
                 raise ValueError(f"it makes {tuple(values.shape)}, and the encoder takes {size}")
             if not torch.isfinite(values).all():
                 raise ValueError("it makes NaN or infinity of a black picture")
+
+    @staticmethod
+    def build(config: dict[str, Any]) -> Any:
+        return CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(config))
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [0, 1] → (B, D)."""

@@ -39,8 +39,20 @@ SPACINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str):
+def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str) -> Any:
     """A scheduler with the checkpoint's betas, prediction type and clipping.
+
+    Raises:
+        ValueError: an unknown name, or a pair that diffusers does not have.
+    """
+    scheduler_class, settings = scheduler_settings(config, sampler_name, scheduler)
+    return scheduler_class.from_config(settings)
+
+
+def scheduler_settings(
+    config: dict[str, Any], sampler_name: str, scheduler: str
+) -> tuple[Any, dict[str, Any]]:
+    """The diffusers class of a sampler, and what its `from_config` is to get.
 
     `ddpm` with `checkpoint` is the published scheduler, step for step. The spacing is always
     passed on: `from_config` drops values that equal the other class's default, so Euler would
@@ -53,7 +65,7 @@ def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str):
     check_choice("scheduler", scheduler, SPACINGS)
 
     class_name, algorithm = SAMPLERS[sampler_name]
-    scheduler_class = getattr(diffusers, class_name)
+    scheduler_class: Any = getattr(diffusers, class_name)
     known = scheduler_class._get_init_keys(scheduler_class)
     options = {"timestep_spacing": config.get("timestep_spacing", "leading")}
     options |= SPACINGS[scheduler] | algorithm
@@ -67,7 +79,7 @@ def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str):
     if sampler_name != "ddpm":
         # Only DDPM reads the UNet's variance channels; others would mistake them for noise.
         settings.pop("variance_type", None)
-    return scheduler_class.from_config(settings | options)
+    return scheduler_class, settings | options
 
 
 def set_strength(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
