@@ -6,6 +6,7 @@ else it reads.
 """
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from ..files.lora_alphas import give_alphas
 from ..files.lora_names import NETWORKS, Network, looks_like, weight_names
-from ..files.lora_tensors import LoraFile, LoraTensors, fits_together, read_lora
+from ..files.lora_tensors import LoraFile, LoraTensors, fits_together, read_lora, unfold_core
 from ..files.peft_configs import sidecars
 from ..kandinsky.checks import check_numbers
 from .dora import with_magnitude
@@ -50,11 +51,13 @@ def fits(patch: Any, key: str, shape: torch.Size) -> bool:
 
 
 def make_patches(
-    file: LoraFile, tensors: LoraTensors, weights: dict[str, torch.Tensor]
+    file: LoraFile, tensors: LoraTensors, places: dict[str, str], weights: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """The key of a weight → what ComfyUI is to add to it."""
-    prefix = file.network.prefix
-    places = {module: f"{prefix}{module}.weight" for module in file.modules}
+    """The key of a weight → what ComfyUI is to add to it.
+
+    Args:
+        places: of the file's modules in weights.
+    """
     patches = comfy.lora.load_lora(tensors, places, log_missing=False)
     for module, parts in file.modules.items():
         if "lora_magnitude_vector" in parts:
@@ -62,26 +65,22 @@ def make_patches(
             patches[places[module]] = with_magnitude(patches[places[module]], magnitude)
     for key in set(patches) - set(weights):  # the bias of a layer that has none
         del patches[key]
-        tensors.used -= {
-            f"{key.removeprefix(prefix).removesuffix('.bias')}.{end}" for end in BIASES
-        }
+        module = key.removeprefix(file.network.prefix).removesuffix(".bias")
+        tensors.used -= {f"{module}.{ending}" for ending in BIASES}
+    for key, patch in patches.items():
+        if not fits(patch, key, weights[key].shape):
+            held = patch[1] if isinstance(patch, tuple) else patch.weights
+            raise other_widths(file, key, held, weights[key])
     return patches
 
 
-def check_patches(
-    file: LoraFile, patches: dict[str, Any], weights: dict[str, torch.Tensor]
-) -> None:
-    """Raises ValueError for a patch that ComfyUI could not apply."""
-    for key, patch in patches.items():
-        module, shape = key.removeprefix(file.network.prefix), weights[key].shape
-        parts = file.modules[module.rpartition(".")[0]]
-        if not (fits_together(parts, list(shape)) and fits(patch, key, shape)):
-            held = patch[1] if isinstance(patch, tuple) else patch.weights
-            sizes = " and ".join(str(list(part.shape)) for part in held if torch.is_tensor(part))
-            raise ValueError(
-                f"{file.path.name} is for a model of other widths: for {module} it has {sizes}, "
-                f"and this model has {list(shape)}. Use it with the model it was trained on."
-            )
+def other_widths(file: LoraFile, key: str, held: Iterable[Any], weight: torch.Tensor) -> ValueError:
+    sizes = [str(list(part.shape)) for part in held if torch.is_tensor(part) and part.ndim]
+    return ValueError(
+        f"{file.path.name} is for a model of other widths: for "
+        f"{key.removeprefix(file.network.prefix)} it has {' and '.join(sizes)}, and this model has "
+        f"{list(weight.shape)}. Use it with the model it was trained on."
+    )
 
 
 def read_patches(
@@ -95,8 +94,15 @@ def read_patches(
     names = weight_names(weights, network)
     file = read_lora(path, network, names)
     notes = give_alphas(file)
+    places = {module: f"{network.prefix}{module}.weight" for module in file.modules}
+    for module, parts in file.modules.items():
+        weight = weights[places[module]]
+        if not fits_together(parts, list(weight.shape)):
+            raise other_widths(file, places[module], parts.values(), weight)
+        if "lokr_t2" in parts:
+            unfold_core(parts)
     tensors = LoraTensors(file.modules)
-    patches = make_patches(file, tensors, weights)
+    patches = make_patches(file, tensors, places, weights)
     if not patches:
         others = [n for n in NETWORKS.values() if n is not network and looks_like(n, file.keys)]
         advice = f"Use {others[0].node} for it." if others else "Choose one for Kandinsky 2.2."
@@ -105,7 +111,6 @@ def read_patches(
             f"{path.name} has nothing for {network.title}. It names {listed(file.keys)}"
             f", …; known here are {listed(ours)}, … {advice}"
         )
-    check_patches(file, patches, weights)
     if left := file.left_out(tensors.used):
         text = f"{len(left)} tensors are not for {network.title} and are left out"
         notes.append(f"{path.name}: {text}: {listed(left)}")

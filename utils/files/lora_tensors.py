@@ -200,6 +200,12 @@ def fits_together(parts: Parts, shape: list[int]) -> bool:
     for core, a, b in TUCKER:
         if core in parts and list(parts[core].shape[:2]) != [len(parts[a]), len(parts[b])]:
             return False
+    if "lokr_t2" in parts:
+        first = parts["lokr_w1" if "lokr_w1" in parts else "lokr_w1_b"]
+        core, a, b = (parts[name] for name in TUCKER[2])
+        sides = [first.shape[-1] * b.shape[-1], *core.shape[2:]]
+        if (first.ndim, core.ndim, a.ndim, b.ndim) != (2, 4, 2, 2) or sides != shape[1:]:
+            return False
     flat = [1] * (len(shape) - 2)
     lengths = [shape[:1] + [1] + flat, [1] + shape[1:2] + flat]  # of outputs, or of inputs
     if "dora_scale" in parts and list(parts["dora_scale"].shape) not in lengths:
@@ -220,3 +226,13 @@ def heights(parts: Parts) -> list[int]:
         side = -1 if "lokr_t2" in parts else 0
         found.append(len(first[0]) * parts["lokr_w2_a"].shape[side])
     return found
+
+
+def unfold_core(parts: Parts) -> None:
+    """Puts the second factor of a LoKr with a Tucker core beside its parts: the one that ComfyUI
+    makes of them lies in memory so that it cannot multiply it."""
+    core, a, b = (parts[name].float() for name in TUCKER[2])
+    w2 = torch.einsum("i j k l, j r, i p -> p r k l", core, b, a).contiguous()
+    if "alpha" in parts and "lokr_w1" in parts:  # of two whole factors ComfyUI counts no alpha
+        w2 *= parts["alpha"] / len(b)
+    parts["lokr_w2"] = w2
