@@ -172,6 +172,10 @@ TENSORS = {
         pair() | {"lora_A.mine.weight": ones(2, SIDE)},
         "has two tensors for lora_A.weight",
     ),
+    "several changes": (
+        KOHYA | {"diff": ones(SIDE, SIDE)},
+        "has several changes for .*lora_up.weight and diff",
+    ),
     "diff of other widths": ({"diff": ones(SIDE, SIDE, 1)}, OTHER),
     "diff_b of other widths": (KOHYA | {"diff_b": ones(3)}, "other widths: for .*to_q.bias it has"),
 }

@@ -66,6 +66,8 @@ def check(model, kind, name, caplog):
     expected = call(other)
     assert oracle.max_diff(call(value), expected) < CLOSE * max(1.0, float(expected.abs().max()))
     assert oracle.max_diff(expected, plain) > 0.01
+    patcher_of(value).partially_unload(torch.device("cpu"), patcher_of(value).model_size() // 2)
+    assert oracle.max_diff(call(value), expected) < CLOSE * max(1.0, float(expected.abs().max()))
     assert "kandinsky22" not in {record.name for record in caplog.records}
 
 
@@ -188,6 +190,19 @@ def test_half_the_strength_of_dora_is_half_its_way(models, loras):
     _, ours = our_weights("prior", name, 0.5)
     for key, weight in after.items():
         assert oracle.max_diff(ours[key], (weight + before[key]) / 2) < CLOSE
+
+
+def test_weights_beside_the_adapter_are_named(models, loras, caplog):
+    """Those that peft saves whole; they are neither read nor looked at."""
+    model = train(
+        models,
+        "prior",
+        lora("prior", r=4, lora_alpha=16, modules_to_save=["proj_to_clip_embeddings"]),
+    )
+    name = save(model, loras)
+    our_weights("prior", name)
+    assert "2 tensors are not for the prior's transformer and are left out" in caplog.text
+    assert "base_model.model.proj_to_clip_embeddings.weight" in caplog.text
 
 
 def test_changed_settings_are_read_again(models, loras):

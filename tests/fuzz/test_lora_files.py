@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 CASES = 400  # the same in every ordinary run; --fuzz N: N others
 SECONDS = 5  # for each
 NAME = "random.safetensors"
-TYPES = [torch.float32] * 12 + [torch.float16, torch.bfloat16, torch.int32, torch.bool]
+TYPES = [torch.float32, torch.float16, torch.bfloat16] * 30 + [torch.int32, torch.bool]
 ROOTS = ["", "base_model.model.", "unet.", "prior.", "module.", "_orig_mod.", "text_encoder."]
 VALUES = [
     None, True, False, 0, -1, 1, 4, 8, 16, 0.5, 1e30, 1e300, 10**400, float("nan"), float("inf"),
@@ -32,15 +32,15 @@ RAW = ["", "null", "[]", "3", "NaN", '"x"', "[" * 5000, '{"a":' * 5000, "{", '{"
 
 def random_settings(rng) -> str:
     """Sound ones, those with something odd, or no settings at all."""
-    if rng.random() < 0.1:
+    if rng.random() < 0.05:
         return rng.choice(RAW)
     kind = rng.choice(["LORA", "LORA", "LOHA", "LOKR", "OFT"])
     settings = {"peft_type": kind, "r": 4, "lora_alpha": 8, "alpha": 8}
     if rng.random() < 0.5:
-        settings["alpha_pattern"] = {rng.choice(PATTERNS): rng.choice([2, 4, *VALUES])}
+        settings["alpha_pattern"] = {rng.choice(PATTERNS): rng.choice([2, 4] * 30 + VALUES)}
     if rng.random() < 0.3:
-        settings["rank_pattern"] = {rng.choice(PATTERNS): rng.choice([2, 4, *VALUES])}
-    for _ in range(rng.choice([0, 0, 0, 1, 2])):
+        settings["rank_pattern"] = {rng.choice(PATTERNS): rng.choice([2, 4] * 30 + VALUES)}
+    for _ in range(rng.choice([0] * 8 + [1, 2])):
         settings[rng.choice([*KEYS, "alpha_pattern", "rank_pattern"])] = rng.choice(VALUES)
     return json.dumps(settings)
 
@@ -105,7 +105,7 @@ def random_tensors(rng, weights) -> dict[str, torch.Tensor]:
     for _ in range(rng.choice([1, 1, 2, 3])):
         module, shape = rng.choice(weights)
         parts = sound_parts(rng, shape)
-        if rng.random() < 0.4:
+        if rng.random() < 0.25:
             parts = spoiled(rng, parts)
         root = "".join(rng.choices(ROOTS, k=rng.choice([0, 1, 1, 2])))
         root = rng.choice([root, "base_model.model."])

@@ -15,8 +15,9 @@ import numpy
 import torch
 
 from ..files.lora_alphas import give_alphas
+from ..files.lora_checks import fits_together, unfold_core
 from ..files.lora_names import NETWORKS, Network, looks_like, weight_names
-from ..files.lora_tensors import LoraFile, LoraTensors, fits_together, read_lora, unfold_core
+from ..files.lora_tensors import LoraFile, LoraTensors, read_lora
 from ..files.peft_configs import sidecars
 from ..kandinsky.checks import check_numbers
 from .dora import with_magnitude

@@ -3,7 +3,8 @@ none because peft or diffusers keeps the strength elsewhere."""
 
 import torch
 
-from .lora_tensors import LoraFile, Parts
+from .lora_checks import Parts
+from .lora_tensors import LoraFile
 from .peft_configs import PeftConfig, is_literal, read_sidecar, sidecars
 
 # A part whose length is the rank, for the kinds whose strength may be kept elsewhere.

@@ -83,7 +83,7 @@ def strip_roots(name: str, network: Network) -> str:
 
 
 def find_part(key: str, names: dict[str, str], network: Network) -> Part | None:
-    """Which module a tensor is for, and what of it; None: it is for none of the network's."""
+    """Which module a tensor is for, and what of it; None: it is no change of one of them."""
     if len(key) > LONGEST_NAME:
         return None
     key = WRAPPERS.sub("", key)
@@ -92,7 +92,9 @@ def find_part(key: str, names: dict[str, str], network: Network) -> Part | None:
     for cut in range(len(pieces) - 1, max(0, len(pieces) - 1 - MOST_ENDINGS), -1):
         written = ".".join(pieces[:cut])
         if module := names.get(strip_roots(written, network)):
-            return Part(module, comfyui_ending(".".join(pieces[cut:])), written)
+            ending = ".".join(pieces[cut:])
+            whole = ending in ("weight", "bias") or ending.startswith("base_layer.")
+            return None if whole else Part(module, comfyui_ending(ending), written)
     return None
 
 
