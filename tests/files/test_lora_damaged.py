@@ -43,8 +43,10 @@ def pair(rank=RANK, **more):
 
 
 def apply(loras, parts, metadata=None, module=MODULE):
-    save_file({f"{module}.{e}": p for e, p in parts.items()}, loras / "odd.safetensors", metadata)
-    return LoadPriorLora.execute(load("prior"), "odd.safetensors", 1.0).args[0]
+    save_file(
+        {f"{module}.{e}": p for e, p in parts.items()}, loras / "spoiled.safetensors", metadata
+    )
+    return LoadPriorLora.execute(load("prior"), "spoiled.safetensors", 1.0).args[0]
 
 
 def ones(*shape, dtype=torch.float32):
@@ -183,7 +185,7 @@ TENSORS = {
 
 @pytest.mark.parametrize("parts, message", TENSORS.values(), ids=TENSORS)
 def test_tensors(models, loras, parts, message):
-    with pytest.raises(ValueError, match=r"odd\.safetensors.*" + message):
+    with pytest.raises(ValueError, match=r"spoiled\.safetensors.*" + message):
         apply(loras, parts)
 
 
@@ -217,7 +219,7 @@ SETTINGS = {
 
 @pytest.fixture
 def sidecar(loras):
-    file = loras / "odd_adapter_config.json"
+    file = loras / "spoiled_adapter_config.json"
     yield file
     file.unlink()
 
@@ -225,20 +227,24 @@ def sidecar(loras):
 @pytest.mark.parametrize("settings, message", SETTINGS.values(), ids=SETTINGS)
 def test_settings_beside_it(models, loras, sidecar, settings, message):
     sidecar.write_text(settings)
-    with pytest.raises(ValueError, match=r"odd_adapter_config\.json (is damaged|says).*" + message):
+    with pytest.raises(
+        ValueError, match=r"spoiled_adapter_config\.json (is damaged|says).*" + message
+    ):
         apply(loras, pair())
 
 
 @pytest.mark.parametrize("settings, message", SETTINGS.values(), ids=SETTINGS)
 def test_settings_in_its_metadata(models, loras, settings, message):
     if settings:  # without any it has none
-        with pytest.raises(ValueError, match=r"odd\.safetensors (is damaged|says).*" + message):
+        with pytest.raises(ValueError, match=r"spoiled\.safetensors (is damaged|says).*" + message):
             apply(loras, pair(), {"lora_adapter_metadata": settings})
 
 
 def test_settings_that_are_no_text(models, loras, sidecar):
     sidecar.write_bytes(b"\xff\xfe\x00\xd8")
-    with pytest.raises(ValueError, match=r"odd_adapter_config\.json is damaged: .*not valid JSON"):
+    with pytest.raises(
+        ValueError, match=r"spoiled_adapter_config\.json is damaged: .*not valid JSON"
+    ):
         apply(loras, pair())
 
 
@@ -257,8 +263,9 @@ def weight(value):
 def test_patterns_are_not_run(models, loras, caplog, sidecar, pattern):
     sidecar.write_text(json.dumps({"r": RANK, "lora_alpha": RANK, "alpha_pattern": {pattern: 99}}))
     value = apply(loras, pair())
-    assert "1 patterns of odd_adapter_config.json are regular expressions, which are not run" in (
-        warnings(caplog)
+    assert (
+        "1 patterns of spoiled_adapter_config.json are regular expressions, which are not run"
+        in (warnings(caplog))
     )
     plain = network_of(load("prior")).get_submodule(MODULE).weight
     assert torch.allclose(weight(value), plain + RANK)
@@ -296,7 +303,7 @@ def test_nothing_is_said_where_it_is_known(models, loras, caplog, parts, metadat
 def test_settings_of_another_adapter_are_not_used(models, loras, caplog, sidecar):
     sidecar.write_text(json.dumps({"peft_type": "LORA", "r": 64, "lora_alpha": 128}))
     apply(loras, pair())
-    assert "odd_adapter_config.json beside it is another adapter's" in warnings(caplog)
+    assert "spoiled_adapter_config.json beside it is another adapter's" in warnings(caplog)
     assert "alpha = rank is taken" in warnings(caplog)
 
 
@@ -353,9 +360,11 @@ FILES = {
 
 @pytest.mark.parametrize("content", FILES.values(), ids=FILES)
 def test_files(models, loras, content):
-    (loras / "odd.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match="odd.safetensors is damaged or not a safetensors file"):
-        LoadPriorLora.execute(load("prior"), "odd.safetensors", 1.0)
+    (loras / "spoiled.safetensors").write_bytes(content)
+    with pytest.raises(
+        ValueError, match="spoiled.safetensors is damaged or not a safetensors file"
+    ):
+        LoadPriorLora.execute(load("prior"), "spoiled.safetensors", 1.0)
 
 
 @pytest.mark.parametrize("number", [numpy.float32(0.5), numpy.float64(0.5), numpy.int64(1)])
@@ -381,3 +390,15 @@ def test_looking_at_a_patch_of_published_size_costs_nothing():
         assert fits(lora, "key", torch.Size([6144, 1536]))
         assert fits(lokr, "key", torch.Size([6144, 1536]))
     assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F8_E8M0", "U16", "C64", "F8_E4M3FNUZ"])
+def test_types_that_are_not_known(models, loras, dtype):
+    size = {"F4": 24, "U16": 96, "C64": 384}.get(dtype, 48)
+    tensors = {
+        f"{MODULE}.lora_up.weight": {"dtype": dtype, "shape": [SIDE, 2], "data_offsets": [0, size]}
+    }
+    content = header(json.dumps(tensors).encode()) + bytes(size)
+    (loras / "spoiled.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="spoiled.safetensors is damaged"):
+        LoadPriorLora.execute(load("prior"), "spoiled.safetensors", 1.0)

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.long
 CASES = 400  # the same in every ordinary run; --fuzz N: N others
 SECONDS = 5  # for each
 NAME = "random.safetensors"
-TYPES = [torch.float32, torch.float16, torch.bfloat16] * 30 + [torch.int32, torch.bool]
+TYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn] * 20
+TYPES += [torch.int32, torch.bool]
 ROOTS = ["", "base_model.model.", "unet.", "prior.", "module.", "_orig_mod.", "text_encoder."]
 VALUES = [
     None, True, False, 0, -1, 1, 4, 8, 16, 0.5, 1e30, 1e300, 10**400, float("nan"), float("inf"),
@@ -112,7 +113,9 @@ def random_tensors(rng, weights) -> dict[str, torch.Tensor]:
         for ending, size in parts.items():
             tensor = (torch.randn(size) * 10).to(rng.choice(TYPES))
             odd = rng.random() < 0.01 and tensor.is_floating_point()
-            tensors[f"{root}{module}.{ending}"] = tensor * float("nan") if odd else tensor
+            tensors[f"{root}{module}.{ending}"] = (
+                (tensor.float() * float("nan")).to(tensor.dtype) if odd else tensor
+            )
     return tensors
 
 

@@ -36,7 +36,7 @@ def give_alphas(file: LoraFile) -> list[str]:
     for parts in file.modules.values():
         if "lora_B.bias" in parts:  # peft scales it as it scales the weight
             scale = parts["alpha"] / len(parts["lora_A.weight"]) if "alpha" in parts else 1.0
-            parts["diff_b"] = parts["lora_B.bias"] * scale
+            parts["diff_b"] = parts["lora_B.bias"].float() * scale
     return notes
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 
 Parts = dict[str, torch.Tensor]  # by their endings
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, *FLOAT8)
 # Parts that are nothing without one another.
 WHOLES = (
     ("lora_A.weight", "lora_B.weight"),
@@ -35,9 +37,9 @@ WITH = {
     "lokr_w2_a": ("lokr_w1", "lokr_w1_a"),
 }
 # Parts by which a whole change of a weight is known.
-CHANGES = ("hada_w1_a", "lokr_w1", "lokr_w1_a", "a1.weight", "oft_blocks")
-CHANGES += ("diff", "set_weight", "w_norm")
 UPS = ("lora_B.weight", "lora_up.weight", "lora.up.weight", "lora_linear_layer.up.weight")
+OTHERS = ("hada_w1_a", "lokr_w1", "lokr_w1_a", "a1.weight", "oft_blocks", "diff", "w_norm")
+CHANGES = (*UPS, *OTHERS, "set_weight")
 
 
 def check_tensor(path: Path, key: str, ending: str, tensor: torch.Tensor) -> None:
@@ -50,8 +52,8 @@ def check_tensor(path: Path, key: str, ending: str, tensor: torch.Tensor) -> Non
             what = f"{tensor.item()}, not a finite number"
     elif ending == "reshape_weight":
         what = "a new shape for a weight, which nothing here can have"
-    elif not tensor.is_floating_point():
-        what = f"a tensor of {tensor.dtype}, not of floating-point numbers"
+    elif tensor.dtype not in FLOATS:
+        what = f"a tensor of {tensor.dtype}, not of floating-point numbers that are known here"
     elif not tensor.numel():
         what = f"empty: its shape is {shape}"
     elif not tensor.ndim:
@@ -75,7 +77,7 @@ def check_whole(path: Path, written: str, parts: Parts) -> None:
     if missing:
         name = f"{written}.{missing[0]}"
         raise ValueError(f"{path} lacks {name!r}: it is damaged. Download it again.")
-    if len(several := [part for part in (*UPS, *CHANGES) if part in parts]) > 1:
+    if len(several := [part for part in CHANGES if part in parts]) > 1:
         raise ValueError(
             f"{path.name} has several changes for {written} ({' and '.join(several)}), and ComfyUI "
             "takes one. Save each in a file of its own."
