@@ -14,13 +14,7 @@ from ..utils.download.progress import Progress
 from ..utils.download.repositories import CHOICES, REPOSITORIES, Repository
 from ..utils.files.previews import fit_missing_preview
 from ..utils.kandinsky.checks import check_choice
-
-
-def write_on(node_id: str, text: str) -> None:
-    """Text below a node's widgets."""
-    from server import PromptServer  # only a running ComfyUI has one
-
-    PromptServer.instance.send_progress_text(text, node_id)
+from .widgets import write_on
 
 
 def show_on(node_id: str, name: str, earlier: list[str]) -> Callable[[Progress], None]:

@@ -4,10 +4,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.lora import apply_to_decoder, apply_to_prior
-from ..utils.comfyui.model_files import find_file, fingerprint, list_files
+from ..utils.comfyui.lora import apply_to_decoder, apply_to_prior, fingerprint_lora
+from ..utils.comfyui.model_files import find_file, list_files
 from .sockets import PRIOR
-from .widgets import check_file_name
+from .widgets import check_file_name, show_notes
 
 ALIASES = ["lora", "DoRA", "LoHa", "LoKr", "peft", "style", "fine-tune", "adapter"]
 
@@ -40,7 +40,7 @@ class LoraNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: Any, **_: Any) -> Any:
-        return fingerprint(lora_name, "loras")
+        return fingerprint_lora(lora_name)
 
 
 class LoadDecoderLora(LoraNode):
@@ -59,7 +59,9 @@ class LoadDecoderLora(LoraNode):
 
     @classmethod
     def execute(cls, model: Any, lora_name: Any, strength: Any) -> io.NodeOutput:
-        return io.NodeOutput(apply_to_decoder(model, find_file(lora_name, "loras"), strength))
+        patched, notes = apply_to_decoder(model, find_file(lora_name, "loras"), strength)
+        show_notes(notes)
+        return io.NodeOutput(patched)
 
 
 class LoadPriorLora(LoraNode):
@@ -79,4 +81,6 @@ class LoadPriorLora(LoraNode):
     @classmethod
     def execute(cls, prior: Any, lora_name: Any, strength: Any) -> io.NodeOutput:
         file = find_file(lora_name, "loras")
-        return io.NodeOutput(apply_to_prior(PRIOR.take(prior), file, strength))
+        patched, notes = apply_to_prior(PRIOR.take(prior), file, strength)
+        show_notes(notes)
+        return io.NodeOutput(patched)

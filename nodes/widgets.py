@@ -1,4 +1,4 @@
-"""Widgets that several nodes have, and the check of a name in one."""
+"""Widgets that several nodes have, the check of a name in one, and text below them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -57,3 +57,27 @@ def check_name(name: Any, find: Callable[[], Any]) -> bool | str:
     except (FileNotFoundError, ValueError) as error:
         return str(error)
     return True
+
+
+def write_on(node_id: str, text: str) -> None:
+    """Text below a node's widgets."""
+    from server import PromptServer  # only a running ComfyUI has one
+
+    PromptServer.instance.send_progress_text(text, node_id)
+
+
+NOTED: set[str] = set()  # the nodes that show a note
+
+
+def show_notes(notes: list[str]) -> None:
+    """Below the widgets of the node that runs; none takes away those of its last run."""
+    if not notes and not NOTED:
+        return
+    from server import PromptServer  # outside of a running ComfyUI it has no instance
+
+    server = getattr(PromptServer, "instance", None)
+    node_id = getattr(server, "last_node_id", None)
+    if server and node_id and (notes or node_id in NOTED):
+        (NOTED.add if notes else NOTED.discard)(node_id)
+        text = "\n".join(notes).encode(errors="replace")  # a file's name can be no Unicode
+        server.send_progress_text(text, node_id)

@@ -138,7 +138,7 @@ def test_pickles_are_not_opened(models, loras, ending):
 
 
 @pytest.mark.parametrize(
-    "config", ["[]", '{"lora_alpha": "x"}', '{"lora_alpha": 1, "alpha_pattern": {"(": 1}}']
+    "config", ["[]", '{"lora_alpha": "x"}', '{"lora_alpha": 1, "alpha_pattern": {"(": []}}']
 )
 def test_odd_metadata_names_its_file(models, loras, config):
     pair = {"lora_A.weight": torch.ones(RANK, 64), "lora_B.weight": torch.ones(64, RANK)}

@@ -22,6 +22,8 @@ from helpers.lora_reference import (
 from kandinsky22.nodes.lora import LoadDecoderLora
 from safetensors.torch import save_file
 
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out\\.0", "add_k_proj", "add_v_proj")
+
 
 def patched_weight(value, module) -> torch.Tensor:
     """A weight as the host has it when all are loaded."""
@@ -41,6 +43,10 @@ def patched_weight(value, module) -> torch.Tensor:
         ("decoder", "unet.base_model.model.{module}", ("lora_A.weight", "lora_B.weight")),
         ("decoder", "diffusion_model.{module}", ("lora_down.weight", "lora_up.weight")),
         ("decoder", "lycoris_{flat}", ("lora_down.weight", "lora_up.weight")),
+        ("decoder", "lora_unet__orig_mod_{flat}", ("lora_down.weight", "lora_up.weight")),
+        ("decoder", "unet._orig_mod.{old}", ("down.weight", "up.weight")),
+        ("prior", "_fsdp_wrapped_module.{module}", ("lora_down.weight", "lora_up.weight")),
+        ("prior", "module.prior.{module}", ("lora_down.weight", "lora_up.weight")),
         ("prior", "prior.{old}", ("down.weight", "up.weight")),
         ("prior", "{module}", ("lora_A.weight", "lora_B.weight")),
         ("prior", "transformer.{module}", ("lora_A.weight", "lora_B.weight")),
@@ -64,7 +70,7 @@ def test_further_spellings(models, loras, caplog, kind, template, endings):
     [
         ({"r": RANK, "lora_alpha": 8}, 8 / RANK),
         ({"r": RANK, "lora_alpha": 8, "use_rslora": True}, 8 / RANK**0.5),
-        ({"r": RANK, "lora_alpha": 8, "alpha_pattern": {"to_[a-z]+(.0)?|add_._proj": 2}}, 2 / RANK),
+        ({"r": RANK, "lora_alpha": 8, "alpha_pattern": dict.fromkeys(PROJECTIONS, 2)}, 2 / RANK),
         ({"unet.r": RANK, "unet.lora_alpha": 12, "text_encoder.lora_alpha": 1}, 12 / RANK),
     ],
 )
@@ -101,6 +107,34 @@ def decomposed(weight, generator):
 def difference(weight, generator):
     change = torch.randn(weight.shape, generator=generator)
     return {"diff": change}, weight + change
+
+
+def orthogonal(weight, generator):
+    """OFT: rows of 8, each turned by (I + Q)(I - Q)⁻¹."""
+    blocks = torch.randn(len(weight) // 8, 8, 8, generator=generator) / 8
+    q, identity = blocks - blocks.mT, torch.eye(8)
+    turn = (identity + q) @ (identity - q).inverse() - identity
+    change = torch.einsum("knm,kn...->km...", turn, weight.view(len(blocks), 8, -1))
+    return {"oft_blocks": blocks, "alpha": torch.tensor(100.0)}, weight + change.view(weight.shape)
+
+
+def glora(weight, generator):
+    a1, b1 = (torch.randn(n, RANK, generator=generator) / 4 for n in weight.shape[::-1])
+    a2, b2 = (torch.randn(RANK, weight.shape[1], generator=generator) / 4 for _ in range(2))
+    parts = {"a1.weight": a1, "a2.weight": a2, "b1.weight": b1, "b2.weight": b2}
+    return parts, weight + weight @ a1 @ a2 + b1 @ b2
+
+
+@pytest.mark.parametrize("make", [orthogonal, glora])
+@each_kind
+def test_rarer_methods_that_the_host_reads(models, loras, caplog, kind, make):
+    module = {"decoder": "mid_block.attentions.0.to_q", "prior": "proj_in"}[kind]
+    weight = network_of(load(kind)).get_submodule(module).weight.clone()
+    parts, expected = make(weight, torch.Generator().manual_seed(0))
+    save_file({f"{module}.{end}": p for end, p in parts.items()}, loras / "rare.safetensors")
+    value = NODES[kind].execute(load(kind), "rare.safetensors", 1.0).args[0]
+    assert oracle.max_diff(patched_weight(value, module), expected) < 1e-5
+    assert oracle.max_diff(expected, weight) > 0.01 and "left out" not in caplog.text
 
 
 @pytest.mark.parametrize("make", [kronecker, hadamard, decomposed, difference])

@@ -1,94 +1,162 @@
 """LoRA files → patches on the decoder's UNet or on the prior's transformer.
 
-`files.lora_names` knows the names that trainers give to a weight. ComfyUI's own loader does the
-rest, for LoRA, DoRA, LoHa, LoKr and whatever else it reads.
+`files.lora_names` knows the names that trainers give to a weight, and `files.lora_alphas` where
+they keep the strength. ComfyUI's own loader does the rest, for LoRA, DoRA, LoHa, LoKr and whatever
+else it reads.
 """
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import comfy.lora
+import numpy
 import torch
 
+from ..files.lora_alphas import give_alphas
+from ..files.lora_checks import fits_together, unfold_core
 from ..files.lora_names import NETWORKS, Network, looks_like, weight_names
-from ..files.lora_tensors import read_tensors
+from ..files.lora_tensors import LoraFile, LoraTensors, read_lora
+from ..files.peft_configs import sidecars
 from ..kandinsky.checks import check_numbers
+from .dora import with_magnitude
 from .model import kandinsky_of
+from .model_files import find_file
 from .prior import LoadedPrior
 
 log = logging.getLogger("kandinsky22")
+BIASES = ("diff_b", "b_norm")  # ComfyUI's endings for them
 
 
 def fits(patch: Any, key: str, shape: torch.Size) -> bool:
-    """Whether ComfyUI can apply a patch to a weight; later it would only log that it cannot."""
+    """Whether ComfyUI can apply a patch to a weight; later it would only log that it cannot.
+
+    It is applied to a weight of PyTorch's meta device, which has a shape and no numbers: that costs
+    neither time nor memory. ComfyUI catches its own errors; but a weight that it has changed counts
+    that it was written to.
+    """
     if isinstance(patch, tuple):  # ("diff" or "set", (tensor, …))
         return patch[1][0].shape == shape
-    applied = []
+    # The value of alpha decides nothing here, and some methods compare it with numbers.
+    weights = tuple(0.0 if isinstance(part, int | float) else part for part in patch.weights)
     try:
-        patch.calculate_weight(
-            torch.zeros(shape), key, 1.0, 1.0, None, lambda change: applied.append(change) or change
-        )
-    except RuntimeError:  # its own parts do not fit together
+        with torch.inference_mode(False), torch.no_grad():
+            weight = torch.zeros(shape, device="meta")
+            before = weight._version
+            trial = type(patch)(patch.loaded_keys, weights)
+            trial.calculate_weight(weight, key, 1.0, 1.0, None, lambda change: change)
+            return weight._version > before
+    except Exception:  # its own parts do not fit together, in whatever way ComfyUI notices
         return False
-    return bool(applied)
 
 
-def read_patches(path: Path, weights: dict[str, torch.Tensor], network: Network) -> dict[str, Any]:
+def make_patches(
+    file: LoraFile, tensors: LoraTensors, places: dict[str, str], weights: dict[str, torch.Tensor]
+) -> dict[str, Any]:
     """The key of a weight → what ComfyUI is to add to it.
+
+    Args:
+        places: of the file's modules in weights.
+    """
+    patches = comfy.lora.load_lora(tensors, places, log_missing=False)
+    for module, parts in file.modules.items():
+        if "lora_magnitude_vector" in parts:
+            magnitude = tensors[f"{module}.lora_magnitude_vector"]
+            patches[places[module]] = with_magnitude(patches[places[module]], magnitude)
+    for key in set(patches) - set(weights):  # the bias of a layer that has none
+        del patches[key]
+        module = key.removeprefix(file.network.prefix).removesuffix(".bias")
+        tensors.used -= {f"{module}.{ending}" for ending in BIASES}
+    for key, patch in patches.items():
+        if not fits(patch, key, weights[key].shape):
+            held = patch[1] if isinstance(patch, tuple) else patch.weights
+            raise other_widths(file, key, held, weights[key])
+    return patches
+
+
+def other_widths(file: LoraFile, key: str, held: Iterable[Any], weight: torch.Tensor) -> ValueError:
+    sizes = [str(list(part.shape)) for part in held if torch.is_tensor(part) and part.ndim]
+    return ValueError(
+        f"{file.path.name} is for a model of other widths: for "
+        f"{key.removeprefix(file.network.prefix)} it has {' and '.join(sizes)}, and this model has "
+        f"{list(weight.shape)}. Use it with the model it was trained on."
+    )
+
+
+def read_patches(
+    path: Path, weights: dict[str, torch.Tensor], network: Network
+) -> tuple[dict[str, Any], list[str]]:
+    """The key of a weight → what ComfyUI is to add to it; and what the user should know of it.
 
     Raises:
         ValueError: the file is damaged, for another model, or for one of other widths.
     """
-    tensors = read_tensors(path, network.dotted)
     names = weight_names(weights, network)
-    try:
-        patches = comfy.lora.load_lora(tensors, names, log_missing=False)
-    except KeyError as error:
-        raise ValueError(f"{path} lacks {error}: it is damaged. Download it again.") from error
+    file = read_lora(path, network, names)
+    notes = give_alphas(file)
+    places = {module: f"{network.prefix}{module}.weight" for module in file.modules}
+    for module, parts in file.modules.items():
+        weight = weights[places[module]]
+        if not fits_together(parts, list(weight.shape)):
+            raise other_widths(file, places[module], parts.values(), weight)
+        if "lokr_t2" in parts:
+            unfold_core(parts)
+    tensors = LoraTensors(file.modules)
+    patches = make_patches(file, tensors, places, weights)
     if not patches:
-        others = [n for n in NETWORKS.values() if n is not network and looks_like(n, tensors)]
+        others = [n for n in NETWORKS.values() if n is not network and looks_like(n, file.keys)]
         advice = f"Use {others[0].node} for it." if others else "Choose one for Kandinsky 2.2."
         ours = [name for name in names if name.endswith("to_q")]
         raise ValueError(
-            f"{path.name} has nothing for {network.title}. It names {', '.join(list(tensors)[:3])}"
-            f", …; known here are {', '.join(ours[:3])}, … {advice}"
+            f"{path.name} has nothing for {network.title}. It names {listed(file.keys)}"
+            f", …; known here are {listed(ours)}, … {advice}"
         )
-    for key, patch in patches.items():
-        if not fits(patch, key, weights[key].shape):
-            parts = patch[1] if isinstance(patch, tuple) else patch.weights
-            sizes = " and ".join(str(list(part.shape)) for part in parts if torch.is_tensor(part))
-            raise ValueError(
-                f"{path.name} is for a model of other widths: for "
-                f"{key.removeprefix(network.prefix)} it has {sizes}, and this model has "
-                f"{list(weights[key].shape)}. Use it with the model it was trained on."
-            )
-    left = [key for key in tensors if key not in tensors.used]
-    if left:
+    if left := file.left_out(tensors.used):
         text = f"{len(left)} tensors are not for {network.title} and are left out"
-        log.warning("%s: %s: %s", path.name, text, ", ".join(left[:3]))
-    return patches
+        notes.append(f"{path.name}: {text}: {listed(left)}")
+    for note in notes:
+        log.warning("%s", note)
+    return patches, notes
 
 
-def apply_lora(patcher: Any, path: Path, strength: float, network: Network) -> Any:
-    """A clone of a ModelPatcher with a LoRA on it; at strength 0 the patcher itself."""
+def listed(names: list[str]) -> str:
+    return ", ".join(f"{name:.100}" for name in names[:3])
+
+
+def fingerprint_lora(name: str) -> Any:
+    """Changes when the file does, or peft's settings beside it."""
+    path = find_file(name, "loras")
+    stats = {file.name: file.stat() for file in (path, *sidecars(path))}
+    return [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()]
+
+
+def apply_lora(
+    patcher: Any, path: Path, strength: float, network: Network
+) -> tuple[Any, list[str]]:
+    """A clone of a ModelPatcher with a LoRA on it; at strength 0 the patcher itself. And what the
+    user should know of the file."""
+    if isinstance(strength, numpy.generic):  # other packs' nodes give them
+        strength = strength.item()
     check_numbers(strength=strength)
     if strength == 0:
-        return patcher
-    patches = read_patches(path, patcher.model_state_dict(), network)
+        return patcher, []
+    patches, notes = read_patches(path, patcher.model_state_dict(), network)
     clone = patcher.clone()
     clone.add_patches(patches, strength)
-    return clone
+    return clone, notes
 
 
-def apply_to_decoder(model: Any, path: Path, strength: float) -> Any:
+def apply_to_decoder(model: Any, path: Path, strength: float) -> tuple[Any, list[str]]:
     """The MODEL with a LoRA file on it. Raises ValueError if the MODEL is another model's."""
     kandinsky_of(model)
     return apply_lora(model, path, strength, NETWORKS["decoder"])
 
 
-def apply_to_prior(prior: LoadedPrior, path: Path, strength: float) -> LoadedPrior:
+def apply_to_prior(
+    prior: LoadedPrior, path: Path, strength: float
+) -> tuple[LoadedPrior, list[str]]:
     """The prior with a LoRA file on its transformer."""
     patcher = prior.transformer.patcher
-    patched = apply_lora(patcher, path, strength, NETWORKS["prior"])
-    return prior if patched is patcher else prior.with_transformer(patched)
+    patched, notes = apply_lora(patcher, path, strength, NETWORKS["prior"])
+    return (prior if patched is patcher else prior.with_transformer(patched)), notes

@@ -15,7 +15,7 @@ class Network:
     title: str
     node: str
     prefix: str  # of its weights in the state dict
-    dotted: tuple[str, ...]  # what files write before a module's name,
+    dotted: tuple[str, ...]  # what files write before a module's name, one after another,
     flat: tuple[str, ...]  # and before its name with "_" for the dots
     has: str  # patterns that recognise a file for it: some key has the first,
     lacks: str  # and none the second
@@ -26,7 +26,7 @@ NETWORKS = {
         "the decoder's UNet",
         "Load Decoder LoRA",
         "diffusion_model.",
-        ("", "unet.", "diffusion_model.", "base_model.model.", "unet.base_model.model."),
+        ("unet.", "diffusion_model.", "base_model.model."),
         ("lora_unet_", "lycoris_"),
         has=r"(down|up)_blocks|mid_block",
         lacks=r"transformer_blocks",  # Stable Diffusion's
@@ -35,26 +35,75 @@ NETWORKS = {
         "the prior's transformer",
         "Load Prior LoRA",
         "module.",
-        ("", "prior.", "transformer.", "unet.", "base_model.model.", "prior.base_model.model."),
+        ("prior.", "transformer.", "unet.", "base_model.model."),
         ("lora_prior_", "lora_transformer_", "lora_unet_", "lycoris_"),
         has=r"transformer_blocks[._]\d+[._](attn1|ff)",
         lacks=r"(down|up)_blocks|mid_block|attn2",
     ),
 }
 ATTENTION = re.compile(r"\.(to_[qkv]|to_out|add_[kv]_proj)(\.0)?$")
+# What torch.compile and parallel training write into a name, wherever they wrap a module.
+WRAPPERS = re.compile(r"_orig_mod[._]|_fsdp_wrapped_module\.|(^|(?<=\.))module\.")
+# peft's parts; the name of the adapter, and ".weight", may follow them.
+PEFT_PART = re.compile(
+    r"(lora_[ABE]|lora_magnitude_vector|hada_\w+|lokr_\w+)((?!\.(weight|bias)$)\.[^.]+)?"
+    r"(\.weight|\.bias)?"
+)
+LONGEST_NAME = 500  # that can mean a weight
+MOST_ENDINGS = 4  # words after a module's name
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one tensor of a file is."""
+
+    module: str  # that it changes
+    ending: str  # how ComfyUI's loader calls a part of this kind
+    written: str  # the name of the module in the file
 
 
 def weight_names(keys: Iterable[str], network: Network) -> dict[str, str]:
-    """Every name that a file may have for a weight, without its ending → the weight's key."""
-    names = {}
+    """Every name that a file may have for a weight, without its roots and ending → its module."""
+    names: dict[str, str] = {}
     for key in keys:
         if key.startswith(network.prefix) and key.endswith(".weight"):
             module = key.removeprefix(network.prefix).removesuffix(".weight")
             # diffusers' attention processors: to_out.0 is to_out there
             old = [ATTENTION.sub(place, module) for place in (r".processor.\1", r".\1")]
-            names |= {root + name: key for root in network.dotted for name in (module, *old)}
-            names |= {root + module.replace(".", "_"): key for root in network.flat}
+            names |= dict.fromkeys((module, *old), module)
+            names |= {root + module.replace(".", "_"): module for root in network.flat}
     return names
+
+
+def strip_roots(name: str, network: Network) -> str:
+    """A module's name in a file, without what is written before it."""
+    while root := next((root for root in network.dotted if name.startswith(root)), ""):
+        name = name.removeprefix(root)
+    return name
+
+
+def find_part(key: str, names: dict[str, str], network: Network) -> Part | None:
+    """Which module a tensor is for, and what of it; None: it is no change of one of them."""
+    if len(key) > LONGEST_NAME:
+        return None
+    key = WRAPPERS.sub("", key)
+    # "….to_q_lora.up.weight" is a dot short of "….to_q.lora.up.weight"
+    pieces = re.sub(r"_lora\.(up|down)\.", r".lora.\1.", key).split(".")
+    for cut in range(len(pieces) - 1, max(0, len(pieces) - 1 - MOST_ENDINGS), -1):
+        written = ".".join(pieces[:cut])
+        if module := names.get(strip_roots(written, network)):
+            ending = ".".join(pieces[cut:])
+            whole = ending in ("weight", "bias") or ending.startswith("base_layer.")
+            return None if whole else Part(module, comfyui_ending(ending), written)
+    return None
+
+
+def comfyui_ending(ending: str) -> str:
+    """How ComfyUI's loader calls a part of a change, without the name of peft's adapter."""
+    if not (part := PEFT_PART.fullmatch(ending)):
+        return ending
+    bias = part[4] == ".bias"
+    return part[1] + (".bias" if bias else ".weight" if part[1] in ("lora_A", "lora_B") else "")
 
 
 def looks_like(network: Network, keys: Iterable[str]) -> bool:

@@ -1,23 +1,57 @@
-"""The tensors of a LoRA file, with their alphas."""
+"""What a LoRA file holds: for each module that it changes, the parts of the change."""
 
-import json
-import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
-PEFT_CONFIG = "lora_adapter_metadata"  # where diffusers keeps it in a file's metadata
+from .lora_checks import Parts, check_tensor, check_whole
+from .lora_names import Network, Part, find_part
+from .peft_configs import METADATA_KEY, Origin, PeftConfig, make_config, parse_json
+
+COMFYUI_NAMES = {"lora_B.bias": "diff_b"}  # of what is made from a part that ComfyUI does not read
+
+
+@dataclass
+class LoraFile:
+    """The tensors of a LoRA file for one network."""
+
+    path: Path
+    network: Network
+    keys: list[str]  # all names in the file
+    modules: dict[str, Parts] = field(default_factory=dict[str, Parts])
+    places: dict[str, Part] = field(default_factory=dict[str, Part])  # of those in modules
+    written: dict[str, str] = field(default_factory=dict[str, str])  # modules, as the file has them
+    config: PeftConfig | None = None  # of the file's metadata
+
+    @property
+    def is_peft(self) -> bool:
+        """Whether the names are those of peft, which keeps the strength elsewhere."""
+        return any(
+            part.ending.startswith(("lora_A", "lora_B", "lora_magnitude"))
+            or "base_model.model." in part.written
+            for part in self.places.values()
+        )
+
+    def left_out(self, used: set[str]) -> list[str]:
+        """The file's names of all tensors but those that are used, by ComfyUI's names."""
+        named = {
+            key: f"{part.module}.{COMFYUI_NAMES.get(part.ending, part.ending)}"
+            for key, part in self.places.items()
+        }
+        return [key for key in self.keys if named.get(key) not in used]
 
 
 class LoraTensors(dict[str, Any]):
-    """The tensors of a LoRA file, by name; `used` has the names that have been asked for."""
+    """Tensors by name for ComfyUI's loader; `used` has the names that it has asked for."""
 
-    def __init__(self, tensors: dict[str, torch.Tensor], used: Iterable[str] = ()):
-        super().__init__(tensors)
-        self.used = set(used)
+    def __init__(self, modules: dict[str, Parts]):
+        super().__init__(
+            {f"{module}.{end}": p for module, parts in modules.items() for end, p in parts.items()}
+        )
+        self.used: set[str] = set()
 
     def __getitem__(self, key: str) -> Any:
         self.used.add(key)
@@ -27,40 +61,62 @@ class LoraTensors(dict[str, Any]):
         return self[key] if key in self else default
 
 
-def read_tensors(path: Path, roots: tuple[str, ...]) -> LoraTensors:
-    """A file's tensors, with those alphas that diffusers keeps in the metadata.
+def read_lora(path: Path, network: Network, names: dict[str, str]) -> LoraFile:
+    """A file's tensors for a network, each of them looked at; others are not read.
 
     Args:
-        roots: what may stand before the names of the network that is meant.
+        names: of the network's modules, by `weight_names`.
+
+    Raises:
+        ValueError: the file is damaged, or a tensor is nothing that a LoRA can have.
     """
+    metadata = ""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            config = json.loads((file.metadata() or {}).get(PEFT_CONFIG, "{}"))
-        for root in roots:
-            config |= {k.removeprefix(root): v for k, v in config.items() if k.startswith(root)}
-        alphas = {k: v for k, v in peft_alphas(config, tensors).items() if k not in tensors}
-    except (SafetensorError, ValueError, TypeError, AttributeError, re.error) as error:
+        with safe_open(path, framework="pt") as opened:
+            file = LoraFile(path, network, list(opened.keys()))
+            for key in file.keys:
+                if part := find_part(key, names, network):
+                    parts = file.modules.setdefault(part.module, {})
+                    if part.ending in parts:
+                        raise TwiceError(key, part)
+                    parts[part.ending] = opened.get_tensor(key)
+                    file.places[key] = part
+                    file.written.setdefault(part.module, part.written)
+            metadata = (opened.metadata() or {}).get(METADATA_KEY, "")
+    except TwiceError as error:
+        raise ValueError(f"{path.name} {error}") from error
+    except (
+        SafetensorError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        RuntimeError,
+    ) as error:
         raise ValueError(
-            f"{path} is damaged or not a safetensors file ({error}). Download it again."
+            f"{path} is damaged or not a safetensors file ({error!s:.200}). Download it again."
         ) from error
-    return LoraTensors(tensors | alphas, alphas)
+    if metadata:
+        file.config = read_metadata(metadata, path, network.dotted)
+    for key, part in file.places.items():
+        check_tensor(path, key, part.ending, file.modules[part.module][part.ending])
+    for module, parts in file.modules.items():
+        check_whole(path, file.written[module], parts)
+    return file
 
 
-def peft_alphas(
-    config: dict[str, Any], tensors: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """What peft's config says of alpha, as the `.alpha` tensors that ComfyUI looks for."""
-    if "lora_alpha" not in config:
-        return {}
-    special = (config.get("alpha_pattern") or {}).items()
-    alphas = {}
-    for key, down in tensors.items():
-        if found := re.fullmatch(r"(.+)\.(lora_A|lora\.down)\.(default\.)?weight", key):
-            module = found[1]
-            named = [alpha for name, alpha in special if re.fullmatch(rf"(.*\.)?({name})", module)]
-            alpha = (named or [config["lora_alpha"]])[0]
-            if config.get("use_rslora"):  # alpha / √rank, where the host divides by the rank
-                alpha *= len(down) ** 0.5
-            alphas[f"{module}.alpha"] = torch.tensor(float(alpha))
-    return alphas
+class TwiceError(Exception):
+    def __init__(self, key: str, part: Part):
+        super().__init__(
+            f"has two tensors for {part.ending} of {part.module}, one of them {key}: two adapters "
+            "in one file, maybe. Save each in a file of its own."
+        )
+
+
+def read_metadata(text: str, path: Path, roots: Iterable[str]) -> PeftConfig | None:
+    """peft's settings from a file's metadata; a pipeline's have a root before each name."""
+    origin = Origin(path, "in its metadata, ")
+    config = parse_json(text, origin)
+    for root in roots:
+        config |= {k.removeprefix(root): v for k, v in config.items() if k.startswith(root)}
+    return make_config(config, origin)
