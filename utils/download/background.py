@@ -5,7 +5,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from pathlib import Path
 
-from . import hub
 from .folder import make_folder
 from .progress import Progress
 from .repositories import Repository
@@ -29,8 +28,7 @@ def download(
 
     def work() -> None:
         try:
-            with hub.translate_errors(repository.id, repository.commit):
-                outcome.set_result(make_folder(repository, root, precision, progress))
+            outcome.set_result(make_folder(repository, root, precision, progress))
         except BaseException as error:
             outcome.set_exception(error)
 
@@ -49,6 +47,6 @@ def download(
         if error.errno is None:  # ours: it says what to do
             raise
         raise OSError(
-            f"Cannot write to {root}: {error}. Make room, or another folder for it; then run this "
-            "again to go on."
+            f"Cannot write to {root}: {error}. Make room there, let it be written to, or name "
+            "another folder for it; then run this again to go on."
         ) from error
