@@ -72,7 +72,7 @@ def read_patches(path: Path, weights: dict[str, torch.Tensor], network: Network)
 
 def apply_lora(patcher: Any, path: Path, strength: float, network: Network) -> Any:
     """A clone of a ModelPatcher with a LoRA on it; at strength 0 the patcher itself."""
-    check_numbers(strength=strength)
+    (strength,) = check_numbers(strength=strength)
     if strength == 0:
         return patcher
     patches = read_patches(path, patcher.model_state_dict(), network)
