@@ -95,6 +95,7 @@ def wait_for(file: Path, size: int) -> None:
 def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        counts = True
 
         def log_message(self, *_):
             pass
@@ -142,6 +143,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.send(200, answer, {"Content-Type": "application/json"})
 
         def answer(self, path: str, content: bytes):
+            self.counts = False  # what is served is the hub's own
             status, body, headers = hub.answers[path](content, self.headers["Range"])
             self.send(status, body, headers | {"Connection": "close"}, path)
 
@@ -189,7 +191,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             try:
                 self.wfile.write(body)
                 self.wfile.flush()
-                hub.served[path] += len(body) if path else 0
+                hub.served[path] += len(body) if path and self.counts else 0
             except OSError:  # the other side has gone
                 self.close_connection = True
 

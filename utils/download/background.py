@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from pathlib import Path
 
+from . import hub
 from .folder import make_folder
 from .progress import Progress
 from .repositories import Repository
@@ -28,7 +29,8 @@ def download(
 
     def work() -> None:
         try:
-            outcome.set_result(make_folder(repository, root, precision, progress))
+            with hub.translate_errors(repository.id, repository.commit):
+                outcome.set_result(make_folder(repository, root, precision, progress))
         except BaseException as error:
             outcome.set_exception(error)
 

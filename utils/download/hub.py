@@ -7,13 +7,14 @@ what comes on trust: see `transfer` for the bytes.
 import json
 import re
 from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub import __version__, constants
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+from huggingface_hub import __version__, constants, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.utils import build_hf_headers, get_session
 
 HTTPX = int(__version__.split(".")[0]) >= 1  # what huggingface_hub speaks through
 if HTTPX:
@@ -25,6 +26,15 @@ PIECE = 2**14  # what requests waits for before it hands on what has come
 TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT  # seconds that a network may say nothing
 MOST_LISTED = 2**24  # bytes of a listing; those of the published repositories have some 10 kB
 MOST_BYTES = 2**63  # of a file: more than any disk takes
+
+
+class Refused(Exception):
+    """An answer without what was asked for. (huggingface_hub's own errors read and decode the body
+    of one, of whatever size and kind.)"""
+
+    def __init__(self, what: str, status: int):
+        super().__init__(f"it answered status {status} without {what}")
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -49,17 +59,13 @@ def list_entries(repository: str, commit: str) -> dict[str, dict[str, Any]]:
 
     Raises:
         ValueError: the answer is not a listing.
-        OSError: there is no answer, or not for us.
+        NetworkError, Refused: there is no answer, or not for us; see `translate_errors`.
     """
     url = f"{constants.ENDPOINT}/api/models/{repository}/revision/{commit}?blobs=true"
     content = bytearray()
-    with (
-        translate_errors(repository, commit),
-        open_stream(url, build_hf_headers(), constants.HF_HUB_ETAG_TIMEOUT) as (answer, blocks),
-    ):
-        hf_raise_for_status(answer)
+    with open_stream(url, {}, constants.HF_HUB_ETAG_TIMEOUT) as (answer, blocks):
         if answer.status_code != 200:
-            raise NetworkError(f"it answered status {answer.status_code} without a listing")
+            raise Refused("a listing", answer.status_code)
         for block in blocks:
             content += block
             if len(content) > MOST_LISTED:
@@ -107,6 +113,7 @@ def open_stream(
     url: str, headers: dict[str, str], timeout: float = TIMEOUT
 ) -> Generator[tuple[Any, Iterable[bytes]]]:
     """(answer, its body as it comes)."""
+    headers = build_hf_headers() | headers
     with ExitStack() as stack:
         try:
             session: Any = get_session()
@@ -120,6 +127,20 @@ def open_stream(
         except Exception as error:  # such as a redirect to what is no address
             raise NetworkError(f"{url} cannot be opened: {error}") from error
         yield answer, answer.iter_bytes() if HTTPX else answer.iter_content(PIECE)
+
+
+def open_file(
+    file: HubFile, headers: dict[str, str]
+) -> AbstractContextManager[tuple[Any, Iterable[bytes]]]:
+    """The same of a file. A body that the server compresses could not be gone on with."""
+    url = hf_hub_url(file.repository, file.path, revision=file.commit)
+    return open_stream(url, {"Accept-Encoding": "identity"} | headers)
+
+
+def in_cache(file: HubFile) -> Path | None:
+    """Where huggingface_hub has put it, for another program."""
+    found = try_to_load_from_cache(file.repository, file.path, revision=file.commit)
+    return Path(found) if isinstance(found, str) else None
 
 
 @contextmanager
@@ -138,8 +159,8 @@ def translate_errors(what: str, commit: str) -> Generator[None]:
             f"HF_HUB_OFFLINE is set: {what} can be neither fetched nor compared. Unset it, "
             "and start this program again."
         ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
+    except (NetworkError, Refused) as error:
+        status = error.status if isinstance(error, Refused) else 0
         if status in (401, 403):
             raise PermissionError(
                 f"{endpoint} does not give out {what} (status {status}): it is not there, or "
@@ -149,8 +170,8 @@ def translate_errors(what: str, commit: str) -> Generator[None]:
             raise FileNotFoundError(
                 f"{endpoint} does not have {what} with commit {commit}. Check HF_ENDPOINT."
             ) from error
-        raise ConnectionError(f"{endpoint} answered {status} for {what}. {again}") from error
-    except NetworkError as error:
+        if status >= 400:
+            raise ConnectionError(f"{endpoint} answered {status} for {what}. {again}") from error
         raise ConnectionError(
             f"{endpoint} cannot be reached, or broke off, for {what}: {error}. Check the network, "
             f"the proxy and HF_ENDPOINT. {again}"

@@ -14,11 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
-
-from .hub import HubFile, NetworkError, open_stream, translate_errors
+from .hub import HubFile, NetworkError, Refused, in_cache, open_file, translate_errors
 
 PASSING = (408, 429, 500, 502, 503, 504)  # answers of a server that may think better of it
 TRIES = 3  # in a row that bring nothing
@@ -46,7 +42,7 @@ def fetch(file: HubFile, part: Path, on_bytes: Callable[[int], None], cached: bo
         while (start := length(part)) < file.size:
             try:
                 read_on(file, part, start, on_bytes)
-            except NetworkError as error:
+            except (NetworkError, Refused) as error:
                 failures = 1 if length(part) > start else failures + 1
                 if failures >= TRIES or not is_passing(error):
                     raise
@@ -56,14 +52,14 @@ def fetch(file: HubFile, part: Path, on_bytes: Callable[[int], None], cached: bo
 
 
 def is_passing(error: Exception) -> bool:
-    return not isinstance(error, HfHubHTTPError) or error.response.status_code in PASSING
+    return not isinstance(error, Refused) or error.status < 400 or error.status in PASSING
 
 
 def copy_from_cache(file: HubFile, part: Path) -> None:
     """What cannot be read there is fetched."""
     with suppress(OSError):
-        cached = try_to_load_from_cache(file.repository, file.path, revision=file.commit)
-        if isinstance(cached, str) and length(Path(cached)) == file.size:
+        cached = in_cache(file)
+        if cached and length(cached) == file.size:
             shutil.copyfile(cached, part)
 
 
@@ -71,21 +67,17 @@ def read_on(file: HubFile, part: Path, start: int, on_bytes: Callable[[int], Non
     """One connection's worth: from `start` on, or of the whole file what comes after it.
 
     Raises:
-        NetworkError: it broke off.
+        NetworkError, Refused: it broke off, or did not come about.
         ValueError: the server sends more than it announced.
     """
-    url = hf_hub_url(file.repository, file.path, revision=file.commit)
-    # A body that the server compresses could not be gone on with.
-    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
     for rest in [{"Range": f"bytes={start}-"}, {}] if start else [{}]:
-        with open_stream(url, headers | rest) as (answer, blocks):
+        with open_file(file, rest) as (answer, blocks):
             known = bytes_before(start, answer)
             if known is not None:
                 return append(file, part, known, blocks, on_bytes)
             if rest and (answer.status_code < 400 or answer.status_code == 416):
                 continue  # ask for the whole file
-            hf_raise_for_status(answer)
-            raise NetworkError(f"{url} answered status {answer.status_code} without the file")
+            raise Refused("the file", answer.status_code)
 
 
 def bytes_before(start: int, answer: Any) -> int | None:
