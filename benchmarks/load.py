@@ -44,17 +44,16 @@ def write_unet(folder: Path, dtype: torch.dtype, size: str) -> None:
 
 def load(loader: str, folder: Path, dtype: torch.dtype):
     """The UNet of a folder, on the CPU."""
-    if loader == "diffusers":
-        from diffusers import UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
 
+    if loader == "diffusers":
         return UNet2DConditionModel.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
     import comfy.ops
     from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
     from kandinsky22.utils.files.weights import build_module
 
-    return build_module(
-        Kandinsky22UNet.from_config, UNet2DConditionModel, folder, dtype, comfy.ops.disable_weight_init
-    )
+    ops = comfy.ops.disable_weight_init
+    return build_module(Kandinsky22UNet.from_config, UNet2DConditionModel, folder, dtype, ops)
 
 
 def once(loader: str, thin: str, folder: str, dtype: str) -> dict[str, float]:

@@ -55,6 +55,15 @@ class SaveEmbeds(io.ComfyNode):
         return io.NodeOutput(ui={"embeds": [saved]})
 
 
+def input_files() -> list[str]:
+    """What can be chosen, by portable names. Folders that cannot be read are passed over, links to
+    folders are not followed: ComfyUI asks for this whenever it lists its nodes."""
+    root = folder_paths.get_input_directory()
+    files = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
+    found = [file for file in files if file.endswith(".safetensors") and os.path.isfile(file)]
+    return sorted(Path(file).relative_to(root).as_posix() for file in found)
+
+
 def input_file(name: str) -> Path | None:
     """A file of the input folder (or, with " [output]" after its name, of another of ComfyUI's
     folders), or None. The oldest ComfyUI does not check whether a name leaves its folder."""
@@ -74,10 +83,6 @@ def missing(name: str) -> str:
 class LoadEmbeds(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        folder = Path(folder_paths.get_input_directory())
-        files = sorted(
-            file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors")
-        )
         return io.Schema(
             node_id="Kandinsky22LoadEmbeds",
             display_name="Load Embeds (Kandinsky 2.2)",
@@ -87,7 +92,7 @@ class LoadEmbeds(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=files,
+                    options=input_files(),
                     tooltip="A file in the input folder; through the API also one in the output "
                     "folder, with ' [output]' behind its name.",
                 )

@@ -1,5 +1,6 @@
 """Fetching the published models."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def show_on(node_id: str, name: str, earlier: list[str]) -> Callable[[Progress],
 def get(repository: Repository, precision: str, show: Callable[[Progress], None]) -> str:
     """Download one into ComfyUI's folder for it; returns what to tell the user."""
     roots = [Path(root) for root in folder_paths.get_folder_paths(repository.comfyui_folder)]
-    root = next((root for root in roots if (root / repository.name).exists()), roots[0])
+    # Also a link that leads to nothing: a disk may be away.
+    root = next((root for root in roots if os.path.lexists(root / repository.name)), roots[0])
     text = download(repository, root, precision, show)
     fit_missing_preview(root / repository.name)
     return text

@@ -12,6 +12,17 @@ from .sockets import EMBEDS
 MOST_INPUTS = 8
 
 
+class Count(str):
+    """A count among the widget's choices, which are texts; in API JSON it may be a number, too."""
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, int | float) and not isinstance(other, bool):
+            return int(self) == other
+        return str(self) == other
+
+    __hash__ = str.__hash__
+
+
 def method_input(default: str) -> io.Input:
     return io.Combo.Input(
         "method",
@@ -44,7 +55,7 @@ class Interpolate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         options = [
-            io.DynamicCombo.Option(str(count), weighted_inputs(count))
+            io.DynamicCombo.Option(Count(count), weighted_inputs(count))
             for count in range(2, MOST_INPUTS + 1)
         ]
         return io.Schema(
@@ -67,7 +78,10 @@ class Interpolate(io.ComfyNode):
     def execute(cls, method: Any, **inputs: Any) -> io.NodeOutput:
         count = inputs.get("count")  # a dict of all that the choice brings along
         if not isinstance(count, dict) or "image_embeds_1" not in count:
-            raise ValueError(f"count is one of the words '2' to '{MOST_INPUTS}', not {count!r}.")
+            raise ValueError(
+                f"count is one of the choices 2 to {MOST_INPUTS}, not {count!r:.80}. In API JSON "
+                "what it brings along is named count.image_embeds_1, count.weight_1 and so on."
+            )
         numbers = [i for i in range(1, MOST_INPUTS + 1) if f"image_embeds_{i}" in count]
         embeds = [EMBEDS.take(count[f"image_embeds_{i}"]) for i in numbers]
         weights: list[Any] = [count.get(f"weight_{i}") for i in numbers]

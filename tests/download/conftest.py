@@ -10,8 +10,10 @@ import pytest
 from helpers import tiny_models
 from helpers.checkout import PACK
 from helpers.hub_server import Hub
-from helpers.published_models import DECODER, UNWANTED, listed
+from helpers.published_models import DECODER, TINY, TINY_FILES, UNWANTED, listed
 from helpers.terminal import as_in_a_terminal
+from huggingface_hub import constants, file_download
+from kandinsky22.utils.download import transfer
 from kandinsky22.utils.download.repositories import REPOSITORIES
 
 
@@ -91,3 +93,17 @@ def refuse(start, models_dir):
         return complained
 
     return run
+
+
+@pytest.fixture
+def tiny_hub(monkeypatch, tmp_path):
+    """A hub with one very small model, for downloads in this process."""
+    with Hub() as running:
+        running.repositories[TINY.id, TINY.commit] = dict(TINY_FILES)
+        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        for module in (constants, file_download):  # which has a copy of it before 1.0
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(transfer, "PAUSE", 0.01)
+        yield running

@@ -119,6 +119,23 @@ def test_a_disk_that_takes_no_more(get, refuse, hub, published, models_dir):
     assert listed() == {DECODER.name}
 
 
+def test_a_full_disk_costs_nothing_that_has_come(get, refuse, hub, published):
+    """Also where not even the record of the download can be written again."""
+    size = (published / DECODER.name / UNET).stat().st_size
+    hub.cut[UNET] = [half_of(size), 0, 0, 0]
+    refuse(DECODER.name)
+    hub.cut.clear()
+
+    def full_disk():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+
+    assert "Cannot write to" in refuse(DECODER.name, preexec_fn=full_disk)
+    hub.served.clear()
+    get(DECODER.name)
+    assert hub.served[UNET] == size - half_of(size)
+
+
 def test_a_place_that_cannot_be_written_to(get, refuse, models_dir):
     models_dir.write_text("in the way")
     assert f"Cannot write to {models_dir}" in refuse(DECODER.name)

@@ -1,12 +1,13 @@
 """Embeddings come back from a file as they were, and nothing is written or read elsewhere."""
 
 import json
+import os
 
 import folder_paths
 import pytest
 import torch
 from kandinsky22.nodes import embeds_files as files
-from kandinsky22.utils.files.embeds import save_embeds
+from kandinsky22.utils.files.embeds import FILE_FORMAT, save_embeds
 from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 from safetensors.torch import save_file
 
@@ -106,3 +107,124 @@ def test_a_file_that_is_not_embeddings_is_refused(folders, write):
     write(folders)
     with pytest.raises(ValueError, match="x.safetensors (does not hold|is damaged)"):
         files.LoadEmbeds.execute("x.safetensors")
+
+
+def written(folder, tensor, name="image_embeds", format=FILE_FORMAT):
+    """A file with our mark, and something else in it."""
+    save_file({name: tensor}, folder / "x.safetensors", metadata={"format": format})
+
+
+def header_of(dtype, shape, size):
+    """Writes a file by hand, with so many zeros."""
+
+    def write(folder):
+        tensor = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+        header = {"__metadata__": {"format": FILE_FORMAT}, "image_embeds": tensor}
+        text = json.dumps(header).encode()
+        with (folder / "x.safetensors").open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + size)  # a hole takes no room
+
+    return write
+
+
+OURS_AND_ODD = {
+    "no such tensor": (lambda folder: written(folder, torch.ones(1, 24), "embeds"), "damaged"),
+    "bool": (lambda folder: written(folder, torch.ones(1, 24).bool()), "numbers are BOOL"),
+    "int": (lambda folder: written(folder, torch.ones(1, 24).int()), "numbers are I32"),
+    "F8": (lambda folder: written(folder, torch.ones(1, 24).to(torch.float8_e4m3fn)), "are F8"),
+    "F4": (header_of("F4", [1, 24], 12), "numbers are F4|damaged"),  # by version
+    "no dtype": (header_of("F33", [1, 24], 96), "damaged"),
+    "a scalar": (lambda folder: written(folder, torch.tensor(1.0)), "tensor"),
+    "rank 1": (lambda folder: written(folder, torch.ones(24)), r"not \(24,\)"),
+    "rank 3": (lambda folder: written(folder, torch.ones(1, 1, 24)), r"not \(1, 1, 24\)"),
+    "empty batch": (lambda folder: written(folder, torch.ones(0, 24)), "empty batch"),
+    "no width": (lambda folder: written(folder, torch.ones(3, 0)), "0 wide"),
+    "NaN": (lambda folder: written(folder, torch.full((1, 24), float("nan"))), "NaN or infinity"),
+    "infinite": (lambda folder: written(folder, torch.full((1, 24), float("inf"))), "NaN or inf"),
+    "too large": (lambda f: written(f, torch.full((1, 9), 1e300, dtype=torch.float64)), "infinity"),
+    "large": (header_of("F32", [2**24, 128], 2**33), r"of shape \[16777216, 128\]"),
+    "huge": (header_of("F32", [2**31, 128], 2**40), "of shape|cannot be read"),  # by memory
+    "huge and empty": (header_of("F32", [2**62, 0], 0), "0 wide|damaged"),
+    "overflow": (header_of("F32", [2**62, 2**62], 96), "damaged"),
+    "negative": (header_of("F32", [-1, 24], 96), "damaged"),
+    "deep": (header_of("F32", [[[1]]], 96), "damaged"),
+    "another mark": (lambda f: written(f, torch.ones(1, 9), format="x" * 10**6), "does not hold"),
+    "nothing": (lambda folder: (folder / "x.safetensors").touch(), "damaged|cannot be read"),
+    "7 bytes": (lambda folder: (folder / "x.safetensors").write_bytes(b"\0" * 7), "damaged"),
+    "ends early": (
+        lambda f: (f / "x.safetensors").write_bytes(b"\x50" + bytes(7) + b"{"),
+        "damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("write, message", OURS_AND_ODD.values(), ids=OURS_AND_ODD)
+def test_a_file_with_our_mark_and_odd_contents(folders, write, message):
+    write(folders)
+    with pytest.raises((ValueError, OSError), match=message) as refused:
+        files.LoadEmbeds.execute("x.safetensors")
+    assert str(refused.value).startswith("x.safetensors ") and len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_numbers_that_are_floating(folders, dtype):
+    written(folders, torch.full((2, 24), 0.5, dtype=dtype))
+    assert files.LoadEmbeds.execute("x.safetensors").args[0].tensor.eq(0.5).all()
+
+
+def test_what_was_loaded_stays_when_the_file_changes(folders):
+    written(folders, torch.ones(2000, 24))
+    loaded = files.LoadEmbeds.execute("x.safetensors").args[0].tensor
+    with (folders / "x.safetensors").open("r+b") as file:
+        file.truncate(100)
+    assert loaded.eq(1).all()
+
+
+def test_a_file_that_cannot_be_read(folders, monkeypatch):
+    """A link into a folder of the kernel's, which nobody reads in this way."""
+    (folders / "x.safetensors").symlink_to("/proc/self/mem")
+    with pytest.raises((OSError, ValueError), match="^x.safetensors (cannot be read|is damaged)"):
+        files.LoadEmbeds.execute("x.safetensors")
+
+
+def test_what_is_odd_in_the_input_folder_keeps_nothing_from_the_list(folders, embeds):
+    (folders / "sub" / "deeper").mkdir(parents=True)
+    for name in ("a", "sub/b", "sub/deeper/c"):
+        save_embeds(embeds(), folders / f"{name}.safetensors")
+    (folders / "folder.safetensors").mkdir()
+    (folders / "sub" / "loop").symlink_to(folders)
+    (folders / "itself.safetensors").symlink_to("itself.safetensors")
+    (folders / "nothing.safetensors").symlink_to("nothing")
+    (folders / "linked.safetensors").symlink_to("a.safetensors")
+    os.mkfifo(folders / "pipe.safetensors")
+    deep = folders
+    for _ in range(20):  # longer than a path may be
+        deep = os.open(folders, os.O_RDONLY) if deep is folders else deep
+        os.mkdir("x" * 250, dir_fd=deep)
+        deep, old = os.open("x" * 250, os.O_RDONLY, dir_fd=deep), deep
+        os.close(old)
+    os.close(deep)
+    names = ["a", "linked", "sub/b", "sub/deeper/c"]
+    expected = [f"{name}.safetensors" for name in names]
+    assert files.LoadEmbeds.define_schema().inputs[0].options == expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+def test_a_folder_that_may_not_be_read(folders, embeds):
+    """Asked by a user who may not."""
+    for folder in ("open", "closed"):
+        (folders / folder).mkdir()
+        save_embeds(embeds(), folders / folder / "a.safetensors")
+    (folders / "closed").chmod(0o700)
+    (folders / "open" / "a.safetensors").chmod(0o600)
+    for folder in (folders, *folders.parents):
+        if folder.stat().st_uid == 0 and len(folder.parts) > 2:
+            folder.chmod(folder.stat().st_mode | 0o055)
+    os.seteuid(65534)
+    try:
+        assert files.LoadEmbeds.define_schema().inputs[0].options == ["open/a.safetensors"]
+        with pytest.raises(OSError, match="^a.safetensors cannot be read"):
+            files.LoadEmbeds.execute("open/a.safetensors")
+    finally:
+        os.seteuid(0)

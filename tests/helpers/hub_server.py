@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.parse
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,7 +24,8 @@ class Hub:
 
     Faults are set by path: `cut` has the number of bytes after which each next answer breaks off,
     `hold` the number after which one says no more until `release`, and then breaks off. `claims`
-    overrides what the API says.
+    overrides what the API says. `answers` has functions that answer in place of the hub, of the
+    file (of "", the API's listing) and the range that is asked for: → status, body, headers.
     """
 
     def __init__(self):
@@ -32,6 +34,7 @@ class Hub:
         self.hold: dict[str, int] = {}
         self.holding, self.release = threading.Event(), threading.Event()
         self.claims: dict[str, dict] = {}
+        self.answers: dict[str, Callable[[bytes, str | None], tuple[int, bytes, dict]]] = {}
         self.status: int | None = None  # of every answer of the API
         self.portal = False  # the page of a network that wants a login
         self.ranges = True
@@ -92,6 +95,7 @@ def wait_for(file: Path, size: int) -> None:
 def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        counts = True
 
         def log_message(self, *_):
             pass
@@ -113,7 +117,9 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.send_listing("/".join(parts[2:4]), parts[5])
             else:  # owner/name/resolve/commit/path
                 repository, commit, file = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
-                if file.endswith(LARGE):
+                if file in hub.answers:
+                    self.answer(file, hub.repositories[repository, commit][file])
+                elif file.endswith(LARGE):
                     self.redirect(repository, commit, file)
                 else:
                     self.send_file(repository, commit, file)
@@ -132,7 +138,14 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             else:
                 answer = json.dumps(hub.listing(repository, commit)).encode()
+                if "" in hub.answers:
+                    return self.answer("", answer)
                 self.send(200, answer, {"Content-Type": "application/json"})
+
+        def answer(self, path: str, content: bytes):
+            self.counts = False  # what is served is the hub's own
+            status, body, headers = hub.answers[path](content, self.headers["Range"])
+            self.send(status, body, headers | {"Connection": "close"}, path)
 
         def redirect(self, repository: str, commit: str, path: str):
             content = hub.repositories[repository, commit][path]
@@ -178,7 +191,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             try:
                 self.wfile.write(body)
                 self.wfile.flush()
-                hub.served[path] += len(body) if path else 0
+                hub.served[path] += len(body) if path and self.counts else 0
             except OSError:  # the other side has gone
                 self.close_connection = True
 

@@ -3,8 +3,11 @@
 import pickle
 from pathlib import Path
 
+import torch
 from kandinsky22.utils.comfyui import model_folders
-from kandinsky22.utils.download.repositories import REPOSITORIES
+from kandinsky22.utils.download.hub import PIECE
+from kandinsky22.utils.download.repositories import REPOSITORIES, Repository
+from safetensors.torch import save
 
 DECODER = REPOSITORIES["kandinsky-2-2-decoder"]
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -15,6 +18,13 @@ UNWANTED = {
     "whole.safetensors": b"a single file of everything",
     "unet/diffusion_pytorch_model.bin": pickle.dumps(print),
     "unet/diffusion_pytorch_model.fp16.safetensors": b"the same once more",
+}
+# One that no loader takes, of a few pieces that come one by one.
+TINY = Repository("someone/tiny", "c0ffee", 0.0, "Load Decoder")
+TINY_FILES = {
+    "model_index.json": b"{}",
+    "unet/config.json": b'{"sample_size": 8}',
+    UNET: save({"weight": torch.arange(5 * PIECE // 4, dtype=torch.float32)}),
 }
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.lora
-import numpy
 import torch
 
 from ..files.lora_alphas import give_alphas
@@ -136,9 +135,7 @@ def apply_lora(
 ) -> tuple[Any, list[str]]:
     """A clone of a ModelPatcher with a LoRA on it; at strength 0 the patcher itself. And what the
     user should know of the file."""
-    if isinstance(strength, numpy.generic):  # other packs' nodes give them
-        strength = strength.item()
-    check_numbers(strength=strength)
+    (strength,) = check_numbers(strength=strength)
     if strength == 0:
         return patcher, []
     patches, notes = read_patches(path, patcher.model_state_dict(), network)

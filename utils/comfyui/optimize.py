@@ -3,7 +3,7 @@
 import uuid
 from typing import Any
 
-from ..kandinsky.checks import check_choice
+from ..kandinsky.checks import check_choice, check_switch
 from .attention import ATTENTIONS
 from .model import kandinsky_of
 from .model_options import ATTENTION, CHANNELS_LAST
@@ -19,6 +19,7 @@ def optimize(model: Any, attention: str, channels_last: bool) -> Any:
     check_choice("attention", attention, ATTENTIONS)
     optimized = model.clone()
     options = optimized.model_options["transformer_options"]
-    options[ATTENTION], options[CHANNELS_LAST] = attention, channels_last
+    options[ATTENTION] = attention
+    options[CHANNELS_LAST] = check_switch("channels_last", channels_last)
     optimized.patches_uuid = uuid.uuid4()  # so ComfyUI loads it anew: see `lay_out_weights`
     return optimized

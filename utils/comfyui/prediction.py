@@ -34,9 +34,7 @@ def cfg_of_steps(
     overrides = WrapperExecutor.new_class_executor(lambda *_: guider.cfg, guider, wrappers)
     sigmas = model.get_model_object("model_sampling").sigma(timesteps).cpu()
     found = [overrides.execute(None, sigma) for sigma in sigmas]
-    for value in found:
-        check_numbers(**{"cfg (of CFG Override)": value})
-    return [float(value) for value in found]
+    return [float(check_numbers(**{"cfg (of CFG Override)": value})[0]) for value in found]
 
 
 def refuse_what_only_samplers_honour(model: Any, options: dict[str, Any]) -> None:

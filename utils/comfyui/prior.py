@@ -151,9 +151,9 @@ class LoadedPrior(Owner):
             ValueError: a value is not one that its widget allows, or `start` has another width.
         """
         check_texts(prompt=prompt, negative_prompt=negative_prompt)
-        check_whole_numbers(seed=seed, steps=steps)
-        check_counts(batch_size=batch_size)
-        check_numbers(cfg=cfg)
+        seed, steps = check_whole_numbers(seed=seed, steps=steps)
+        (batch_size,) = check_counts(batch_size=batch_size)
+        (cfg,) = check_numbers(cfg=cfg)
         batch = batch_size if start is None else start.batch
         width: int = self.config.embedding_dim
         scheduler, timesteps = self._plan_steps(steps)

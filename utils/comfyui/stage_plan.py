@@ -11,7 +11,7 @@ from ..kandinsky.batches import common_batch
 from ..kandinsky.checks import check_numbers, check_whole_numbers
 from ..kandinsky.image_embeds import ImageEmbeds
 from ..kandinsky.images import resize_hint
-from ..kandinsky.latents import check_latent
+from ..kandinsky.latents import check_latent, noise_indices
 from ..kandinsky.masks import keep_from_mask, keep_from_noise_mask
 from ..kandinsky.schedulers import build_scheduler, set_strength
 from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
@@ -33,8 +33,10 @@ class Sampling:
     denoise: float = 1.0  # diffusers' strength: the part of the steps to run
 
     def __post_init__(self):
-        check_whole_numbers(seed=self.seed, steps=self.steps)
-        check_numbers(cfg=self.cfg)
+        numbers = check_whole_numbers(seed=self.seed, steps=self.steps)
+        numbers += check_numbers(cfg=self.cfg)
+        for name, value in zip(("seed", "steps", "cfg"), numbers, strict=True):
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,7 @@ def plan_stage(
         hint=None if hint is None else pad_to_grid(hint, unet.grid * PIXELS_PER_LATENT),
         batch=batch,
         # One canvas for many embeddings is the same canvas, with the same noise, for each.
-        noise_indices=list(latent.get("batch_index", range(count))) * (batch // count),
+        noise_indices=noise_indices(latent, count) * (batch // count),
         size=(height, width),
     )
 

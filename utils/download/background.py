@@ -49,6 +49,6 @@ def download(
         if error.errno is None:  # ours: it says what to do
             raise
         raise OSError(
-            f"Cannot write to {root}: {error}. Make room, or another folder for it; then run this "
-            "again to go on."
+            f"Cannot write to {root}: {error}. Make room there, let it be written to, or name "
+            "another folder for it; then run this again to go on."
         ) from error

@@ -9,12 +9,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from . import hub
+from .disk import (
+    check_as_published,
+    check_disk_space,
+    check_nothing_in_the_way,
+    half_of,
+    part_of,
+)
 from .half_precision import store_as_fp16
 from .progress import Progress, size_text
-from .repositories import Repository
+from .repositories import RECORD, Repository
+from .transfer import check, fetch, length
 
 PRECISIONS = ("fp16", "fp32")
-RECORD = "download.json"  # in every folder made here: what it is, and the size of each file
 
 
 def make_folder(repository: Repository, root: Path, precision: str, progress: Progress) -> str:
@@ -22,18 +29,20 @@ def make_folder(repository: Repository, root: Path, precision: str, progress: Pr
     next_step = f"Press R in the page, then choose {name} in {repository.loader}."
     if stored := finished(folder):
         return f"Already there. {next_step} It is in {folder}: {stored}."
-    files = hub.list_files(repository.id, repository.commit)
+    entries = hub.list_entries(repository.id, repository.commit)
+    files = [
+        hub.hub_file(repository.id, repository.commit, entries[path])
+        for path in repository.wanted(entries)
+    ]
     # The marker comes last: until then no one takes the folder for a model. The largest come first:
     # one that is being converted is there one and a half times.
-    wanted = sorted(
-        (files[path] for path in repository.wanted(files)),
-        key=lambda file: (file.path == repository.marker, -file.size),
-    )
-    if folder.exists():
+    wanted = sorted(files, key=lambda file: (file.path == repository.marker, -file.size))
+    if os.path.lexists(folder):
         check_as_published(folder, wanted)
         return f"Already there. {next_step} It is in {folder}, as published."
-    root.mkdir(parents=True, exist_ok=True)
     lock, partial = root / f".{name}.lock", root / f".{name}.partial"
+    check_nothing_in_the_way(root, lock, partial, wanted)
+    root.mkdir(parents=True, exist_ok=True)
     try:
         progress.doing = "Waiting for another download of it to end"
         # One that was stopped, and waits for the network, ends with that.
@@ -42,13 +51,13 @@ def make_folder(repository: Repository, root: Path, precision: str, progress: Pr
             if stored := finished(folder):  # by the one that was waited for
                 return f"Already there. {next_step} It is in {folder}: {stored}."
             record = dict(repository=repository.id, commit=repository.commit, precision=precision)
-            begin(partial, record)
+            begin(partial, record, {file.path: file.checksum for file in wanted})
             check_disk_space(wanted, partial, precision)
             progress.total = sum(file.size for file in wanted)
             for file in wanted:
                 store(file, partial / file.path, precision, progress)
-            sizes = {file.path: hub.length(partial / file.path) for file in wanted}
-            write_record(partial, {**record, "files": sizes})
+            sizes = {file.path: length(partial / file.path) for file in wanted}
+            write_record(partial, record | {"files": sizes})
             partial.rename(folder)
     except Timeout as error:
         raise OSError(
@@ -60,71 +69,45 @@ def make_folder(repository: Repository, root: Path, precision: str, progress: Pr
 
 
 def read_record(folder: Path) -> dict[str, Any]:
+    if not os.path.isfile(folder / RECORD):  # nor a pipe, which would be waited for
+        return {}
     try:
         record: Any = json.loads((folder / RECORD).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    known = isinstance(record, dict) and isinstance(record.get("files", {}), dict)
+    tables = isinstance(record, dict) and [record.get(key, {}) for key in ("files", "checksums")]
+    known = tables and all(isinstance(table, dict) for table in tables)
     return record if known and "precision" in record else {}
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    (folder / RECORD).write_text(json.dumps(record, indent=1), "utf-8")
+    """In one go: without its record a folder would be fetched again."""
+    new = part_of(folder / RECORD)
+    new.write_text(json.dumps(record, indent=1), "utf-8")
+    new.replace(folder / RECORD)
 
 
 def finished(folder: Path) -> str | None:
     """The precision of a folder that was made here and is whole."""
     record = read_record(folder)
     sizes = record.get("files", {})
-    whole = sizes and all(hub.length(folder / path) == size for path, size in sizes.items())
+    whole = sizes and all(length(folder / path) == size for path, size in sizes.items())
     return record["precision"] if whole else None
 
 
-def check_as_published(folder: Path, files: list[hub.HubFile]) -> None:
-    """For a folder that was not made here, or was changed since."""
-    for file in files:
-        if hub.length(folder / file.path) != file.size:
-            raise FileExistsError(
-                f"{folder} is there, but not as published: {file.path} is missing or of another "
-                "size. Nothing was changed. If it works, use it as it is; if not, move it away and "
-                "run this again."
-            )
+def begin(partial: Path, record: dict[str, Any], checksums: dict[str, str]) -> None:
+    """Make the folder of a download, or keep the one that is there if it is of the same one.
 
-
-def begin(partial: Path, record: dict[str, Any]) -> None:
-    """Make the folder of a download, or keep the one that is there if it is of the same one."""
+    A file that another listing was right about, and this one is not, is fetched again.
+    """
     old = read_record(partial)
     if partial.exists() and old | record != old:
         shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
-    write_record(partial, record)
-
-
-def check_disk_space(files: list[hub.HubFile], partial: Path, precision: str) -> None:
-    stored = needed = 0  # on the way: by the files that are whole, and at most
-    for file in files:
-        target = partial / file.path
-        if target.exists():
-            continue
-        half = precision == "fp16" and target.suffix == ".safetensors"  # all that are published
-        begun = hub.length(part_of(target)) + hub.length(half_of(target))
-        needed = max(needed, stored + file.size * (3 if half else 2) // 2 - begun)
-        stored += file.size // (2 if half else 1) - begun
-    free = shutil.disk_usage(partial).free
-    if needed > free:
-        raise OSError(
-            f"{size_text(needed)} more is needed on the disk of {partial.parent}, where "
-            f"{size_text(free)} is free. Make room there, or choose another models folder "
-            "(extra_model_paths.yaml, or --models-dir on the command line)."
-        )
-
-
-def part_of(target: Path) -> Path:
-    return target.with_name(target.name + ".part")
-
-
-def half_of(target: Path) -> Path:
-    return target.with_name(target.name + ".half")
+    for path, checksum in checksums.items():
+        if old.get("checksums", {}).get(path, checksum) != checksum:
+            (partial / path).unlink(missing_ok=True)
+    write_record(partial, record | {"checksums": checksums})
 
 
 def store(file: hub.HubFile, target: Path, precision: str, progress: Progress) -> None:
@@ -135,10 +118,7 @@ def store(file: hub.HubFile, target: Path, precision: str, progress: Progress) -
         progress.advance(file.size)
         return
     target.parent.mkdir(exist_ok=True)
-    progress.doing = f"Fetching {file.path}"
-    hub.fetch(file, part, progress.advance)
-    progress.doing = f"Checking {file.path}"
-    hub.check(file, part, progress.advance)
+    bring(file, part, progress)
     whole = part
     if precision == "fp16" and file.path.endswith(".safetensors"):
         progress.doing = f"Storing {file.path} as fp16"
@@ -148,3 +128,16 @@ def store(file: hub.HubFile, target: Path, precision: str, progress: Progress) -
         os.fsync(content.fileno())
     whole.rename(target)
     part.unlink(missing_ok=True)
+
+
+def bring(file: hub.HubFile, part: Path, progress: Progress) -> None:
+    """Fetch a file, and check it: whatever was there of it before may be of another hub."""
+    for cached in (True, False):
+        progress.doing = f"Fetching {file.path}"
+        begun = fetch(file, part, progress.advance, cached)
+        progress.doing = f"Checking {file.path}"
+        try:
+            return check(file, part, progress.advance)
+        except ValueError:
+            if not begun:
+                raise

@@ -49,9 +49,24 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
     """The header, and where the data starts."""
     size = int.from_bytes(file.read(8), "little")
     try:
-        return json.loads(file.read(min(size, 100_000_000))), 8 + size  # the format's own limit
-    except ValueError as error:
+        header: Any = json.loads(file.read(min(size, 100_000_000)))  # the format's own limit
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file.name} is not a safetensors file: {error}.") from error
+    tensors = header.items() if isinstance(header, dict) else [("the header", header)]
+    for name, tensor in tensors:
+        if name != "__metadata__" and not is_tensor(tensor):
+            raise ValueError(f"{file.name} is not a safetensors file: {name} is {tensor!r:.80}.")
+    return header, 8 + size
+
+
+def is_tensor(entry: Any) -> bool:
+    """Whether an entry of a header says where its numbers are, all of them whole."""
+    match entry:
+        case {"dtype": str(dtype), "data_offsets": [int(begin), int(end)]}:
+            wide = WIDE.get(dtype)
+            return 0 <= begin <= end and (end - begin) % (wide.itemsize if wide else 1) == 0
+        case _:
+            return False
 
 
 def fp16_layout(header: dict[str, Any]) -> dict[str, Any]:

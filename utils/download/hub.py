@@ -1,23 +1,20 @@
-"""Files of the Hugging Face Hub: what a repository holds, and its bytes, to the last one.
+"""The Hugging Face Hub: how it is asked, and which files it says that a repository holds.
 
-huggingface_hub knows the endpoint, the token and offline mode. Its own downloads compare sizes
-only, throw away what came of a file that was cut off, and hand on 10 MB at a time, too much to stop
-within a second; so bytes are read here.
+huggingface_hub knows the endpoint, the token and offline mode. Its own listings and downloads take
+what comes on trust: see `transfer` for the bytes.
 """
 
-import hashlib
 import json
-import shutil
-import time
+import re
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, __version__, constants, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+from huggingface_hub import __version__, constants, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.utils import build_hf_headers, get_session
 
 HTTPX = int(__version__.split(".")[0]) >= 1  # what huggingface_hub speaks through
 if HTTPX:
@@ -25,11 +22,19 @@ if HTTPX:
 else:
     from requests import RequestException as NetworkError
 
-PASSING = (408, 429, 500, 502, 503, 504)  # answers of a server that may think better of it
-TRIES = 3  # in a row that bring nothing
-BLOCK = 2**22
 PIECE = 2**14  # what requests waits for before it hands on what has come
 TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT  # seconds that a network may say nothing
+MOST_LISTED = 2**24  # bytes of a listing; those of the published repositories have some 10 kB
+MOST_BYTES = 2**63  # of a file: more than any disk takes
+
+
+class Refused(Exception):
+    """An answer without what was asked for. (huggingface_hub's own errors read and decode the body
+    of one, of whatever size and kind.)"""
+
+    def __init__(self, what: str, status: int):
+        super().__init__(f"it answered status {status} without {what}")
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -41,143 +46,133 @@ class HubFile:
     sha256: str | None  # of a large file (LFS)
     blob: str  # git's own checksum, of a small one
 
+    def __str__(self):
+        return f"{self.path} of {self.repository}"
 
-def list_files(repository: str, commit: str) -> dict[str, HubFile]:
-    """path → file."""
-    info = HfApi().model_info(
-        repository, revision=commit, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+    @property
+    def checksum(self) -> str:
+        return self.sha256 or self.blob
+
+
+def list_entries(repository: str, commit: str) -> dict[str, dict[str, Any]]:
+    """path → what the hub says of that file; see `hub_file`.
+
+    Raises:
+        ValueError: the answer is not a listing.
+        NetworkError, Refused: there is no answer, or not for us; see `translate_errors`.
+    """
+    url = f"{constants.ENDPOINT}/api/models/{repository}/revision/{commit}?blobs=true"
+    content = bytearray()
+    with open_stream(url, {}, constants.HF_HUB_ETAG_TIMEOUT) as (answer, blocks):
+        if answer.status_code != 200:
+            raise Refused("a listing", answer.status_code)
+        for block in blocks:
+            content += block
+            if len(content) > MOST_LISTED:
+                raise odd(repository, f"the listing has more than {MOST_LISTED} bytes")
+    try:
+        listing: Any = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ConnectionError(
+            f"{constants.ENDPOINT} did not answer as a hub does for {repository} ({error}). Check "
+            "HF_ENDPOINT, and whether the network wants a login first."
+        ) from error
+    entries: Any = listing.get("siblings") if isinstance(listing, dict) else None
+    if not isinstance(entries, list):
+        raise odd(repository, f"it has no list of files (siblings), but is {listing!r:.80}")
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("rfilename"), str):
+            raise odd(repository, f"a file has no name (rfilename), but is {entry!r:.80}")
+    return {entry["rfilename"]: entry for entry in entries}
+
+
+def hub_file(repository: str, commit: str, entry: dict[str, Any]) -> HubFile:
+    """Raises ValueError if the entry of a listing does not say how long the file is, or not what
+    its checksum is."""
+    path, size, lfs, blob = (entry.get(key) for key in ("rfilename", "size", "lfs", "blobId"))
+    if type(size) is not int or not 0 <= size < MOST_BYTES:
+        raise odd(repository, f"the size of {path!r:.80} is {size!r:.80}")
+    sha256 = lfs.get("sha256") if isinstance(lfs, dict) else lfs
+    wanted, digits = (sha256, 64) if lfs else (blob, 40)
+    if not isinstance(wanted, str) or not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", wanted):
+        raise odd(repository, f"the checksum of {path!r:.80} is {wanted!r:.80}")
+    wanted = wanted.lower()
+    sha256, blob = (wanted, "") if lfs else (None, wanted)
+    return HubFile(repository, commit, str(path), size, sha256, blob)
+
+
+def odd(repository: str, what: str) -> ValueError:
+    return ValueError(
+        f"{constants.ENDPOINT} lists the files of {repository} in an odd way: {what}. Nothing of "
+        "it was taken. Check HF_ENDPOINT, or try again later."
     )
-    return {
-        file.rfilename: HubFile(
-            repository,
-            commit,
-            file.rfilename,
-            file.size or 0,
-            sha256=file.lfs.sha256 if file.lfs else None,
-            blob=file.blob_id or "",
-        )
-        for file in info.siblings or []
-    }
-
-
-def fetch(file: HubFile, part: Path, on_bytes: Callable[[int], None]) -> None:
-    """Append to `part` what it lacks of a file; from the user's cache, if it is there.
-
-    A connection that breaks is opened again where it broke. `on_bytes` gets the size of each
-    block, negative where a server starts over, and may raise to stop.
-    """
-    cached = try_to_load_from_cache(file.repository, file.path, revision=file.commit)
-    if isinstance(cached, str) and not length(part):
-        shutil.copyfile(cached, part)
-    part.touch()  # of an empty file nothing comes
-    on_bytes(length(part))
-    failures = 0
-    while (start := length(part)) < file.size:
-        try:
-            read_on(file, part, start, on_bytes)
-        except NetworkError as error:
-            passing = not isinstance(error, HfHubHTTPError) or error.response.status_code in PASSING
-            failures = 1 if length(part) > start else failures + 1
-            if failures >= TRIES or not passing:
-                raise
-            on_bytes(0)
-            time.sleep(1)
-
-
-def read_on(file: HubFile, part: Path, start: int, on_bytes: Callable[[int], None]) -> None:
-    """One connection's worth.
-
-    Raises:
-        NetworkError: it broke off.
-        ValueError: the server sends more than it announced.
-    """
-    url = hf_hub_url(file.repository, file.path, revision=file.commit)
-    # A body that the server compresses could not be gone on with.
-    headers = build_hf_headers() | {"Accept-Encoding": "identity", "Range": f"bytes={start}-"}
-    with open_stream(url, headers) as (answer, blocks):
-        hf_raise_for_status(answer)
-        if answer.status_code != 206:  # the whole file, whatever was asked for
-            on_bytes(-start)
-            start = 0
-        with part.open("ab" if start else "wb") as output:
-            for block in blocks:
-                on_bytes(len(block))
-                start += len(block)
-                if start > file.size:
-                    raise ValueError(f"{url} sends more than its {file.size} bytes. Try again.")
-                output.write(block)
-                output.flush()  # so that it counts, however this ends
-    if start < file.size:
-        raise NetworkError(f"{url} ended after {start} of {file.size} bytes")
 
 
 @contextmanager
-def open_stream(url: str, headers: dict[str, str]) -> Generator[tuple[Any, Iterable[bytes]]]:
+def open_stream(
+    url: str, headers: dict[str, str], timeout: float = TIMEOUT
+) -> Generator[tuple[Any, Iterable[bytes]]]:
     """(answer, its body as it comes)."""
-    session: Any = get_session()
-    if HTTPX:
-        with session.stream("GET", url, headers=headers, timeout=TIMEOUT) as answer:
-            yield answer, answer.iter_bytes()
-    else:
-        with session.get(url, headers=headers, timeout=TIMEOUT, stream=True) as answer:
-            yield answer, answer.iter_content(PIECE)
+    headers = build_hf_headers() | headers
+    with ExitStack() as stack:
+        try:
+            session: Any = get_session()
+            open_it: Callable[..., Any] = session.stream if HTTPX else session.request
+            more = {} if HTTPX else {"stream": True}
+            answer: Any = stack.enter_context(
+                open_it("GET", url, headers=headers, timeout=timeout, **more)
+            )
+        except (NetworkError, OfflineModeIsEnabled):
+            raise
+        except Exception as error:  # such as a redirect to what is no address
+            raise NetworkError(f"{url} cannot be opened: {error}") from error
+        yield answer, answer.iter_bytes() if HTTPX else answer.iter_content(PIECE)
 
 
-def length(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def open_file(
+    file: HubFile, headers: dict[str, str]
+) -> AbstractContextManager[tuple[Any, Iterable[bytes]]]:
+    """The same of a file. A body that the server compresses could not be gone on with."""
+    url = hf_hub_url(file.repository, file.path, revision=file.commit)
+    return open_stream(url, {"Accept-Encoding": "identity"} | headers)
 
 
-def check(file: HubFile, part: Path, on_bytes: Callable[[int], None]) -> None:
-    """Compare a fetched file with the hub's checksum; one that differs is removed.
-
-    Raises:
-        ValueError: it differs.
-    """
-    wanted = file.sha256 or file.blob
-    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size)
-    with part.open("rb") as content:
-        while block := content.read(BLOCK):
-            digest.update(block)
-            on_bytes(0)
-    if digest.hexdigest() != wanted:
-        part.unlink()
-        raise ValueError(
-            f"{file.path} of {file.repository} came broken: its checksum is {digest.hexdigest()}, "
-            f"the hub's {wanted}. It was removed; run this again to fetch it again."
-        )
+def in_cache(file: HubFile) -> Path | None:
+    """Where huggingface_hub has put it, for another program."""
+    found = try_to_load_from_cache(file.repository, file.path, revision=file.commit)
+    return Path(found) if isinstance(found, str) else None
 
 
 @contextmanager
-def translate_errors(repository: str, commit: str) -> Generator[None]:
-    """What huggingface_hub raises → what happened, what was seen, what to do, as an OSError."""
+def translate_errors(what: str, commit: str) -> Generator[None]:
+    """What huggingface_hub raises → what happened, what was seen, what to do, as an OSError.
+
+    Args:
+        what: a repository, or a file of one.
+    """
     endpoint = constants.ENDPOINT
     again = "What was fetched is kept: run this again to go on."
     try:
         yield
     except OfflineModeIsEnabled as error:
         raise ConnectionError(
-            f"HF_HUB_OFFLINE is set: {repository} can be neither fetched nor compared. Unset it, "
+            f"HF_HUB_OFFLINE is set: {what} can be neither fetched nor compared. Unset it, "
             "and start this program again."
         ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
+    except (NetworkError, Refused) as error:
+        status = error.status if isinstance(error, Refused) else 0
         if status in (401, 403):
             raise PermissionError(
-                f"{endpoint} does not give out {repository} (status {status}): it is not there, or "
+                f"{endpoint} does not give out {what} (status {status}): it is not there, or "
                 "not for everyone. Check HF_ENDPOINT; log in with `hf auth login` or set HF_TOKEN."
             ) from error
         if status == 404:
             raise FileNotFoundError(
-                f"{endpoint} does not have {repository} with commit {commit}. Check HF_ENDPOINT."
+                f"{endpoint} does not have {what} with commit {commit}. Check HF_ENDPOINT."
             ) from error
-        raise ConnectionError(f"{endpoint} answered {status} for {repository}. {again}") from error
-    except json.JSONDecodeError as error:
+        if status >= 400:
+            raise ConnectionError(f"{endpoint} answered {status} for {what}. {again}") from error
         raise ConnectionError(
-            f"{endpoint} did not answer as a hub does ({error}). Check HF_ENDPOINT, and whether "
-            "the network wants a login first."
-        ) from error
-    except NetworkError as error:
-        raise ConnectionError(
-            f"{endpoint} cannot be reached, or broke off: {error}. Check the network, the proxy "
-            f"and HF_ENDPOINT. {again}"
+            f"{endpoint} cannot be reached, or broke off, for {what}: {error}. Check the network, "
+            f"the proxy and HF_ENDPOINT. {again}"
         ) from error

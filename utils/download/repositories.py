@@ -7,6 +7,9 @@ from pathlib import PurePosixPath
 
 WANTED = (".safetensors", ".json", ".txt")  # weights, configurations, vocabularies
 VARIANT = re.compile(r"\.(fp16|bf16|non_ema)[.-]")  # the same weights once more
+RECORD = "download.json"  # in every folder made here: what it is, and the size of each file
+LONGEST_NAME = 250  # bytes: disks take 255, and a file that is being fetched has 5 more
+MOST_SHOWN = 20  # names in a message
 
 
 @dataclass(frozen=True)
@@ -28,26 +31,47 @@ class Repository:
         """What of a repository's files is fetched: no pickles, variants or pictures.
 
         Raises:
-            ValueError: a name leads out of the folder, or there are no safetensors.
+            ValueError: a name leads out of the folder, or no disk takes it, or there are no
+                safetensors.
         """
         depth = 2 if self.comfyui_folder == "diffusers" else 1  # a pipeline's parts have folders
-        chosen = []
+        chosen: list[str] = []
         for path in paths:
             parts = PurePosixPath(path).parts
-            if path.startswith("/") or ".." in parts or re.search(r"[\\:]", path):
+            if fault := fault_of_name(path):
                 raise ValueError(
-                    f"{self.id} lists a file {path!r}, which leads out of its folder. Nothing was "
-                    "fetched. Check HF_ENDPOINT: this is not the repository that was published."
+                    f"{self.id} lists a file {path!r:.300}, which {fault}. Nothing was fetched. "
+                    "Check HF_ENDPOINT: this is not the repository that was published."
                 )
-            if path.endswith(WANTED) and not VARIANT.search(parts[-1]):
+            if path.endswith(WANTED) and not VARIANT.search(parts[-1]) and path != RECORD:
                 if len(parts) == depth or path == self.marker:
                     chosen.append(path)
+        both = {PurePosixPath(path).parts[0] for path in chosen if "/" in path} & {*chosen}
         if self.marker not in chosen or not any(path.endswith(WANTED[0]) for path in chosen):
+            found = list(paths)
+            names = ", ".join(found[:MOST_SHOWN]) + (", …" if len(found) > MOST_SHOWN else "")
             raise ValueError(
                 f"{self.id} at {self.commit} has no {self.marker} or no safetensors; pickles "
-                f"are not fetched. It has: {', '.join(paths) or 'nothing'}. Check HF_ENDPOINT."
+                f"are not fetched. It has: {names or 'nothing'}. Check HF_ENDPOINT."
+            )
+        if both:
+            raise ValueError(
+                f"{self.id} lists {min(both)} as a file and as a folder. Nothing was fetched. "
+                "Check HF_ENDPOINT: this is not the repository that was published."
             )
         return chosen
+
+
+def fault_of_name(path: str) -> str:
+    """What keeps a file of that name from being written in a folder; empty if nothing does."""
+    parts = PurePosixPath(path).parts
+    if path.startswith("/") or ".." in parts or re.search(r"[\\:]", path):
+        return "leads out of its folder"
+    if not path.isprintable() or PurePosixPath(path).as_posix() != path:
+        return "is no name that a disk takes"
+    if any(len(part.encode()) > LONGEST_NAME for part in parts):
+        return f"has a name of more than {LONGEST_NAME} bytes"
+    return ""
 
 
 DECODERS = "Load Decoder / Inpaint / ControlNet"

@@ -1,13 +1,17 @@
 """Image embeddings in a safetensors file."""
 
+import math
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..kandinsky.image_embeds import ImageEmbeds
+from .headers import DTYPES
 
 FILE_FORMAT = "kandinsky22 image_embeds 1"
+MOST_NUMBERS = 2**28  # in a file: a gigabyte
 
 
 def save_embeds(embeds: ImageEmbeds, path: Path) -> None:
@@ -20,16 +24,37 @@ def save_embeds(embeds: ImageEmbeds, path: Path) -> None:
 
 
 def load_embeds(path: Path) -> ImageEmbeds:
-    """Raises ValueError if the file is damaged or was not written by `save_embeds`."""
+    """Raises ValueError if the file is damaged or was not written by `save_embeds`, OSError if it
+    cannot be read; both name it."""
     try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("format") != FILE_FORMAT:
-                raise ValueError(
-                    f"{path.name} does not hold image embeddings: it was not written by Save "
-                    "Embeds (Kandinsky 2.2). Choose another file."
-                )
-            return ImageEmbeds(file.get_tensor("image_embeds"))
+        tensor = read_tensor(path)
     except SafetensorError as error:
         raise ValueError(
             f"{path.name} is damaged or not a safetensors file ({error}). Save it again."
         ) from error
+    except (OSError, RuntimeError) as error:  # torch has no memory for so large a file
+        raise OSError(
+            f"{path.name} cannot be read ({error}). Let ComfyUI read it, or choose another file."
+        ) from error
+    try:
+        return ImageEmbeds(tensor)
+    except ValueError as error:
+        raise ValueError(f"{path.name} cannot be used: {error}") from error
+
+
+def read_tensor(path: Path) -> torch.Tensor:
+    """The embeddings in a file, which is looked at before anything of it is read."""
+    with safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("format") != FILE_FORMAT:
+            raise ValueError(
+                f"{path.name} does not hold image embeddings: it was not written by Save "
+                "Embeds (Kandinsky 2.2). Choose another file."
+            )
+        stored = file.get_slice("image_embeds")
+        dtype, shape = stored.get_dtype(), stored.get_shape()
+        if dtype not in DTYPES or math.prod(shape) > MOST_NUMBERS:
+            raise ValueError(
+                f"{path.name} does not hold image embeddings: its numbers are {dtype}, of shape "
+                f"{shape!s:.80}. Save Embeds writes F32, (batch, width). Choose another file."
+            )
+        return file.get_tensor("image_embeds").clone()  # the file may change later

@@ -10,29 +10,57 @@ from typing import Any
 MOST_ITEMS = 4096  # that one node makes
 
 
-def check_numbers(**values: Any) -> None:
-    """Raises ValueError for a value that is no number, or none that float32 has."""
-    for name, value in values.items():
-        if not isinstance(value, int | float) or not abs(value) < 1e38:
+def plain(value: Any) -> Any:
+    """A scalar of numpy or torch as Python's own number; anything else as it is."""
+    if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    except (RuntimeError, ValueError):  # a tensor without memory
+        return value
+
+
+def check_numbers(**values: Any) -> list[Any]:
+    """The values, as Python's own numbers.
+
+    Raises:
+        ValueError: a value is no number, or none that float32 has. True and False are none.
+    """
+    numbers = [plain(value) for value in values.values()]
+    for name, value in zip(values, numbers, strict=True):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not abs(value) < 1e38:
             raise ValueError(
                 f"{name} is {value!r:.80}, not a finite number. Connect one, or type it in."
             )
+    return numbers
 
 
-def check_whole_numbers(**values: Any) -> None:
-    """Raises ValueError for a value that is no whole number."""
-    check_numbers(**values)
-    for name, value in values.items():
+def check_whole_numbers(**values: Any) -> list[int]:
+    """The values, as Python's own. Raises ValueError for one that is no whole number."""
+    numbers = check_numbers(**values)
+    for name, value in zip(values, numbers, strict=True):
         if not isinstance(value, int):
             raise ValueError(f"{name} is {value!r}, and has to be a whole number.")
+    return numbers
 
 
-def check_counts(**values: Any) -> None:
-    """Raises ValueError for a value that is no whole number from 1 to MOST_ITEMS."""
-    check_whole_numbers(**values)
-    for name, value in values.items():
+def check_counts(**values: Any) -> list[int]:
+    """The values, as Python's own. Raises ValueError for one that is no whole number from 1 to
+    MOST_ITEMS."""
+    numbers = check_whole_numbers(**values)
+    for name, value in zip(values, numbers, strict=True):
         if not 1 <= value <= MOST_ITEMS:
             raise ValueError(f"{name} is {value}; it goes from 1 to {MOST_ITEMS}.")
+    return numbers
+
+
+def check_switch(name: str, value: Any) -> bool:
+    """Raises ValueError for a value that is neither True nor False, nor 1 or 0."""
+    value = plain(value)
+    if not isinstance(value, int) or value not in (0, 1):
+        raise ValueError(f"{name} is {value!r:.80}; it is either True or False.")
+    return bool(value)
 
 
 def check_texts(**values: Any) -> None:
@@ -51,5 +79,5 @@ def check_texts(**values: Any) -> None:
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Raises ValueError for a value that is not one of the choices."""
-    if value not in tuple(choices):
+    if not isinstance(value, str) or value not in tuple(choices):
         raise ValueError(f"{name} is {value!r:.80}; choose one of {', '.join(choices)}.")

@@ -27,6 +27,8 @@ class ImageEmbeds:
             )
         if tensor.shape[0] == 0:
             raise ValueError("These image embeddings are an empty batch. At least one is needed.")
+        if tensor.shape[1] == 0:
+            raise ValueError("These image embeddings are 0 wide: there is nothing in them.")
         tensor = tensor.detach().to("cpu", torch.float32)
         if not torch.isfinite(tensor).all():
             raise ValueError(

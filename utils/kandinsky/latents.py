@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from .checks import check_whole_numbers
+
 CHANNELS = 4
 
 
@@ -24,10 +26,25 @@ def check_latent(latent: Any) -> torch.Tensor:
     """The samples of a LATENT, (B, 4, h, w) in float32; raises ValueError for another model's."""
     samples: Any = latent.get("samples") if isinstance(latent, dict) else latent
     check_samples(samples)
-    indices: Any = latent.get("batch_index", samples) if isinstance(latent, dict) else samples
-    if len(indices) != len(samples):
+    if isinstance(latent, dict):
+        noise_indices(latent, len(samples))
+    return samples.float()
+
+
+def noise_indices(latent: dict[str, Any], count: int) -> list[int]:
+    """Which noise each item of a LATENT gets: its batch_index, or its position.
+
+    Raises:
+        ValueError: there are more or fewer than items, or one is no whole number.
+    """
+    given = latent.get("batch_index")
+    try:
+        indices = list(range(count) if given is None else given)
+    except TypeError:
+        indices = [given]
+    if len(indices) != count:
         raise ValueError(
-            f"This LATENT has {len(samples)} items and a batch_index of {len(indices)}: the node "
+            f"This LATENT has {count} items and a batch_index of {len(indices)}: the node "
             "that made it left an old one there. Remake the latent."
         )
-    return samples.float()
+    return [check_whole_numbers(**{"batch_index of the LATENT": index})[0] for index in indices]

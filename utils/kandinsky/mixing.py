@@ -26,7 +26,7 @@ def mix(embeds: list[ImageEmbeds], weights: list[float], method: str) -> ImageEm
         ValueError: different widths or batches, or (slerp) weights or directions without a mean.
     """
     check_choice("method", method, METHODS)
-    check_numbers(**{f"weight_{i + 1}": weight for i, weight in enumerate(weights)})
+    weights = check_numbers(**{f"weight_{i + 1}": weight for i, weight in enumerate(weights)})
     for value in embeds[1:]:
         value.check_width(embeds[0].width, "the first input of this mix")
     batch = common_batch(**{f"image_embeds_{i + 1}": e.batch for i, e in enumerate(embeds)})
@@ -80,7 +80,7 @@ def interpolate_sequence(
     start: ImageEmbeds, end: ImageEmbeds, frames: int, method: str
 ) -> ImageEmbeds:
     """`frames` embeddings from one to another, both ends included: a batch to decode as a morph."""
-    check_counts(frames=frames)
+    (frames,) = check_counts(frames=frames)
     if start.batch != 1 or end.batch != 1:
         raise ValueError(
             f"A sequence goes from one embedding to one other; start_embeds has {start.batch} and "

@@ -34,7 +34,7 @@ def paste_back(original: Any, repainted: Any, mask: Any, feather: int) -> torch.
     Raises:
         ValueError: an input is of another shape, sizes do not fit, or batches do not pair up.
     """
-    check_whole_numbers(feather=feather)
+    (feather,) = check_whole_numbers(feather=feather)
     if not 0 <= feather <= MOST_FEATHER:
         raise ValueError(f"feather is {feather}; it goes from 0 to {MOST_FEATHER} pixels.")
     pictures, painted, share = (

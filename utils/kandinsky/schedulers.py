@@ -91,7 +91,7 @@ def set_strength(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
     Raises:
         ValueError: strength is not in (0, 1], or leaves no step.
     """
-    check_numbers(**{"strength (denoise)": strength})
+    (strength,) = check_numbers(**{"strength (denoise)": strength})
     if not 0 < strength <= 1:
         raise ValueError(f"The strength (denoise) is above 0 and at most 1, not {strength:g}.")
     count = int(steps * strength)

@@ -1,0 +1,72 @@
+"""What is on the disk where a model is to come: room, the model, or something in the way."""
+
+import os
+import shutil
+from pathlib import Path
+
+from .hub import HubFile
+from .progress import size_text
+from .repositories import RECORD
+from .transfer import length
+
+
+def check_as_published(folder: Path, files: list[HubFile]) -> None:
+    """For a folder that was not made here, or was changed since."""
+    if not folder.exists():
+        raise FileExistsError(
+            f"{folder} is a link that leads to nothing. Nothing was changed. Connect the disk that "
+            "it leads to, or remove the link; then run this again."
+        )
+    for file in files:
+        if length(folder / file.path) != file.size:
+            raise FileExistsError(
+                f"{folder} is there, but not as published: {file.path} is missing or of another "
+                "size. Nothing was changed. If it works, use it as it is; if not, move it away and "
+                "run this again."
+            )
+
+
+def check_nothing_in_the_way(root: Path, lock: Path, partial: Path, files: list[HubFile]) -> None:
+    """Raises FileExistsError where a folder or a file is to be made, and something else is there.
+
+    A link would lead what is written out of the folder; only the root may be one.
+    """
+    targets = [partial / file.path for file in files] + [partial / RECORD]
+    folders = [root, partial, *{target.parent for target in targets}]
+    made = {lock, *targets, *map(part_of, targets), *map(half_of, targets)}
+    for path, kind, is_kind in [(path, "folder", os.path.isdir) for path in folders] + [
+        (path, "file", os.path.isfile) for path in sorted(made)
+    ]:
+        is_link = os.path.islink(path) and path != root
+        if os.path.lexists(path) and (is_link or not is_kind(path)):
+            raise FileExistsError(
+                f"{path} is in the way: a {kind} is to be there, and it is a link or something "
+                "else. Nothing was changed. Move it away, then run this again."
+            )
+
+
+def check_disk_space(files: list[HubFile], partial: Path, precision: str) -> None:
+    stored = needed = 0  # on the way: by the files that are whole, and at most
+    for file in files:
+        target = partial / file.path
+        if target.exists():
+            continue
+        half = precision == "fp16" and target.suffix == ".safetensors"  # all that are published
+        begun = length(part_of(target)) + length(half_of(target))
+        needed = max(needed, stored + file.size * (3 if half else 2) // 2 - begun)
+        stored += file.size // (2 if half else 1) - begun
+    free = shutil.disk_usage(partial).free
+    if needed > free:
+        raise OSError(
+            f"{size_text(needed)} more is needed on the disk of {partial.parent}, where "
+            f"{size_text(free)} is free. Make room there, or choose another models folder "
+            "(extra_model_paths.yaml, or --models-dir on the command line)."
+        )
+
+
+def part_of(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
+
+
+def half_of(target: Path) -> Path:
+    return target.with_name(target.name + ".half")
