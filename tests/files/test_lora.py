@@ -22,6 +22,8 @@ from helpers.lora_reference import (
 
 import nodes as host_nodes
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 each_spelling = pytest.mark.parametrize("spelling", SPELLINGS)
 

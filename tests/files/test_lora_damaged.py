@@ -23,6 +23,8 @@ from helpers.lora_reference import (
 from kandinsky22.nodes.lora import LoadDecoderLora, LoadPriorLora
 from safetensors.torch import save_file
 
+pytestmark = pytest.mark.long
+
 MODULE = "transformer_blocks.0.attn1.to_q"
 SIDE = 24  # of its weight
 HOSTILE = "(a+)+$"

@@ -14,6 +14,8 @@ from helpers.tiny_models import PRIOR, TEXT_TO_IMAGE
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.long
+
 CLOSE = 1e-5
 CLASSES = {
     "decoder": (UNet2DConditionModel, TEXT_TO_IMAGE, "unet"),

@@ -22,6 +22,8 @@ from helpers.lora_reference import (
 from kandinsky22.nodes.lora import LoadDecoderLora
 from safetensors.torch import save_file
 
+pytestmark = pytest.mark.long
+
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out\\.0", "add_k_proj", "add_v_proj")
 
 

@@ -9,7 +9,7 @@ import folder_paths
 import pytest
 import torch
 from helpers.decoding_stages import decode
-from helpers.tiny_models import DEPTH, PRIOR, TEXT_TO_IMAGE, WEIGHTS
+from helpers.tiny_models import PRIOR, TEXT_TO_IMAGE, WEIGHTS
 from helpers.vae_nodes import decode as vae_decode
 from helpers.vae_nodes import random_latents
 from kandinsky22.nodes.file_loaders import LoadMoVQ, LoadUNet
@@ -126,10 +126,20 @@ def test_an_odd_neighbour_hurts_nobody(models, broken, tmp_path, set_folder, fil
         assert "is not valid JSON" in message
 
 
-def test_impossible_neighbours_of_a_single_file(models, broken, tmp_path, set_folder):
-    """A folder whose config no UNet can be built from is no candidate, and no obstacle."""
-    change_json(broken(TEXT_TO_IMAGE) / "unet" / "config.json", down_block_types=["Nothing"] * 2)
-    shutil.copy(models / DEPTH / "unet" / WEIGHTS, tmp_path / "unet.safetensors")
+@pytest.mark.parametrize(
+    "file, entries",
+    [
+        ("unet/config.json", {"down_block_types": ["Nothing"] * 2}),
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}),
+        ("scheduler/scheduler_config.json", {"beta_start": None}),
+    ],
+)
+def test_impossible_neighbours_of_a_single_file(
+    models, broken, tmp_path, set_folder, file, entries
+):
+    """A folder that its own loader refuses is no candidate, and no obstacle."""
+    change_json(broken(TEXT_TO_IMAGE) / file, **entries)
+    shutil.copy(models / TEXT_TO_IMAGE / "unet" / WEIGHTS, tmp_path / "unet.safetensors")
     set_folder("diffusion_models", tmp_path)
     LoadUNet.execute("unet.safetensors", "default")
 

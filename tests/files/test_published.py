@@ -24,6 +24,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+pytestmark = pytest.mark.long
+
 
 def text_encoder(config):
     return CLIPTextModelWithProjection(CLIPTextConfig(**config))

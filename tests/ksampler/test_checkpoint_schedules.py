@@ -1,5 +1,7 @@
 """KSampler follows the scheduler of a checkpoint, as the stages do, or loading refuses it."""
 
+import shutil
+
 import comfy.samplers
 import pytest
 import torch
@@ -22,7 +24,8 @@ def load(models):
         make_decoder(**scheduler).save_pretrained(models / NAME)
         return LoadDecoder.execute(NAME, "default").args[0]
 
-    return write_and_load
+    yield write_and_load
+    shutil.rmtree(models / NAME)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from kandinsky22.nodes.optimize import Optimize
 
 import nodes as host
 
+pytestmark = pytest.mark.long
+
 
 def diffusers_samples(unet, scheduler, noise, positive, negative, steps, hint=None):
     """Guided sampling at cfg 4 with diffusers' own UNet and scheduler, step by step."""

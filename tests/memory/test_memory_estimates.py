@@ -10,6 +10,8 @@ from helpers.vae_nodes import random_latents
 
 from tools import measure_memory
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("verb", ["encode", "decode"])
 def test_the_estimates_are_what_tracing_finds(vae, verb):

@@ -8,7 +8,7 @@ import torch
 from helpers.tiny_models import DEPTH, PRIOR
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 
-pytestmark = pytest.mark.usefixtures("nothing_shared")
+pytestmark = [pytest.mark.usefixtures("nothing_shared"), pytest.mark.long]
 # No hardware is needed to see where tensors go: what is left on one of the two is on the other.
 CPU, META = torch.device("cpu"), torch.device("meta")
 DEPTH_ESTIMATORS = ["tiny-glpn", "tiny-dpt", "tiny-depth-anything"]

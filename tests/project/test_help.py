@@ -1,6 +1,7 @@
 """Every node has a help page, and what the page names is there."""
 
 import ast
+import functools
 import json
 import re
 
@@ -29,6 +30,7 @@ def names(text: str) -> set[str]:
     return set(re.findall(r"`([^`\n]+)`", text))
 
 
+@functools.cache
 def said_by_the_code() -> list[str]:
     """Every text in the pack's Python; an f-string is its parts."""
     files = [*(PACK / "utils").rglob("*.py"), *(PACK / "nodes").glob("*.py")]

@@ -9,8 +9,8 @@ from helpers.checkout import PACK
 
 # What rooms may use of the standard library: no processes, no network, nothing that runs code.
 STDLIB = set(
-    "collections contextlib dataclasses filecmp inspect json logging math os pathlib re types "
-    "typing uuid weakref".split()
+    "collections contextlib copy dataclasses filecmp inspect json logging math os pathlib re "
+    "types typing uuid weakref".split()
 )
 LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "PIL", "numpy"}
 COMFYUI = {"comfy", "folder_paths", "latent_preview", "node_helpers"}

@@ -17,6 +17,7 @@ from kandinsky22.nodes.loaders import LoadDepthEstimator
 EVERY = IN_STEPS | AT_ONCE
 
 
+@pytest.mark.long
 def test_whatever_ran_before(request):
     """Every stage, then every stage in the opposite order, then all of them loaded anew."""
     stages = {name: build(request.getfixturevalue) for name, build in EVERY.items()}

@@ -7,6 +7,8 @@ from helpers.decoding_stages import STAGES, each_stage, run
 from helpers.every_stage import IN_STEPS, each
 from helpers.module_calls import interrupt_at_the_second_call, watched
 
+pytestmark = pytest.mark.long
+
 
 @each_stage
 def test_a_stage_stops_within_the_step(load_decoder, embeds, node):

@@ -59,6 +59,7 @@ some = settings(
 )
 
 
+@pytest.mark.long
 @settings(
     deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -80,6 +81,7 @@ def test_inpaint_keeps_what_the_mask_keeps(load_decoder, embeds, width, height, 
     assert not torch.equal(result, image)
 
 
+@pytest.mark.long
 @settings(
     deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

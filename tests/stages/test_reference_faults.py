@@ -22,6 +22,8 @@ from kandinsky22.utils.comfyui.prediction import prediction
 from kandinsky22.utils.kandinsky import decoder
 from kandinsky22.utils.kandinsky.schedulers import build_scheduler
 
+pytestmark = pytest.mark.long
+
 CANVAS = {"samples": torch.zeros(1, 4, 8, 8)}
 SIZE = dict(height=64, width=64)
 LATENT = dict(output_type="latent")

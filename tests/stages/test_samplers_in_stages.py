@@ -15,6 +15,8 @@ from helpers.decoding_stages import (
 from helpers.tiny_models import TEXT_TO_IMAGE
 from kandinsky22 import nodes
 
+pytestmark = pytest.mark.long
+
 
 class ConsistentDDIM(diffusers.DDIMScheduler):
     """The noise is the one that leads to the clipped picture; see test_reference_faults.py."""

@@ -13,7 +13,7 @@ from ..files.decoder_configs import DecoderConfigs, read_decoder_configs
 from ..files.headers import weight_files
 from ..files.weights import fill_module, recognise
 from .dtypes import compute_in, pick_dtypes, pick_ops
-from .model import Kandinsky22
+from .model import Kandinsky22, sampling_of
 from .model_folders import decoder_parts
 from .model_options import CHANNELS_LAST
 from .residents import move_stray_tensors
@@ -37,19 +37,33 @@ def load_unet(file: Path, weight_dtype: str = "default", disable_dynamic: bool =
     Raises:
         ValueError: the file is damaged, or fits none of them; says how the nearest differs.
     """
-    folders = decoder_parts("unet")  # first: a folder knows its scheduler and its preview, too
-    candidates = [(name, config) for name, (_, config) in folders.items()]
-    published = {f"the published {name}": decoder for name, decoder in DECODERS.items()}
-    candidates += [(title, decoder.unet) for title, decoder in published.items()]
+    known = known_decoders()
+    candidates = [(title, configs.unet) for title, configs in known.items()]
     config = recognise(file, candidates, Kandinsky22UNet.from_config, SAVED_PREFIX)
-    title = next(title for title, candidate in candidates if candidate is config)
-    if title in published:
-        configs = DecoderConfigs(config, published[title].scheduler)
-    else:
-        configs = read_decoder_configs(folders[title][0])
+    configs = next(configs for configs in known.values() if configs.unet is config)
     model = build_model(configs, [file], weight_dtype, disable_dynamic)
     model.cached_patcher_init = (load_unet, (file, weight_dtype))
     return model
+
+
+def known_decoders() -> dict[str, DecoderConfigs]:
+    """Title → configs, of the decoder folders on disk and of the published decoders.
+
+    A folder comes first, as it knows its own scheduler and preview. A damaged one is passed over.
+    """
+    known = {}
+    for name, (folder, _) in decoder_parts("unet").items():
+        try:
+            configs = read_decoder_configs(folder)
+            sampling_of(configs)
+        except (OSError, ValueError):
+            continue  # the folder's own loader says how
+        known[name] = configs
+    published = {
+        f"the published {name}": DecoderConfigs(decoder.unet, decoder.scheduler)
+        for name, decoder in DECODERS.items()
+    }
+    return known | published
 
 
 def build_model(

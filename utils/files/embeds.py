@@ -8,9 +8,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..kandinsky.image_embeds import ImageEmbeds
-from .headers import DTYPES
 
 FILE_FORMAT = "kandinsky22 image_embeds 1"
+DTYPES = ("F64", "F32", "F16", "BF16")  # that they may have in a file
 MOST_NUMBERS = 2**28  # in a file: a gigabyte
 
 

@@ -3,6 +3,8 @@
 The scheduler's own `step` takes the steps of DDPM, DDIM, Euler and the others.
 """
 
+import copy
+import json
 import math
 from typing import Any
 
@@ -38,6 +40,8 @@ SPACINGS: dict[str, dict[str, Any]] = {
     "beta": {"timestep_spacing": "linspace", "use_beta_sigmas": True},
 }
 
+BUILT: dict[tuple[str, str], Any] = {}  # schedulers as they came from their constructors
+
 
 def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str) -> Any:
     """A scheduler with the checkpoint's betas, prediction type and clipping.
@@ -46,7 +50,10 @@ def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str) -
         ValueError: an unknown name, or a pair that diffusers does not have.
     """
     scheduler_class, settings = scheduler_settings(config, sampler_name, scheduler)
-    return scheduler_class.from_config(settings)
+    key = scheduler_class.__name__, json.dumps(settings, sort_keys=True, default=str)
+    if key not in BUILT:  # KDPM2's constructor takes half a second
+        BUILT[key] = scheduler_class.from_config(settings)
+    return copy.deepcopy(BUILT[key])
 
 
 def scheduler_settings(
