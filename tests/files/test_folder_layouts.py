@@ -12,6 +12,7 @@ from helpers.tiny_models import PRIOR, TEXT_TO_IMAGE, WEIGHTS
 from huggingface_hub import constants
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.utils.comfyui import model_folders
+from kandinsky22.utils.comfyui.lora import apply_to_decoder
 from kandinsky22.utils.files.headers import weight_files
 from safetensors.torch import load_file, save_file
 
@@ -231,6 +232,12 @@ def test_git_lfs_pointers(broken, file):
     (broken(TEXT_TO_IMAGE) / file).write_text(POINTER)
     with pytest.raises(ValueError, match=f"{file} is a Git LFS pointer.*git lfs pull.*Get Models"):
         LoadDecoder.execute("broken", "default")
+
+
+def test_a_lora_that_is_a_pointer(load_decoder, tmp_path):
+    (tmp_path / "style.safetensors").write_text(POINTER)
+    with pytest.raises(ValueError, match="style.safetensors is a Git LFS pointer"):
+        apply_to_decoder(load_decoder()[0], tmp_path / "style.safetensors", 1.0)
 
 
 def test_a_pipe_is_no_weights(broken):

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
+from .headers import open_tensors
 from .lora_checks import Parts, check_tensor, check_whole
 from .lora_names import Network, Part, find_part
 from .peft_configs import METADATA_KEY, Origin, PeftConfig, make_config, parse_json
@@ -72,7 +71,7 @@ def read_lora(path: Path, network: Network, names: dict[str, str]) -> LoraFile:
     """
     metadata = ""
     try:
-        with safe_open(path, framework="pt") as opened:
+        with open_tensors(path) as opened:
             file = LoraFile(path, network, list(opened.keys()))
             for key in file.keys:
                 if part := find_part(key, names, network):
@@ -85,17 +84,8 @@ def read_lora(path: Path, network: Network, names: dict[str, str]) -> LoraFile:
             metadata = (opened.metadata() or {}).get(METADATA_KEY, "")
     except TwiceError as error:
         raise ValueError(f"{path.name} {error}") from error
-    except (
-        SafetensorError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        RuntimeError,
-    ) as error:
-        raise ValueError(
-            f"{path} is damaged or not a safetensors file ({error!s:.200}). Download it again."
-        ) from error
+    except (TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged ({error!s:.200}). Download it again.") from error
     if metadata:
         file.config = read_metadata(metadata, path, network.dotted)
     for key, part in file.places.items():
