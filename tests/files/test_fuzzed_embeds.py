@@ -40,7 +40,7 @@ def test_any_file(request, tmp_path):
     outcomes = Counter()
     for seed in range(request.config.getoption("--fuzz") or 1500):
         path.write_bytes(odd_file(random.Random(seed)))
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             embeds = load_embeds(path)
             assert isinstance(embeds, ImageEmbeds) and embeds.tensor.isfinite().all(), seed
@@ -49,6 +49,6 @@ def test_any_file(request, tmp_path):
             said = str(error)
             assert said.startswith("it.safetensors ") and len(said) < 1000, (seed, said)
             outcomes[" ".join(said.split()[1:4])] += 1
-        assert time.monotonic() - begin < 5, seed
+        assert time.process_time() - begin < 5, seed
     print(f"\n{outcomes.total()} files: {dict(outcomes)}")  # noqa: T201 (shown by -s)
     assert {"embeddings", "is damaged or", "does not hold", "cannot be used:"} <= set(outcomes)

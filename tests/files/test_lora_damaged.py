@@ -32,9 +32,10 @@ HOSTILE = "(a+)+$"
 
 @pytest.fixture(autouse=True)
 def in_time():
-    started = time.monotonic()
+    """Of the processor: how busy the machine is besides does not count."""
+    started = time.process_time()
     yield
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def pair(rank=RANK, **more):
@@ -385,13 +386,13 @@ def test_looking_at_a_patch_of_published_size_costs_nothing():
     from comfy.weight_adapter import LoKrAdapter, LoRAAdapter
     from kandinsky22.utils.comfyui.lora import fits
 
-    started = time.monotonic()
+    started = time.process_time()
     lora = LoRAAdapter(set(), (ones(6144, 128), ones(128, 1536), 8.0, None, None, None))
     lokr = LoKrAdapter(set(), (ones(64, 48), ones(96, 32), None, *[None] * 6))
     for _ in range(300):
         assert fits(lora, "key", torch.Size([6144, 1536]))
         assert fits(lokr, "key", torch.Size([6144, 1536]))
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3
 
 
 @pytest.mark.parametrize("dtype", ["F4", "F8_E8M0", "U16", "C64", "F8_E4M3FNUZ"])

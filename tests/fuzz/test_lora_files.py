@@ -171,13 +171,13 @@ def test_every_file_ends_well(request, models, tmp_path, monkeypatch, caplog, ca
     for seed in range(first, first + (asked or CASES) // len(NODES)):
         rng = random.Random(seed)
         random_file(rng, tmp_path, weights)
-        started = time.monotonic()
+        started = time.process_time()
         try:
             counts[outcome(kind, value, caplog)] += 1
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise
-        assert time.monotonic() - started < SECONDS, seed
+        assert time.process_time() - started < SECONDS, seed
     with capsys.disabled():
         text = f"\n{kind}: {sum(counts.values())} random LoRA files: {dict(counts)}\n"
         sys.stdout.write(text)
