@@ -18,6 +18,7 @@ def build_depth() -> GLPNForDepthEstimation:
     """Four stages of 16 to 64 channels; the output is sigmoid times 1, the dataset's range."""
     return GLPNForDepthEstimation(
         GLPNConfig(
+            depth_estimation_type="relative",  # other GLPNs predict metres
             hidden_sizes=[16, 32, 48, 64],
             depths=[1, 1, 1, 1],
             num_attention_heads=[1, 1, 2, 4],

@@ -1,5 +1,6 @@
 """A depth estimator in ComfyUI: a model of transformers whose memory ComfyUI manages."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,16 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_DEPTH_ESTIMATION_MAPPING, Aut
 from ..files.configs import naming, read_config
 from ..files.headers import open_tensors, weight_files
 from ..files.layers import swap_layers
+from ..files.weights import build_empty
 from ..kandinsky.depth import check_picture_size, estimate_depth, is_in_metres
 from ..kandinsky.images import images_to_model
 from .dtypes import pick_dtypes, pick_ops
 from .residents import Owner, Resident
+
+# What DPT's published files lack: a layer that no forward uses.
+UNUSED = re.compile(r"fusion_stage\.layers\.0\.residual_layer1\.")
+PROCESSORS = ("DPT", "GLPN", "ZoeDepth", "DepthPro", "PromptDepthAnything", "CHMv2", "Tipsv2Dpt")
+MOST_MISSING = 2  # times the size of the file that a model may have
 
 
 class LoadedDepthEstimator(Owner):
@@ -63,28 +70,58 @@ def read_with_transformers(folder: Path) -> tuple[Any, Any]:
     """
     files = weight_files(folder)
     settings = read_config(folder / "preprocessor_config.json")
+    check_processor(settings, folder / "preprocessor_config.json")
     config_path = folder / "config.json"
     config = read_config(config_path)
     with naming(config_path):
         config = CONFIG_MAPPING[config["model_type"]].from_dict(config)
-        config.use_pretrained_backbone = False  # the weights are here; it would fetch others
+        model_class: Any = MODEL_FOR_DEPTH_ESTIMATION_MAPPING[type(config)]
     state: dict[str, torch.Tensor] = {}
     for file in files:
         with open_tensors(file) as tensors:
             state |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    check_sizes(build_empty(model_class, config, config_path), state, folder)
     with naming(folder):
-        model_class: Any = MODEL_FOR_DEPTH_ESTIMATION_MAPPING[type(config)]
         model, loading = model_class.from_pretrained(
-            None, config=config, state_dict=state, output_loading_info=True
+            None,
+            config=config,
+            state_dict=state,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
         found = AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
         image_processor = type(found).from_dict(settings)
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"The depth estimator in {folder} lacks {len(missing)} weights, {missing[0]} among "
-            "them. Download it again."
-        )
+    missing = sorted(name for name in loading["missing_keys"] if not UNUSED.search(name))
+    misshapen = sorted(map(str, loading["mismatched_keys"]))
+    for names, what in ((missing, "lacks"), (misshapen, "has in other shapes")):
+        if names:
+            raise ValueError(
+                f"The depth estimator in {folder} {what} {len(names)} weights, {names[0]} among "
+                "them. Download it again."
+            )
     return model, image_processor
+
+
+def check_processor(settings: dict[str, Any], path: Path) -> None:
+    """Raises ValueError for an image processor of another task; some of them fetch files."""
+    for key in ("image_processor_type", "feature_extractor_type"):
+        name = settings.get(key)
+        if name is not None and not str(name).startswith(PROCESSORS):
+            raise ValueError(
+                f"{path} names {name!r:.60} as its {key}, which is not a depth estimator's; those "
+                f"begin with {', '.join(PROCESSORS)}. Download the folder again."
+            )
+
+
+def check_sizes(empty: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
+    """Raises ValueError if a model is far larger than its file: transformers would fill memory with
+    what is missing."""
+    wanted = sum(parameter.numel() for parameter in empty.parameters())
+    stored = sum(tensor.numel() for tensor in state.values())
+    if wanted > MOST_MISSING * stored:
+        raise ValueError(
+            f"The config.json in {folder} wants a model of {wanted} numbers, and its file lacks "
+            f"most of them: it has {stored}. Download it again."
+        )

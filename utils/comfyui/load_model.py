@@ -7,11 +7,12 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 from comfy.patcher_extension import CallbacksMP
+from diffusers import UNet2DConditionModel
 
 from ..files.architectures import DECODERS
 from ..files.decoder_configs import DecoderConfigs, read_decoder_configs
 from ..files.headers import weight_files
-from ..files.weights import fill_module, recognise
+from ..files.weights import check_config, fill_module, recognise
 from .dtypes import compute_in, pick_dtypes, pick_ops
 from .model import Kandinsky22, sampling_of
 from .model_folders import decoder_parts
@@ -25,6 +26,8 @@ SAVED_PREFIX = "model.diffusion_model."  # what ModelSave writes before every na
 def load_model(folder: Path, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
     """The MODEL of a decoder folder: a ModelPatcher that owns a `Kandinsky22`."""
     configs = read_decoder_configs(folder)
+    path = folder / "unet" / "config.json"
+    check_config(Kandinsky22UNet.from_config, UNet2DConditionModel, configs.unet, path)
     model = build_model(configs, weight_files(folder / "unet"), weight_dtype, disable_dynamic)
     # How ComfyUI makes the model again where it needs one without dynamic memory.
     model.cached_patcher_init = (load_model, (folder, weight_dtype))

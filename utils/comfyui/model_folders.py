@@ -13,6 +13,7 @@ from ..files.model_kinds import KINDS, contents_of, is_kind, is_model, kinds_of
 
 BUNDLED = Path(__file__).parents[2] / "models"
 DEEPEST = 3  # levels below a root, as far down as a cache of the hub has its snapshots
+NEVER_MODELS = (".", "datasets--", "spaces--")  # hidden; the hub's other kinds of repositories
 REPOSITORY = "models--"  # before the name of a repository's folder in a cache of the hub
 
 
@@ -28,9 +29,12 @@ def model_roots(kind: str) -> list[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Sorted, without hidden ones; none of what is not there, or may not be read."""
-    _, names, _ = next(os.walk(folder), ("", [], []))  # which passes over what it cannot read
-    return sorted(folder / name for name in names if not name.startswith("."))
+    """Sorted, without those that hold no models; none of what is not there, or may not be read."""
+    try:
+        _, names, _ = next(os.walk(folder), ("", [], []))  # which passes over what it cannot read
+    except ValueError:  # a NUL in HF_HOME
+        return []
+    return sorted(folder / name for name in names if not name.startswith(NEVER_MODELS))
 
 
 def snapshots(repository: Path) -> Iterator[tuple[str, Path]]:
@@ -53,7 +57,7 @@ def walk(root: Path, folder: Path) -> Iterator[tuple[str, Path]]:
             yield from snapshots(child)
         elif is_model(child):
             yield child.relative_to(root).as_posix(), child
-        elif len(child.parts) - len(root.parts) < DEEPEST and root != Path(constants.HF_HUB_CACHE):
+        elif len(child.parts) - len(root.parts) < DEEPEST:
             yield from walk(root, child)
 
 
@@ -139,5 +143,7 @@ def describe_missing(name: str, kind: str, folders: dict[str, Path]) -> str:
 def fingerprint(name: str, kind: str) -> list[tuple[str, int, int]]:
     """Changes when any file of a model does, so that ComfyUI loads it again."""
     folder = find_model(name, kind)
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    places = [folder, *(Path(entry) for entry in os.scandir(folder) if entry.is_dir())]
+    files = sorted(file for place in places for file in place.glob("*") if file.is_file())
+    stats = [(file.relative_to(folder).as_posix(), file.stat()) for file in files]
+    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]

@@ -15,7 +15,7 @@ from diffusers import VQModel
 from ..files import architectures
 from ..files.configs import read_config
 from ..files.headers import weight_files
-from ..files.weights import fill_module, recognise
+from ..files.weights import check_config, fill_module, recognise
 from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
 from .model_folders import decoder_parts
 from .movq import MoVQ
@@ -57,8 +57,10 @@ class MoVQVAE(comfy.sd.VAE):
 
 def load_vae(folder: Path) -> comfy.sd.VAE:
     """The VAE of a decoder folder."""
-    movq = folder / "movq"
-    return make_vae(read_config(movq / "config.json", VQModel), weight_files(movq))
+    path = folder / "movq" / "config.json"
+    config = read_config(path, VQModel)
+    check_config(MoVQ.build, VQModel, config, path)
+    return make_vae(config, weight_files(path.parent))
 
 
 def load_vae_file(file: Path) -> comfy.sd.VAE:

@@ -5,28 +5,32 @@ import types
 from typing import Any, Literal, Union, get_args, get_origin
 
 
+def only_arguments(config: dict[str, Any], schema: Any) -> dict[str, Any]:
+    """What of a config a class's constructor takes."""
+    parameters = inspect.signature(schema).parameters
+    return {name: value for name, value in config.items() if name in parameters}
+
+
 def wrong_arguments(config: dict[str, Any], schema: Any) -> list[str]:
-    """The values of a config that a class's constructor does not take, each in words."""
+    """The values of a config that are of other types than its class declares, each in words.
+
+    Many of them do no harm: diffusers and transformers declare less than they take.
+    """
     parameters = inspect.signature(schema).parameters
     return [
-        f"{name} is {value!r:.40}, and {schema.__name__} takes {describe(parameters[name])}"
-        for name, value in config.items()
-        if name in parameters and not takes(parameters[name], value)
+        f"{name} is {value!r:.40}"
+        for name, value in only_arguments(config, schema).items()
+        if not takes(parameters[name], value)
     ]
 
 
 def takes(parameter: inspect.Parameter, value: Any) -> bool:
-    """Whether a parameter may have a JSON value. One without an annotation has its default's type;
+    """Whether a parameter declares a JSON value. One without an annotation has its default's type;
     where that is a number like 1e-5, an annotation that allows None means nothing."""
     default, annotation = parameter.default, parameter.annotation
     if annotation is inspect.Parameter.empty:
         annotation = type(default) if isinstance(default, bool | int | float | str) else Any
     return allows(annotation, value) and not (value is None and isinstance(default, float))
-
-
-def describe(parameter: inspect.Parameter) -> str:
-    annotation = parameter.annotation
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def allows(annotation: Any, value: Any) -> bool:

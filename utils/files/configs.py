@@ -12,33 +12,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .arguments import wrong_arguments
+from .arguments import only_arguments
 
 LARGEST_FILE = 10 * 2**20  # bytes; a config has a few thousand
 GIT_LFS = b"version https://git-lfs.github.com/spec/"
-# What makes transformers or diffusers choose, fetch or run other code than the model's own class.
+# What makes transformers or diffusers choose, fetch or run other code or models than the folder's.
 IGNORED = re.compile(
     r"_implementation|auto_map|quantization_config|per_layer_config|kernel_config|use_kernels"
+    r"|^backbone$|^backbone_kwargs$|use_pretrained_backbone|use_timm_backbone"
 )
 # Keys → the smallest and the largest number below them. Layers are built one by one, and the tables
 # of positions and noise levels are real memory also where weights are not.
 LIMITS = (
     (re.compile(r"heads|timesteps|groups|head_dim"), 1, 100_000),
     (re.compile(r"layers|^depths?$|num_blocks|num_stages"), 0, 256),
+    (re.compile(r"divisor|multiple_of"), 0, 512),
     (re.compile(r"^(num|additional)_embeddings$|image_size|_edge$|^(height|width)$"), 0, 4096),
     (re.compile(r"num_|size|channels|_dim"), 0, 1_000_000),
     (re.compile(r""), -1_000_000, 1_000_000),
 )
 LABELS = ("id2label", "label2id")
-
-
-def refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON's")
-
-
-DECODER = json.JSONDecoder(parse_constant=refuse_constant)
+MOST_BLOCKS = 500  # of a UNet, counted with the layers in each
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -50,7 +44,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if os.path.getsize(path) > LARGEST_FILE:
         raise ValueError(f"{path} has over {LARGEST_FILE} bytes, as no config. Download it again.")
     try:
-        content = DECODER.decode(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         refuse_pointer(path)
         raise ValueError(f"{path} is not valid JSON ({error}). Download it again.") from error
@@ -74,30 +68,46 @@ def read_config(path: Path, schema: Any = None) -> dict[str, Any]:
     """A config without what must not be followed; `schema` is the class whose arguments it holds.
 
     Raises:
-        FileNotFoundError, OSError, ValueError: the file is missing, damaged, or holds a value that
-            its class cannot take; the message names the file, the key and the value.
+        FileNotFoundError, OSError, ValueError: the file is missing, damaged, or holds a number that
+            no real model has; the message names the file, the key and the value.
     """
     config = without_ignored(read_json(path))
-    problems = out_of_bounds(config)
-    if schema is not None:
-        problems += wrong_arguments(config, schema)
+    # Keys that its class does not take do nothing, whatever they say.
+    counting = config if schema is None else only_arguments(config, schema)
+    problems = out_of_bounds(counting)
+    if count_blocks(config) > MOST_BLOCKS:
+        problems.append(f"it asks for {count_blocks(config)} blocks, and {MOST_BLOCKS} is the most")
     if problems:
         raise ValueError(f"{path}: {'; '.join(problems[:3])}. Download the folder again.")
     return config
 
 
 @contextmanager
-def naming(path: Path) -> Generator[None]:
+def naming(source: Any) -> Generator[None]:
     """What a library raises over a file's contents → a ValueError that names the file.
 
     Libraries check little of a config, so nearly any exception may come.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise  # ComfyUI has its own words for it
     except Exception as error:
-        raise ValueError(f"{path} cannot be used: {error!r:.300}. Download it again.") from error
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+            raise  # ComfyUI has its own words for it
+        raise ValueError(f"{source} cannot be used: {error!r:.300}. Download it again.") from error
+
+
+def count_blocks(config: dict[str, Any]) -> int:
+    """How many blocks a UNet's config asks for, one by one."""
+
+    def most(key: str) -> int:
+        value = config.get(key)
+        numbers = [n for n in (value if isinstance(value, list) else [value]) if type(n) is int]
+        return max([1, *numbers])
+
+    types = config.get("down_block_types")
+    levels = len(types) if isinstance(types, list) else 1
+    return levels * most("layers_per_block") * most("transformer_layers_per_block")
 
 
 def without_ignored(value: Any) -> Any:

@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from .configs import read_config
+from ..kandinsky.schedulers import build_scheduler
+from .configs import naming, read_config
 from .previews import read_preview
 
 
@@ -26,5 +28,9 @@ def read_decoder_configs(folder: Path) -> DecoderConfigs:
     scheduler = read_config(path, DDPMScheduler)
     if not {"beta_start", "beta_end"} <= set(scheduler):
         raise ValueError(f"{path} has no beta_start and beta_end. Download the folder again.")
+    with naming(path):
+        made = build_scheduler(scheduler, "ddpm", "checkpoint")
+        made.set_timesteps(2)
+        made.step(torch.zeros(1, 4, 1, 1), made.timesteps[0], torch.zeros(1, 4, 1, 1))
     unet = read_config(folder / "unet" / "config.json", UNet2DConditionModel)
     return DecoderConfigs(unet, scheduler, read_preview(folder), str(path))

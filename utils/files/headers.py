@@ -43,13 +43,21 @@ def weight_files(folder: Path) -> list[Path]:
         for file in sorted(folder.glob("*.safetensors"))
         if file.is_file() and not file.name.startswith("._")  # Apple's notes on another file
     }
+    problem = None
     for variant in VARIANTS:
         for stem in STEMS:
-            if whole := files.get(f"{stem}{variant}.safetensors"):
-                return [whole]
+            whole = files.get(f"{stem}{variant}.safetensors")
             index = folder / f"{stem}.safetensors.index{variant}.json"
-            if os.path.isfile(index):
-                return read_index(index)
+            try:
+                if whole:
+                    refuse_pointer(whole)
+                    return [whole]
+                if os.path.isfile(index):
+                    return read_index(index)
+            except (OSError, ValueError) as error:
+                problem = problem or error  # another variant may be whole
+    if problem:
+        raise problem
     if files:
         return list(files.values())
     if list(folder.glob("*.bin")):

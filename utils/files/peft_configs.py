@@ -77,8 +77,14 @@ def is_literal(pattern: str) -> bool:
 
 
 def sidecars(path: Path) -> list[Path]:
-    """Where peft's settings may lie beside a LoRA file, the nearest first."""
-    names = (f"{path.stem}_adapter_config.json", f"{path.stem}.json", "adapter_config.json")
+    """Where peft's settings may lie beside a LoRA file, the nearest first.
+
+    One without the file's name is its own only where the file is alone, or has the name peft gives.
+    """
+    names = [f"{path.stem}_adapter_config.json", f"{path.stem}.json"]
+    is_alone = len(list(path.parent.glob("*.safetensors"))) == 1
+    if is_alone or path.stem.startswith(("adapter_model", "pytorch_lora_weights")):
+        names.append("adapter_config.json")
     return [file for name in names if (file := path.with_name(name)).is_file()]
 
 
@@ -96,8 +102,15 @@ def parse_json(text: str | bytes, origin: Origin) -> dict[str, Any]:
 
 
 def read_sidecar(path: Path) -> PeftConfig | None:
+    """None: the file beside a LoRA is something else, such as a description of it.
+
+    Raises:
+        ValueError: it is peft's, and damaged.
+    """
     with path.open("rb") as file:
         text = file.read(MOST_BYTES + 1)
+    if b"peft_type" not in text:
+        return None
     return make_config(parse_json(text, Origin(path)), Origin(path))
 
 

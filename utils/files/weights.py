@@ -10,6 +10,7 @@ import accelerate
 import torch
 from diffusers.models.modeling_utils import no_init_weights
 
+from .arguments import wrong_arguments
 from .configs import naming, read_config
 from .headers import (
     StoredTensor,
@@ -21,6 +22,7 @@ from .headers import (
     weight_files,
 )
 from .layers import swap_layers
+from .trials import try_run
 
 BLOCK = 2**26  # numbers
 # A name among a file's tensors → what they are, and the node that loads them.
@@ -31,17 +33,21 @@ CONTENTS = (
 )
 
 
-def build_empty(build: Any, config: dict[str, Any], source: Any) -> Any:
+def build_empty(build: Any, config: Any, source: Any) -> Any:
     """A module without memory for its weights; its small buffers are real.
 
     Raises:
         ValueError: no module can be made of this config; names `source`, where it came from.
     """
+    with naming(source):
+        return make_empty(build, config)
+
+
+def make_empty(build: Any, config: Any) -> Any:
     # CLIP's vision model draws its class embedding in any case; fork_rng keeps the draw from
     # changing the random numbers of everybody else.
     with no_init_weights(), accelerate.init_empty_weights(), torch.random.fork_rng(devices=[]):
-        with naming(source):
-            return build(config)
+        return build(config)
 
 
 def recognise(
@@ -139,8 +145,19 @@ def build_module(build: Any, schema: Any, folder: Path, weight_dtype: torch.dtyp
     Args:
         schema: the class whose arguments the config holds.
     """
-    config = read_config(folder / "config.json", schema)
-    return fill_module(build, config, weight_files(folder), weight_dtype, ops)
+    path = folder / "config.json"
+    config = read_config(path, schema)
+    files = weight_files(folder)
+    check_config(build, schema, config, path)
+    return fill_module(build, config, files, weight_dtype, ops)
+
+
+def check_config(build: Any, schema: Any, config: dict[str, Any], path: Path) -> None:
+    """Raises ValueError for a config of odd types that does not work; most do, and nothing is
+    tried of one that has none."""
+    if doubts := wrong_arguments(config, schema):
+        with naming(f"{path} ({', '.join(doubts[:3])})"):
+            try_run(make_empty(build, config))
 
 
 def fill_module(

@@ -14,9 +14,12 @@ NEAREST = 0.01  # metres; whatever is nearer counts as this near
 
 
 def is_in_metres(config: Any) -> bool:
-    """Whether a model of transformers predicts distances, which are small where it is near."""
-    metric = getattr(config, "depth_estimation_type", None) == "metric"
-    return metric or config.model_type in IN_METRES
+    """Whether a model of transformers predicts distances, which are small where it is near.
+
+    What its config says of it counts more than its family.
+    """
+    said = getattr(config, "depth_estimation_type", None)
+    return said == "metric" if said else config.model_type in IN_METRES
 
 
 def check_picture_size(images: torch.Tensor) -> None:

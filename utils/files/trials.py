@@ -1,0 +1,65 @@
+"""A run of a module without memory: whether a config that looks odd is one that works."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import PriorTransformer, UNet2DConditionModel, VQModel
+
+
+def run_unet(unet: Any) -> None:
+    config = unet.config
+    channels, width = config.in_channels, config.encoder_hid_dim
+    is_depth = config.addition_embed_type == "image_hint"
+    added = {"image_embeds": torch.empty(1, width)}
+    if is_depth:
+        added["hint"] = torch.empty(1, 3, 256, 256)
+        channels -= 4
+    sample = torch.empty(1, channels, 32, 32)
+    forward: Any = UNet2DConditionModel.forward
+    forward(unet, sample, torch.empty(1), None, added_cond_kwargs=added)
+
+
+def run_movq(movq: Any) -> None:
+    latents = VQModel.encode(movq, torch.empty(1, 3, 64, 64)).latents
+    VQModel.decode(movq, latents, force_not_quantize=True)
+
+
+def run_prior(transformer: Any) -> None:
+    config = transformer.config
+    width, tokens = config.embedding_dim, config.num_embeddings
+    transformer(
+        torch.empty(2, width),
+        timestep=1,
+        proj_embedding=torch.empty(2, width),
+        encoder_hidden_states=torch.empty(2, tokens, width),
+        attention_mask=torch.ones(2, tokens, dtype=torch.bool),
+    )
+
+
+def run_clip(encoder: Any) -> None:
+    config = encoder.config
+    if hasattr(config, "vocab_size"):
+        encoder(torch.zeros(1, config.max_position_embeddings, dtype=torch.long))
+    else:
+        encoder(torch.empty(1, 3, config.image_size, config.image_size))
+
+
+TRIALS: tuple[tuple[type, Callable[[Any], None]], ...] = (
+    (UNet2DConditionModel, run_unet),
+    (VQModel, run_movq),
+    (PriorTransformer, run_prior),
+    (torch.nn.Module, run_clip),
+)
+
+
+def try_run(module: Any) -> None:
+    """Run a copy of a module on tensors that have shapes and no memory.
+
+    Raises:
+        Exception: whatever diffusers and transformers raise where a config does not work.
+    """
+    run = next(run for known, run in TRIALS if isinstance(module, known))
+    with torch.device("meta"), torch.no_grad():
+        run(copy.deepcopy(module).to("meta").eval())
