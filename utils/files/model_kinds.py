@@ -46,7 +46,9 @@ MARKERS = (
     "config.json",
     *(os.path.join(part, "config.json") for part in ("movq", "prior", "prior_prior")),
 )
-PRIOR_PARTS = ("prior", "text_encoder", "image_encoder", "tokenizer", "image_processor")
+PRIOR_PARTS = ("prior", "text_encoder", "tokenizer")
+IMAGE_PARTS = ("image_encoder", "image_processor")  # which a prior can do without
+OURS = "Kandinsky"  # how the names of its pipelines begin
 COMBINED = "prior_"  # diffusers' combined pipelines put it before the names of the prior's parts
 
 
@@ -74,7 +76,11 @@ def is_kind(folder: Path, kind: str) -> bool:
     try:
         index = read_index(folder) if kind != "depth" else {}
         if kind == "prior":
-            return has(PRIOR_PARTS) or has(COMBINED + part for part in PRIOR_PARTS)
+            if has(COMBINED + part for part in PRIOR_PARTS):
+                return True
+            # Other pipelines with a prior in them have no image encoder either.
+            ours = str(index.get("_class_name", OURS)).startswith(OURS)
+            return has(PRIOR_PARTS) and (ours or has(IMAGE_PARTS))
         if kind == "decoder":
             unet = folder / "unet" / "config.json"
             return (
