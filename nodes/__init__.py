@@ -7,7 +7,7 @@ from .conditioning import Conditioning, DepthConditioning, InpaintConditioning
 from .controlnet import ControlNet, ControlNetImg2Img
 from .decoder import Decoder
 from .depth_hint import DepthHint
-from .embeds import EmbedsFromClipVision, EncodeImage, ZeroEmbeds
+from .embeds import EmbedsFromClipVision, EmbedsToClipVision, EncodeImage, ZeroEmbeds
 from .embeds_files import LoadEmbeds, SaveEmbeds
 from .file_loaders import LoadMoVQ, LoadUNet
 from .get_models import GetModels
@@ -33,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     EncodeImage,
     ZeroEmbeds,
     EmbedsFromClipVision,
+    EmbedsToClipVision,
     Interpolate,
     InterpolateSequence,
     SaveEmbeds,

@@ -31,6 +31,7 @@ CONTRACT = {
     "EncodeImage": (("prior", "image"), ("image_embeds",)),
     "ZeroEmbeds": (("prior",), ("image_embeds",)),
     "EmbedsFromClipVision": (("clip_vision_output",), ("image_embeds",)),
+    "EmbedsToClipVision": (("image_embeds",), ("clip_vision_output",)),
     "Interpolate": (("count", "method"), ("image_embeds",)),
     "InterpolateSequence": (("start_embeds", "end_embeds", "frames", "method"), ("image_embeds",)),
     "SaveEmbeds": (("image_embeds", "filename_prefix"), ()),
