@@ -13,6 +13,10 @@ SAMPLING = ("seed", "steps", "cfg", "sampler_name", "scheduler")
 POSITIVE_NEGATIVE = ("image_embeds", "negative_image_embeds")
 CONTRACT = {
     "LoadPrior": (("model_name", "weight_dtype"), ("prior",)),
+    "LoadPriorTransformer": (
+        ("prior_name", "weight_dtype", "prior", "clip", "clip_vision"),
+        ("prior",),
+    ),
     "LoadDecoder": (("model_name", "weight_dtype"), ("model", "vae")),
     "LoadUNet": (("unet_name", "weight_dtype"), ("model",)),
     "LoadMoVQ": (("vae_name",), ("vae",)),
@@ -64,6 +68,7 @@ DEFAULTS = {
     "Interpolate": dict(method="linear"),
     "InterpolateSequence": dict(frames=8, method="slerp"),
     "LoadPrior": dict(weight_dtype="default"),
+    "LoadPriorTransformer": dict(weight_dtype="default"),
     "LoadUNet": dict(weight_dtype="default"),
     "Optimize": dict(attention="sdpa", channels_last=False),
     "GetModels": dict(precision="fp16"),

@@ -12,6 +12,8 @@ from ..kandinsky.images import images_to_model
 from ..kandinsky.noise import draw_noise, item_generators
 from ..kandinsky.schedulers import set_strength
 from .clip import ImageEncoder, TextEncoder
+from .clip_text import ComfyTextEncoder
+from .clip_vision import ComfyImageEncoder
 from .lazy_image_encoder import LazyImageEncoder
 from .progress import step_reporter
 from .residents import Owner, Resident
@@ -41,8 +43,8 @@ class LoadedPrior(Owner):
     def __init__(
         self,
         transformer: Resident,
-        text_encoder: TextEncoder,
-        images: LazyImageEncoder,
+        text_encoder: TextEncoder | ComfyTextEncoder,
+        images: LazyImageEncoder | ComfyImageEncoder,
         scheduler_config: dict[str, Any],
     ):
         self.transformer = transformer
@@ -63,7 +65,7 @@ class LoadedPrior(Owner):
         return [resident.patcher for resident in residents] + self.images.get_models()
 
     @property
-    def image_encoder(self) -> ImageEncoder:
+    def image_encoder(self) -> ImageEncoder | ComfyImageEncoder:
         """Built when it is first asked for."""
         return self.images.get("Encode Image")
 
