@@ -1,17 +1,16 @@
 """Single files that hold the transformer of a prior, told by the names of their tensors."""
 
 import os
-from functools import lru_cache
 from pathlib import Path
 
 from .headers import open_tensors
 
+KNOWN: dict[tuple[Path, int, int], bool] = {}  # what a file was, by its size and its time
 OF_A_PRIOR = {"positional_embedding", "proj_in.weight", "proj_to_clip_embeddings.weight"}
 
 
-@lru_cache(maxsize=4096)
-def names_a_prior(file: Path, size: int, written: int) -> bool:
-    """Whether the header of a file, as large and as old as this, names a prior's tensors."""
+def names_a_prior(file: Path) -> bool:
+    """Whether the header of a file names a prior's tensors."""
     try:
         with open_tensors(file) as tensors:
             return set(tensors.keys()) >= OF_A_PRIOR
@@ -25,5 +24,9 @@ def is_prior_file(file: Path) -> bool:
         stat = os.stat(file)
     except OSError:
         return False
-    is_safe = file.suffix.lower() in (".safetensors", ".sft") and os.path.isfile(file)
-    return is_safe and names_a_prior(file, stat.st_size, stat.st_mtime_ns)
+    if file.suffix.lower() not in (".safetensors", ".sft") or not os.path.isfile(file):
+        return False
+    key = file, stat.st_size, stat.st_mtime_ns
+    if key not in KNOWN:
+        KNOWN[key] = names_a_prior(file)
+    return KNOWN[key]
