@@ -7,9 +7,9 @@ from .conditioning import Conditioning, DepthConditioning, InpaintConditioning
 from .controlnet import ControlNet, ControlNetImg2Img
 from .decoder import Decoder
 from .depth_hint import DepthHint
-from .embeds import EmbedsFromClipVision, EncodeImage, ZeroEmbeds
+from .embeds import EmbedsFromClipVision, EmbedsToClipVision, EncodeImage, ZeroEmbeds
 from .embeds_files import LoadEmbeds, SaveEmbeds
-from .file_loaders import LoadMoVQ, LoadUNet
+from .file_loaders import LoadMoVQ, LoadPriorTransformer, LoadUNet
 from .get_models import GetModels
 from .img2img import Img2Img
 from .inpaint import Inpaint
@@ -22,6 +22,7 @@ from .prior import PriorEmb2Emb, SamplePrior
 
 NODES: list[type[io.ComfyNode]] = [
     LoadPrior,
+    LoadPriorTransformer,
     LoadDecoder,
     LoadUNet,
     LoadMoVQ,
@@ -33,6 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     EncodeImage,
     ZeroEmbeds,
     EmbedsFromClipVision,
+    EmbedsToClipVision,
     Interpolate,
     InterpolateSequence,
     SaveEmbeds,

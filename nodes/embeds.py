@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..utils.comfyui.clip_vision import EmbedsOutput
 from ..utils.kandinsky.mixing import from_clip_vision
 from .sockets import EMBEDS, PRIOR
 
@@ -61,3 +62,27 @@ class EmbedsFromClipVision(io.ComfyNode):
     @classmethod
     def execute(cls, clip_vision_output: Any) -> io.NodeOutput:
         return io.NodeOutput(from_clip_vision(clip_vision_output))
+
+
+class EmbedsToClipVision(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22EmbedsToClipVision",
+            display_name="Embeds To CLIP Vision (Kandinsky 2.2)",
+            category="Kandinsky 2.2/embeds",
+            description="Image embeddings as an output of ComfyUI's CLIP Vision Encode: prompts, "
+            "mixes and morphs for whatever takes those of CLIP ViT-bigG/14, such as "
+            "unCLIPConditioning with SDXL.",
+            search_aliases=["CLIP vision output", "bigG", "unCLIP", "SDXL", "revision", "convert"],
+            inputs=[EMBEDS.input("image_embeds")],
+            outputs=[
+                io.ClipVisionOutput.Output(
+                    id="clip_vision_output", display_name="clip_vision_output"
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image_embeds: Any) -> io.NodeOutput:
+        return io.NodeOutput(EmbedsOutput(EMBEDS.take(image_embeds)))

@@ -87,7 +87,8 @@ class LoadEmbeds(io.ComfyNode):
             node_id="Kandinsky22LoadEmbeds",
             display_name="Load Embeds (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
-            description="Image embeddings from a file of Save Embeds, in the input folder.",
+            description="Image embeddings from a file in the input folder: of Save Embeds, or any "
+            "safetensors file with one (batch, width) tensor.",
             search_aliases=["import", "open", "file"],
             inputs=[
                 io.Combo.Input(

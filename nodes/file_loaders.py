@@ -1,4 +1,4 @@
-"""Loading a single file: the UNet of a decoder, or a MoVQ."""
+"""Loading one network: the UNet of a decoder, a MoVQ, or the transformer of a prior."""
 
 from typing import Any
 
@@ -6,8 +6,15 @@ from comfy_api.latest import io
 
 from ..utils.comfyui.load_model import load_unet
 from ..utils.comfyui.model_files import find_file, fingerprint, list_files
+from ..utils.comfyui.prior_transformers import (
+    find_transformer,
+    list_transformers,
+    load_transformer,
+)
+from ..utils.comfyui.prior_transformers import fingerprint as fingerprint_transformer
 from ..utils.comfyui.vae import load_vae_file
-from .widgets import check_file_name, weight_dtype_input
+from .sockets import PRIOR
+from .widgets import check_file_name, check_name, weight_dtype_input
 
 
 class LoadUNet(io.ComfyNode):
@@ -77,3 +84,65 @@ class LoadMoVQ(io.ComfyNode):
     @classmethod
     def execute(cls, vae_name: Any) -> io.NodeOutput:
         return io.NodeOutput(load_vae_file(find_file(vae_name, "vae")))
+
+
+class LoadPriorTransformer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Kandinsky22LoadPriorTransformer",
+            display_name="Load Prior Transformer (Kandinsky 2.2)",
+            category="Kandinsky 2.2/loaders",
+            description="Loads the transformer of a prior alone: a fine-tuned one, or one to use "
+            "with the CLIP of SDXL. Its encoders come from another prior, or from CLIP and CLIP "
+            "Vision.",
+            search_aliases=["unCLIP", "diffusion model", "fine-tune", "SDXL CLIP", "bigG"],
+            inputs=[
+                io.Combo.Input(
+                    "prior_name",
+                    options=list_transformers(),
+                    tooltip="A safetensors file under models/diffusion_models, or a folder under "
+                    "models/diffusers that has a prior's transformer.",
+                ),
+                weight_dtype_input(),
+                PRIOR.input(
+                    "prior",
+                    optional=True,
+                    tooltip="Lends its encoders, and its scheduler. None is needed with clip.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="SDXL's CLIP, or its clip_g alone, in place of the prior's text "
+                    "encoder. Prompts are plain text: no (weights:1.2).",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="CLIP ViT-bigG/14, in place of the prior's image encoder: for "
+                    "pictures, and for an empty negative prompt.",
+                ),
+            ],
+            outputs=[PRIOR.output("prior")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prior_name: Any) -> bool | str:
+        return check_name(prior_name, lambda: find_transformer(prior_name))
+
+    @classmethod
+    def fingerprint_inputs(cls, prior_name: Any, **_: Any) -> Any:
+        return fingerprint_transformer(prior_name)
+
+    @classmethod
+    def execute(
+        cls,
+        prior_name: Any,
+        weight_dtype: Any,
+        prior: Any = None,
+        clip: Any = None,
+        clip_vision: Any = None,
+    ) -> io.NodeOutput:
+        source = find_transformer(prior_name)
+        lender = None if prior is None else PRIOR.take(prior)
+        return io.NodeOutput(load_transformer(source, weight_dtype, lender, clip, clip_vision))

@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from ..utils.comfyui.depth_estimator import LoadedDepthEstimator
 from ..utils.comfyui.load_model import load_model
+from ..utils.comfyui.load_prior import load_prior
 from ..utils.comfyui.model_folders import find_model, fingerprint, list_models
-from ..utils.comfyui.prior import LoadedPrior
 from ..utils.comfyui.vae import load_vae
 from .sockets import DEPTH_ESTIMATOR, PRIOR
 from .widgets import check_model_name, weight_dtype_input
@@ -43,7 +43,7 @@ class LoadPrior(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name: Any, weight_dtype: Any) -> io.NodeOutput:
-        return io.NodeOutput(LoadedPrior(find_model(model_name, "prior"), weight_dtype))
+        return io.NodeOutput(load_prior(find_model(model_name, "prior"), weight_dtype))
 
 
 class LoadDecoder(io.ComfyNode):

@@ -54,7 +54,7 @@ for kind in ("diffusers", "depth_estimators"):
 from transformers.utils import is_kernels_available
 from kandinsky22.nodes.loaders import LoadDepthEstimator, LoadPrior
 print("kernels:", is_kernels_available())
-LoadPrior.execute("asking-prior", "default")
+LoadPrior.execute("asking-prior", "default").args[0].image_encoder  # built when asked for
 for name in ("asking-dpt", "asking-anything"):
     LoadDepthEstimator.execute(name)
 print("loaded")
@@ -77,7 +77,9 @@ def test_what_asks_for_code_is_dropped(broken, name, file, key):
     assert key in path.read_text()
     assert key not in json.dumps(read_config(path))
     loader = LoadPrior if name == PRIOR else LoadDepthEstimator
-    loader.execute("broken", *(["default"] if name == PRIOR else []))
+    loaded = loader.execute("broken", *(["default"] if name == PRIOR else [])).args[0]
+    if name == PRIOR:
+        assert loaded.image_encoder  # which is built when it is asked for
 
 
 def test_an_adapter_beside_a_depth_estimator_is_not_followed(broken, monkeypatch):

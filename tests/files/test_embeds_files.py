@@ -31,6 +31,29 @@ def test_saved_and_loaded_are_the_same(folders, embeds):
     assert name in files.LoadEmbeds.define_schema().inputs[0].options
 
 
+@pytest.mark.parametrize("name", ["image_embeds", "embeds", "a mean of many"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_one_tensor_in_a_file_of_others(folders, embeds, name, dtype):
+    save_file({name: embeds(3).tensor.to(dtype)}, folders / "x.safetensors")
+    loaded = files.LoadEmbeds.execute("x.safetensors").args[0]
+    assert torch.equal(loaded.tensor, embeds(3).tensor.to(dtype).float())
+
+
+@pytest.mark.parametrize(
+    "tensors, message",
+    [
+        ({}, "x.safetensors does not hold image embeddings: it has 0 tensors"),
+        ({"a": torch.ones(1, 2), "b": torch.ones(1, 2)}, "it has 2 tensors, and was not written"),
+        ({"a": torch.ones(1, 2).int()}, "its numbers are I32, of shape"),
+        ({"a": torch.ones(24)}, r"x.safetensors cannot be used: .* not \(24,\)"),
+    ],
+)
+def test_other_files_are_refused(folders, tensors, message):
+    save_file(tensors, folders / "x.safetensors")
+    with pytest.raises(ValueError, match=message):
+        files.LoadEmbeds.execute("x.safetensors")
+
+
 @pytest.mark.parametrize("prefix", ["x" * 300, "x" * 300 + "/y", "a\0b"])
 def test_a_name_that_no_disk_takes(folders, embeds, prefix):
     with pytest.raises(OSError, match="Nothing is saved under .* Choose another filename_prefix"):
@@ -83,7 +106,8 @@ def damaged(folder):
 
 
 def foreign(folder):
-    save_file({"image_embeds": torch.zeros(1, 24)}, folder / "x.safetensors")
+    both = {"image_embeds": torch.zeros(1, 24), "negative": torch.zeros(1, 24)}
+    save_file(both, folder / "x.safetensors")
 
 
 def truncated(folder):

@@ -13,6 +13,10 @@ SAMPLING = ("seed", "steps", "cfg", "sampler_name", "scheduler")
 POSITIVE_NEGATIVE = ("image_embeds", "negative_image_embeds")
 CONTRACT = {
     "LoadPrior": (("model_name", "weight_dtype"), ("prior",)),
+    "LoadPriorTransformer": (
+        ("prior_name", "weight_dtype", "prior", "clip", "clip_vision"),
+        ("prior",),
+    ),
     "LoadDecoder": (("model_name", "weight_dtype"), ("model", "vae")),
     "LoadUNet": (("unet_name", "weight_dtype"), ("model",)),
     "LoadMoVQ": (("vae_name",), ("vae",)),
@@ -31,6 +35,7 @@ CONTRACT = {
     "EncodeImage": (("prior", "image"), ("image_embeds",)),
     "ZeroEmbeds": (("prior",), ("image_embeds",)),
     "EmbedsFromClipVision": (("clip_vision_output",), ("image_embeds",)),
+    "EmbedsToClipVision": (("image_embeds",), ("clip_vision_output",)),
     "Interpolate": (("count", "method"), ("image_embeds",)),
     "InterpolateSequence": (("start_embeds", "end_embeds", "frames", "method"), ("image_embeds",)),
     "SaveEmbeds": (("image_embeds", "filename_prefix"), ()),
@@ -63,6 +68,7 @@ DEFAULTS = {
     "Interpolate": dict(method="linear"),
     "InterpolateSequence": dict(frames=8, method="slerp"),
     "LoadPrior": dict(weight_dtype="default"),
+    "LoadPriorTransformer": dict(weight_dtype="default"),
     "LoadUNet": dict(weight_dtype="default"),
     "Optimize": dict(attention="sdpa", channels_last=False),
     "GetModels": dict(precision="fp16"),

@@ -3,8 +3,10 @@
 import math
 
 import comfy.clip_vision
+import comfy.model_base
 import pytest
 import torch
+from comfy.ldm.modules.encoders.noise_aug_modules import CLIPEmbeddingNoiseAugmentation
 from helpers import oracle
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -148,3 +150,40 @@ def test_from_clip_vision(embeds):
     for wrong in (output, "x", {"image_embeds": embeds().tensor}):
         with pytest.raises(ValueError, match="embeddings are a .batch, width. tensor, not"):
             nodes.EmbedsFromClipVision.execute(wrong)
+
+
+def test_to_clip_vision_and_back(embeds):
+    output = nodes.EmbedsToClipVision.execute(embeds(2)).args[0]
+    assert isinstance(output, comfy.clip_vision.Output)
+    assert torch.equal(nodes.EmbedsFromClipVision.execute(output).args[0].tensor, embeds(2).tensor)
+    assert output["mm_projected"] is None
+    with pytest.raises(
+        AttributeError, match="penultimate_hidden_states is not in image embed.* CLI"
+    ):
+        _ = output["penultimate_hidden_states"]
+    with pytest.raises(ValueError, match="'x' came where a KANDINSKY22_EMBEDS belongs"):
+        nodes.EmbedsToClipVision.execute("x")
+
+
+def test_what_sdxl_reads_of_it(embeds):
+    """As of CLIP Vision's own output: ComfyUI's unCLIPConditioning, and SDXL's pooled input."""
+    from nodes import unCLIPConditioning  # ComfyUI's
+
+    start = embeds(1, width=1280)
+
+    seen = []
+    for output in (nodes.EmbedsToClipVision.execute(start).args[0], comfy.clip_vision.Output()):
+        output["image_embeds"] = start.tensor.clone()
+        (conditioning,) = unCLIPConditioning().apply_adm(
+            [[torch.zeros(1, 77, 8), {}]], output, 1, 0
+        )
+        augment = CLIPEmbeddingNoiseAugmentation(
+            noise_schedule_config={"timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"},
+            timestep_dim=1280,
+        )
+        values = {**conditioning[0][1], "device": torch.device("cpu"), "seed": 3}
+        seen.append(comfy.model_base.sdxl_pooled(values, augment))
+    assert seen[0].shape == (1, 1280) and torch.equal(*seen)
+    given = nodes.EmbedsToClipVision.execute(start).args[0]
+    given.image_embeds.mul_(2)  # what another node does to it stays its own
+    assert torch.equal(start.tensor, embeds(1, width=1280).tensor)

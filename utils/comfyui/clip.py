@@ -9,9 +9,7 @@ from typing import Any
 
 import comfy.model_management
 import torch
-from PIL import Image
 from transformers import (
-    CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
@@ -19,7 +17,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from ..files.configs import naming, read_config, read_json
+from ..files.configs import naming, read_json
 from ..files.model_kinds import prior_part
 from ..files.weights import build_module
 from ..kandinsky import prior
@@ -84,19 +82,10 @@ class ImageEncoder(Encoder):
 
     schema = CLIPVisionConfig
 
-    def __init__(self, folder: Path, weight_dtype: str):
-        """`folder` is the prior's, with `image_encoder` and `image_processor` in it."""
-        path = prior_part(folder, "image_processor") / "preprocessor_config.json"
-        settings = read_config(path)
-        super().__init__(prior_part(folder, "image_encoder"), weight_dtype)
-        size = self.config.image_size
-        with naming(path):
-            self.processor: Any = CLIPImageProcessor.from_dict(settings)
-            values = self.processor(Image.new("RGB", (8, 8)), return_tensors="pt").pixel_values
-            if values.shape != (1, 3, size, size):
-                raise ValueError(f"it makes {tuple(values.shape)}, and the encoder takes {size}")
-            if not torch.isfinite(values).all():
-                raise ValueError("it makes NaN or infinity of a black picture")
+    def __init__(self, folder: Path, weight_dtype: str, processor: Any):
+        """`folder` has config.json and the weights."""
+        super().__init__(folder, weight_dtype)
+        self.processor = processor
 
     @staticmethod
     def build(config: dict[str, Any]) -> Any:

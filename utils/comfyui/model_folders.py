@@ -10,6 +10,7 @@ from huggingface_hub import constants
 
 from ..files.configs import read_config, read_json
 from ..files.model_kinds import KINDS, contents_of, is_kind, is_model, kinds_of
+from ..files.zero_embeds import FILE as ZERO_EMBEDS
 
 BUNDLED = Path(__file__).parents[2] / "models"
 DEEPEST = 3  # levels below a root, as far down as a cache of the hub has its snapshots
@@ -26,6 +27,14 @@ def model_roots(kind: str) -> list[Path]:
         root for name in names if name in known for root in folder_paths.get_folder_paths(name)
     ]
     return [Path(root) for root in roots] + [Path(constants.HF_HUB_CACHE), BUNDLED]
+
+
+def may_be_written(folder: Path) -> bool:
+    """Whether small files may be kept in a model's folder: neither in a cache of the hub, wherever
+    that lies, nor among the bundled models."""
+    real = folder.resolve()
+    in_cache = any(part.startswith(REPOSITORY) for part in real.parts)
+    return not in_cache and not real.is_relative_to(BUNDLED.resolve())
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -141,9 +150,14 @@ def describe_missing(name: str, kind: str, folders: dict[str, Path]) -> str:
 
 
 def fingerprint(name: str, kind: str) -> list[tuple[str, int, int]]:
-    """Changes when any file of a model does, so that ComfyUI loads it again."""
+    """Changes when any file of a model does, so that ComfyUI loads it again. What this pack keeps
+    beside an image encoder is none of them."""
     folder = find_model(name, kind)
     places = [folder, *(Path(entry) for entry in os.scandir(folder) if entry.is_dir())]
-    files = sorted(file for place in places for file in place.glob("*") if file.is_file())
-    stats = [(file.relative_to(folder).as_posix(), file.stat()) for file in files]
-    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    files = [file for place in places for file in place.glob("*") if file.is_file()]
+    stats = {
+        file.relative_to(folder).as_posix(): file.stat()
+        for file in sorted(files)
+        if file.name != ZERO_EMBEDS
+    }
+    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()]

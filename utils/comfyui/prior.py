@@ -1,14 +1,10 @@
 """The prior in ComfyUI: three modules whose memory it manages, and the verbs that nodes call."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import PriorTransformer, UnCLIPScheduler
 
-from ..files.configs import naming, read_config
-from ..files.model_kinds import prior_part
-from ..files.weights import build_module
 from ..kandinsky import prior
 from ..kandinsky.checks import check_counts, check_numbers, check_texts, check_whole_numbers
 from ..kandinsky.image_embeds import ImageEmbeds
@@ -16,7 +12,9 @@ from ..kandinsky.images import images_to_model
 from ..kandinsky.noise import draw_noise, item_generators
 from ..kandinsky.schedulers import set_strength
 from .clip import ImageEncoder, TextEncoder
-from .dtypes import pick_dtypes, pick_ops
+from .clip_text import ComfyTextEncoder
+from .clip_vision import ComfyImageEncoder
+from .lazy_image_encoder import LazyImageEncoder
 from .progress import step_reporter
 from .residents import Owner, Resident
 
@@ -39,57 +37,21 @@ def add_noise(
     return scheduler.add_noise(blocks, noise, timestep.repeat(len(noise)))
 
 
-def read_scheduler_config(folder: Path) -> dict[str, Any]:
-    """A prior's scheduler config, of which a scheduler was made, and stepped, to see that it works.
-
-    Raises:
-        FileNotFoundError, ValueError: it is missing, damaged, or no UnCLIPScheduler's.
-    """
-    path = folder / "scheduler_config.json"
-    config = read_config(path, UnCLIPScheduler)
-    with naming(path):
-        scheduler: Any = UnCLIPScheduler.from_config(config)
-        scheduler.set_timesteps(2)
-        scheduler.step(torch.zeros(1, 2), scheduler.timesteps[0], torch.zeros(1, 2))
-    return config
-
-
 class LoadedPrior(Owner):
     """A loaded prior. Each module loads itself inside the verb that needs it."""
 
-    def __init__(self, folder: Path, weight_dtype: str = "default"):
-        """
-        Raises:
-            FileNotFoundError, ValueError: a part of `folder` is missing, damaged, or does not fit
-                its config.
-        """
-        weights, compute = pick_dtypes(weight_dtype)
-        ops = pick_ops(weights, compute)
-        part = prior_part(folder, "prior")
-        network = build_module(PriorNetwork.from_config, PriorTransformer, part, weights, ops)
-        self.transformer = Resident(network, compute)
-        self.config: Any = network.config
-        self.text_encoder = TextEncoder(folder, weight_dtype)
-        self.image_encoder = ImageEncoder(folder, weight_dtype)
-        self.scheduler_config = read_scheduler_config(prior_part(folder, "scheduler"))
-        self._zero_embeds: ImageEmbeds | None = None
-        self._check_parts_fit(folder)
-
-    def _check_parts_fit(self, folder: Path) -> None:
-        """Raises ValueError where the parts of a folder come from different models."""
-        text, image = self.text_encoder.config, self.image_encoder.config
-        width, tokens = self.config.embedding_dim, self.config.num_embeddings
-        for what, found, wanted in (
-            ("text_encoder's projection_dim", text.projection_dim, width),
-            ("text_encoder's hidden_size", text.hidden_size, width),
-            ("text_encoder's max_position_embeddings", text.max_position_embeddings, tokens),
-            ("image_encoder's projection_dim", image.projection_dim, width),
-        ):
-            if found != wanted:
-                raise ValueError(
-                    f"The parts in {folder} are of different models: the {what} is {found}, and "
-                    f"the prior wants {wanted}. Download the folder again."
-                )
+    def __init__(
+        self,
+        transformer: Resident,
+        text_encoder: TextEncoder | ComfyTextEncoder,
+        images: LazyImageEncoder | ComfyImageEncoder,
+        scheduler_config: dict[str, Any],
+    ):
+        self.transformer = transformer
+        self.config: Any = transformer.patcher.model.module.config
+        self.text_encoder = text_encoder
+        self.images = images
+        self.scheduler_config = scheduler_config
 
     def with_transformer(self, patcher: Any) -> "LoadedPrior":
         """This prior with another ModelPatcher of its transformer; all modules are shared."""
@@ -98,19 +60,24 @@ class LoadedPrior(Owner):
         return other
 
     def get_models(self) -> list[Any]:
-        residents = (self.transformer, self.text_encoder, self.image_encoder)
-        return [resident.patcher for resident in residents]
+        """Without the image encoder, as long as nothing has needed it."""
+        residents = (self.transformer, self.text_encoder)
+        return [resident.patcher for resident in residents] + self.images.get_models()
+
+    @property
+    def image_encoder(self) -> ImageEncoder | ComfyImageEncoder:
+        """Built when it is first asked for."""
+        return self.images.get("Encode Image")
 
     def encode_image(self, image: Any) -> ImageEmbeds:
         """IMAGE (B, H, W, C) → embeddings (B, D). Raises ValueError if it is no IMAGE."""
-        return ImageEmbeds(self.image_encoder.encode(images_to_model(image)))
+        pictures = images_to_model(image)
+        return ImageEmbeds(self.image_encoder.encode(pictures))
 
-    def zero_embeds(self) -> ImageEmbeds:
+    def zero_embeds(self, need: str = "Zero Embeds") -> ImageEmbeds:
         """The published "no negative prompt", (1, D): computed once, so that a graph without
         pictures does not bring the image encoder into memory again."""
-        if self._zero_embeds is None:
-            self._zero_embeds = ImageEmbeds(self.image_encoder.encode_zero_image())
-        return self._zero_embeds
+        return self.images.zero_embeds(need)
 
     def encode_prompts(
         self, prompt: str, negative_prompt: str, batch: int, guided: bool
@@ -160,7 +127,7 @@ class LoadedPrior(Owner):
         if start is not None:
             start.check_width(width, "this prior")
             timesteps = set_strength(scheduler, steps, strength)
-        zero = None if negative_prompt else self.zero_embeds()
+        zero = None if negative_prompt else self.zero_embeds("An empty negative prompt")
         text = self.encode_prompts(prompt, negative_prompt, batch, guided=cfg > 1)
         module, device = self._load_transformer(len(text.embeds)), self.transformer.device
 

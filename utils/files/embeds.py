@@ -11,6 +11,7 @@ from ..kandinsky.image_embeds import ImageEmbeds
 
 FILE_FORMAT = "kandinsky22 image_embeds 1"
 DTYPES = ("F64", "F32", "F16", "BF16")  # that they may have in a file
+FRAMEWORKS = (None, "pt", "np", "tf", "flax", "mlx")  # what others write in its place
 MOST_NUMBERS = 2**28  # in a file: a gigabyte
 
 
@@ -24,8 +25,12 @@ def save_embeds(embeds: ImageEmbeds, path: Path) -> None:
 
 
 def load_embeds(path: Path) -> ImageEmbeds:
-    """Raises ValueError if the file is damaged or was not written by `save_embeds`, OSError if it
-    cannot be read; both name it."""
+    """Of a file of `save_embeds`, or of any that holds one (B, D) tensor, whatever its name.
+
+    Raises:
+        ValueError: the file is damaged or holds something else; names it.
+        OSError: it cannot be read; names it.
+    """
     try:
         tensor = read_tensor(path)
     except SafetensorError as error:
@@ -45,16 +50,19 @@ def load_embeds(path: Path) -> ImageEmbeds:
 def read_tensor(path: Path) -> torch.Tensor:
     """The embeddings in a file, which is looked at before anything of it is read."""
     with safe_open(path, framework="pt") as file:
-        if (file.metadata() or {}).get("format") != FILE_FORMAT:
+        mark = (file.metadata() or {}).get("format")
+        names = ["image_embeds"] if mark == FILE_FORMAT else list(file.keys())
+        if len(names) != 1 or mark not in (FILE_FORMAT, *FRAMEWORKS):
             raise ValueError(
-                f"{path.name} does not hold image embeddings: it was not written by Save "
-                "Embeds (Kandinsky 2.2). Choose another file."
+                f"{path.name} does not hold image embeddings: it has {len(names)} tensors, and was "
+                "not written by Save Embeds (Kandinsky 2.2). Choose another file: one tensor, of "
+                "shape (batch, width), is read."
             )
-        stored = file.get_slice("image_embeds")
+        stored = file.get_slice(names[0])
         dtype, shape = stored.get_dtype(), stored.get_shape()
         if dtype not in DTYPES or math.prod(shape) > MOST_NUMBERS:
             raise ValueError(
                 f"{path.name} does not hold image embeddings: its numbers are {dtype}, of shape "
                 f"{shape!s:.80}. Save Embeds writes F32, (batch, width). Choose another file."
             )
-        return file.get_tensor("image_embeds").clone()  # the file may change later
+        return file.get_tensor(names[0]).clone()  # the file may change later

@@ -27,6 +27,12 @@ KINDS = {
         "Load Prior",
         f"{ORGANISATION}/{PRIOR_FOLDER}",
     ),
+    "prior_transformer": Kind(
+        "the transformer of a prior",
+        ("diffusers",),
+        "Load Prior Transformer",
+        f"{ORGANISATION}/{PRIOR_FOLDER}",
+    ),
     "decoder": Kind(
         "a Kandinsky 2.2 decoder",
         ("diffusers",),
@@ -46,7 +52,9 @@ MARKERS = (
     "config.json",
     *(os.path.join(part, "config.json") for part in ("movq", "prior", "prior_prior")),
 )
-PRIOR_PARTS = ("prior", "text_encoder", "image_encoder", "tokenizer", "image_processor")
+PRIOR_PARTS = ("prior", "text_encoder", "tokenizer")
+IMAGE_PARTS = ("image_encoder", "image_processor")  # which a prior can do without
+OURS = "Kandinsky"  # how the names of its pipelines begin
 COMBINED = "prior_"  # diffusers' combined pipelines put it before the names of the prior's parts
 
 
@@ -65,6 +73,15 @@ def read_index(folder: Path) -> dict[str, Any]:
     return read_json(index) if os.path.isfile(index) else {}
 
 
+def transformer_folder(folder: Path) -> Path | None:
+    """Where a folder has a prior's transformer: itself, as training saves it, or as a part."""
+    for place in (folder, prior_part(folder, "prior")):
+        config = place / "config.json"
+        if os.path.isfile(config) and read_json(config).get("_class_name") == "PriorTransformer":
+            return place
+    return None
+
+
 def is_kind(folder: Path, kind: str) -> bool:
     """Whether a folder is a model of a kind, by its contents, whatever its name."""
 
@@ -74,7 +91,13 @@ def is_kind(folder: Path, kind: str) -> bool:
     try:
         index = read_index(folder) if kind != "depth" else {}
         if kind == "prior":
-            return has(PRIOR_PARTS) or has(COMBINED + part for part in PRIOR_PARTS)
+            if has(COMBINED + part for part in PRIOR_PARTS):
+                return True
+            # Other pipelines with a prior in them have no image encoder either.
+            ours = str(index.get("_class_name", OURS)).startswith(OURS)
+            return has(PRIOR_PARTS) and (ours or has(IMAGE_PARTS))
+        if kind == "prior_transformer":
+            return transformer_folder(folder) is not None
         if kind == "decoder":
             unet = folder / "unet" / "config.json"
             return (

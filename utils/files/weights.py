@@ -29,6 +29,11 @@ BLOCK = 2**26  # numbers
 CONTENTS = (
     (re.compile("lora|lokr|hada_w"), "a LoRA's", "Load Decoder LoRA or Load Prior LoRA"),
     (re.compile(r"\bquantize\.embedding\b"), "a MoVQ's", "Load MoVQ"),
+    (
+        re.compile(r"\bproj_to_clip_embeddings\b"),
+        "the transformer of a prior",
+        "Load Prior Transformer",
+    ),
     (re.compile(r"\bencoder_hid_proj\b"), "a decoder's UNet", "Load UNet"),
 )
 

@@ -55,21 +55,26 @@ def tokenize(tokenizer: Any, prompts: list[str], length: int) -> Any:
     )
 
 
-def encode_text(
-    tokenizer: Any, text_encoder: Any, prompts: list[str], device: torch.device
-) -> TextFeatures:
-    """Encode prompts, padded to the encoder's length; logs a warning with any text cut off.
-
-    The encoder says what that length is. The tokenizer's own `model_max_length` is often missing.
-    """
-    length = text_encoder.config.max_position_embeddings
+def tokenize_prompts(tokenizer: Any, prompts: list[str], length: int) -> Any:
+    """The same; logs a warning with any text cut off."""
     prompts = [prompt[:LONGEST_PROMPT] for prompt in prompts]
-    tokens = tokenize(tokenizer, prompts, length)
     for prompt in prompts:
         ids = tokenizer(prompt).input_ids
         if len(ids) > length:
             lost = tokenizer.decode(ids[length - 1 : length - 1 + LOGGED])[:LOGGED]
             log.warning("The prompt is over %d tokens; this part is not used: %r", length, lost)
+    return tokenize(tokenizer, prompts, length)
+
+
+def encode_text(
+    tokenizer: Any, text_encoder: Any, prompts: list[str], device: torch.device
+) -> TextFeatures:
+    """Encode prompts, padded to the encoder's length.
+
+    The encoder says what that length is. The tokenizer's own `model_max_length` is often missing.
+    """
+    length = text_encoder.config.max_position_embeddings
+    tokens = tokenize_prompts(tokenizer, prompts, length)
     output = text_encoder(tokens.input_ids.to(device))
     mask = tokens.attention_mask.bool().to(device)
     return TextFeatures(output.text_embeds, output.last_hidden_state, mask)

@@ -1,0 +1,69 @@
+"""A prior on disk → the value on the wire."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import PriorTransformer, UnCLIPScheduler
+
+from ..files.configs import naming, read_config
+from ..files.model_kinds import prior_part
+from ..files.weights import build_module
+from .clip import TextEncoder
+from .dtypes import pick_dtypes, pick_ops
+from .lazy_image_encoder import LazyImageEncoder
+from .prior import LoadedPrior, PriorNetwork
+from .residents import Resident
+
+
+def load_prior(folder: Path, weight_dtype: str = "default") -> LoadedPrior:
+    """The prior of a folder.
+
+    Raises:
+        FileNotFoundError, ValueError: a part of `folder` is missing, damaged, or does not fit its
+            config.
+    """
+    weights, compute = pick_dtypes(weight_dtype)
+    ops = pick_ops(weights, compute)
+    part = prior_part(folder, "prior")
+    network = build_module(PriorNetwork.from_config, PriorTransformer, part, weights, ops)
+    text_encoder = TextEncoder(folder, weight_dtype)
+    images = LazyImageEncoder(folder, weight_dtype)
+    scheduler = read_scheduler_config(prior_part(folder, "scheduler"))
+    check_parts_fit(folder, network.config, text_encoder.config, images.config)
+    return LoadedPrior(Resident(network, compute), text_encoder, images, scheduler)
+
+
+def read_scheduler_config(folder: Path) -> dict[str, Any]:
+    """A prior's scheduler config, of which a scheduler was made, and stepped, to see that it works.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing, damaged, or no UnCLIPScheduler's.
+    """
+    path = folder / "scheduler_config.json"
+    config = read_config(path, UnCLIPScheduler)
+    with naming(path):
+        scheduler: Any = UnCLIPScheduler.from_config(config)
+        scheduler.set_timesteps(2)
+        scheduler.step(torch.zeros(1, 2), scheduler.timesteps[0], torch.zeros(1, 2))
+    return config
+
+
+def check_parts_fit(folder: Path, prior: Any, text: Any, image: Any) -> None:
+    """Raises ValueError where the parts of a folder come from different models.
+
+    Args:
+        prior, text, image: their configs; image is None where there is no image encoder.
+    """
+    width, tokens = prior.embedding_dim, prior.num_embeddings
+    for what, found, wanted in (
+        ("text_encoder's projection_dim", text.projection_dim, width),
+        ("text_encoder's hidden_size", text.hidden_size, width),
+        ("text_encoder's max_position_embeddings", text.max_position_embeddings, tokens),
+        ("image_encoder's projection_dim", image.projection_dim if image else width, width),
+    ):
+        if found != wanted:
+            raise ValueError(
+                f"The parts in {folder} are of different models: the {what} is {found}, and "
+                f"the prior wants {wanted}. Download the folder again."
+            )

@@ -1,0 +1,114 @@
+"""The transformer of a prior alone, by the names that Load Prior Transformer lists.
+
+Its encoders come from another prior, or are ComfyUI's own CLIP and CLIP Vision.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from diffusers import PriorTransformer
+
+from ..files import architectures
+from ..files.configs import read_config
+from ..files.headers import weight_files
+from ..files.model_kinds import transformer_folder
+from ..files.prior_files import is_prior_file
+from ..files.weights import fill_module, recognise
+from . import model_files, model_folders
+from .clip_text import ComfyTextEncoder
+from .clip_vision import ComfyImageEncoder
+from .dtypes import pick_dtypes, pick_ops
+from .prior import LoadedPrior, PriorNetwork
+from .residents import Resident
+
+KIND = "prior_transformer"
+FILES = "diffusion_models"
+
+
+def transformer_files() -> dict[str, Path]:
+    """Portable name → single file, for all that hold a prior's transformer."""
+    files = model_files.list_files(FILES).items()
+    return {name: file for name, file in files if is_prior_file(file)}
+
+
+def list_transformers() -> list[str]:
+    return [*transformer_files(), *model_folders.list_models(KIND)]
+
+
+def find_transformer(name: str) -> Path:
+    """A single file, or the folder with config.json and weights.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none of that name, or it is something else.
+    """
+    if str(name) in model_files.list_files(FILES):
+        return model_files.find_file(name, FILES)
+    folder = model_folders.find_model(name, KIND)
+    return transformer_folder(folder) or folder
+
+
+def fingerprint(name: str) -> Any:
+    """Changes when the file, or a file of the folder, does."""
+    if str(name) in model_files.list_files(FILES):
+        return model_files.fingerprint(name, FILES)
+    return model_folders.fingerprint(name, KIND)
+
+
+def known_configs() -> list[tuple[str, dict[str, Any]]]:
+    """(whose it is, config) of the published prior and of those in folders on this computer."""
+    known = [("the published prior", architectures.PRIOR["prior"])]
+    for name, folder in model_folders.models_of(KIND).items():
+        place = transformer_folder(folder) or folder
+        try:
+            known.append((name, read_config(place / "config.json", PriorTransformer)))
+        except (OSError, ValueError):
+            continue  # damaged; its own loader says how
+    return known
+
+
+def load_network(source: Path, weight_dtype: str) -> Resident:
+    """Raises FileNotFoundError or ValueError if the file or folder is damaged or no prior's."""
+    weights, compute = pick_dtypes(weight_dtype)
+    build = PriorNetwork.from_config
+    if source.is_dir():
+        config, files = read_config(source / "config.json", PriorTransformer), weight_files(source)
+    else:
+        config, files = recognise(source, known_configs(), build), [source]
+    network = fill_module(build, config, files, weights, pick_ops(weights, compute))
+    return Resident(network, compute)
+
+
+def load_transformer(
+    source: Path, weight_dtype: str, prior: LoadedPrior | None, clip: Any, clip_vision: Any
+) -> LoadedPrior:
+    """A prior of a transformer and of encoders, which are those of `prior` where nothing else is
+    given.
+
+    Args:
+        clip, clip_vision: ComfyUI's, or None.
+
+    Raises:
+        FileNotFoundError, ValueError: the transformer cannot be read, or an encoder is missing or
+            does not fit it.
+    """
+    transformer = load_network(source, weight_dtype)
+    config: Any = transformer.patcher.model.module.config
+    width, length = config.embedding_dim, config.num_embeddings
+    if prior is not None:
+        lent = prior.config.embedding_dim, prior.config.num_embeddings
+        if lent != (width, length):
+            raise ValueError(
+                f"The prior that is connected is {lent[0]} wide with {lent[1]} tokens, and "
+                f"{source.name} is {width} wide with {length}. Connect one of its own family."
+            )
+    if clip is not None:
+        text: Any = ComfyTextEncoder(clip, width, length)
+    elif prior is not None:
+        text = prior.text_encoder
+    else:
+        raise ValueError("A transformer reads no words. Connect a prior, or a CLIP with bigG.")
+    images: Any = ComfyImageEncoder(clip_vision, width)
+    if clip_vision is None and prior is not None:
+        images = prior.images
+    scheduler = prior.scheduler_config if prior else architectures.PRIOR["scheduler"]
+    return LoadedPrior(transformer, text, images, scheduler)

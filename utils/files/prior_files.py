@@ -1,0 +1,32 @@
+"""Single files that hold the transformer of a prior, told by the names of their tensors."""
+
+import os
+from pathlib import Path
+
+from .headers import open_tensors
+
+KNOWN: dict[tuple[Path, int, int], bool] = {}  # what a file was, by its size and its time
+OF_A_PRIOR = {"positional_embedding", "proj_in.weight", "proj_to_clip_embeddings.weight"}
+
+
+def names_a_prior(file: Path) -> bool:
+    """Whether the header of a file names a prior's tensors."""
+    try:
+        with open_tensors(file) as tensors:
+            return set(tensors.keys()) >= OF_A_PRIOR
+    except (OSError, ValueError):
+        return False  # damaged; the node that takes it says how
+
+
+def is_prior_file(file: Path) -> bool:
+    """Each header is read once: ComfyUI asks ten times for each workflow that is queued."""
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return False
+    if file.suffix.lower() not in (".safetensors", ".sft") or not os.path.isfile(file):
+        return False
+    key = file, stat.st_size, stat.st_mtime_ns
+    if key not in KNOWN:
+        KNOWN[key] = names_a_prior(file)
+    return KNOWN[key]
