@@ -9,7 +9,7 @@ import folder_paths
 from huggingface_hub import constants
 
 from ..files.configs import read_config, read_json
-from ..files.model_kinds import KINDS, contents_of, is_kind, is_model, kinds_of
+from ..files.model_kinds import KINDS, contents_of, is_kind, is_model, kinds_of, rank_of
 
 BUNDLED = Path(__file__).parents[2] / "models"
 DEEPEST = 3  # levels below a root, as far down as a cache of the hub has its snapshots
@@ -78,7 +78,13 @@ def models_of(kind: str) -> dict[str, Path]:
 
 
 def list_models(kind: str) -> list[str]:
-    return list(models_of(kind))
+    """What a loader offers; the first is what a new node has: decoders for text to image first.
+
+    Among equals the user's own come first, then the hub's cache, then the bundled ones.
+    """
+    ranks = {name: rank_of(folder, kind) for name, folder in all_folders(kind).items()}
+    known = {name: rank for name, rank in ranks.items() if rank is not None}
+    return sorted(known, key=lambda name: known[name])
 
 
 def decoder_parts(component: str) -> dict[str, tuple[Path, dict[str, Any]]]:

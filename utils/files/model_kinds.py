@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .architectures import DECODERS, ORGANISATION, PRIOR_FOLDER
+from .architectures import DECODERS, ORGANISATION, PRIOR_FOLDER, variant_of
 from .configs import read_json
 
 
@@ -67,6 +67,11 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def is_kind(folder: Path, kind: str) -> bool:
     """Whether a folder is a model of a kind, by its contents, whatever its name."""
+    return rank_of(folder, kind) is not None
+
+
+def rank_of(folder: Path, kind: str) -> int | None:
+    """Where a model of a kind stands in a list: 0 is what most people need; None is none of it."""
 
     def has(parts: Iterable[str]) -> bool:
         return all(part in index or os.path.isdir(folder / part) for part in parts)
@@ -74,19 +79,20 @@ def is_kind(folder: Path, kind: str) -> bool:
     try:
         index = read_index(folder) if kind != "depth" else {}
         if kind == "prior":
-            return has(PRIOR_PARTS) or has(COMBINED + part for part in PRIOR_PARTS)
+            found = has(PRIOR_PARTS) or has(COMBINED + part for part in PRIOR_PARTS)
+            return 0 if found else None
         if kind == "decoder":
-            unet = folder / "unet" / "config.json"
-            return (
-                has(("unet", "movq"))
-                and read_json(unet).get("encoder_hid_dim_type") == "image_proj"
-            )
+            if not has(("unet", "movq")):
+                return None
+            unet = read_json(folder / "unet" / "config.json")
+            known = unet.get("encoder_hid_dim_type") == "image_proj"
+            return list(DECODERS).index(variant_of(unet)) if known else None
         if not os.path.isfile(folder / "config.json"):
-            return False
+            return None
         names = read_json(folder / "config.json").get("architectures") or [""]
-        return names[0].endswith("ForDepthEstimation")
+        return 0 if names[0].endswith("ForDepthEstimation") else None
     except (OSError, ValueError, AttributeError, TypeError, LookupError):
-        return False  # damaged; `model_folders.find_model` says how
+        return None  # damaged; `model_folders.find_model` says how
 
 
 def kinds_of(folder: Path) -> set[str]:
