@@ -96,6 +96,33 @@ def test_our_message_is_shown(page, server):
     page.keyboard.press("Escape")
 
 
+def test_weights_stay_when_the_count_changes(page):
+    """What a person sets, as a click on the widget does; what nobody set is the count's default."""
+    node = user.put_node(page, "Kandinsky22Interpolate")
+    for i, weight in enumerate((0.7, 0.3), 1):
+        user.set_widget(page, node, f"count.weight_{i}", weight)
+    seen = []
+    for count in ("3", "2", "8", "2"):
+        user.set_widget(page, node, "count", count)
+        seen.append([value for name, value in user.widgets(page, node) if "weight" in name])
+    assert seen == [[0.7, 0.3, 0.33], [0.7, 0.3], [0.7, 0.3, *[0.12] * 6], [0.7, 0.3]]
+
+
+def test_weights_of_a_workflow_stay_when_the_count_changes(page, server):
+    user.open_template(page, "interpolate")
+    user.take_few_steps(page, 2)
+    user.run(page, server)
+    (node,) = page.evaluate(
+        "() => app.graph.findNodesByType('Kandinsky22Interpolate').map(n => n.id)"
+    )
+    page.evaluate("id => app.canvas.centerOnNode(app.graph.getNodeById(id))", node)
+    user.keep_screenshot(page, "likeness")
+    before = user.widgets(page, node)
+    for count in ("2", "3"):
+        user.set_widget(page, node, "count", count)
+    assert user.widgets(page, node) == before
+
+
 def test_a_saved_picture_brings_its_graph_back(page, server):
     user.open_template(page, "text_to_image")
     user.take_few_steps(page, 3)
