@@ -51,7 +51,7 @@ class LoadDecoder(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="Kandinsky22LoadDecoder",
-            display_name="Load Decoder / Inpaint / ControlNet (Kandinsky 2.2)",
+            display_name="Load Decoder (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
             description="Loads a decoder folder: its UNet as a MODEL and its MoVQ as a VAE. The "
             "MODEL works in the stage nodes of this pack and in KSampler.",

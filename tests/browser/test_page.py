@@ -46,6 +46,33 @@ def test_help_opens(page, node_id):
     user.keep_screenshot(page, f"help {node_id}")
 
 
+def test_titles_fit_new_nodes(page):
+    cut = """() => Object.keys(LiteGraph.registered_node_types)
+      .filter(type => type.startsWith('Kandinsky22'))
+      .map(type => { const node = LiteGraph.createNode(type)
+        app.graph.add(node)
+        return [node.title, node.size[0]] })
+      .filter(([title, width]) => kandinsky22.titleWidth(title) > width)"""
+    user.clear(page)
+    assert page.evaluate(cut) == []
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_titles_fit_the_nodes_of_the_workflows(page, language):
+    """Those that have no title of their own have their type's, in the user's language."""
+    names = json.loads((PACK / f"locales/{language}/nodeDefs.json").read_text())
+    shown = set()
+    for path in [*(PACK / "workflows").glob("*.json"), *(PACK / "subgraphs").glob("*.json")]:
+        graph = json.loads(path.read_text())
+        for part in [graph, *(graph.get("definitions") or {}).get("subgraphs", [])]:
+            ours = [node for node in part["nodes"] if node["type"] in names]
+            name = {node["id"]: names[node["type"]]["display_name"] for node in ours}
+            shown |= {(node.get("title") or name[node["id"]], node["size"][0]) for node in ours}
+    titles = [title for title, _ in shown]
+    widths = page.evaluate("titles => titles.map(kandinsky22.titleWidth)", titles)
+    assert not [pair for pair, width in zip(shown, widths, strict=True) if width > pair[1]]
+
+
 def test_only_wires_of_the_same_kind_connect(page):
     canvas = user.put_node(page, "EmptyLatentImage", 100, 100)
     black = user.put_node(page, "Kandinsky22ZeroEmbeds", 100, 350, clear=False)
