@@ -82,7 +82,12 @@ def list_models(kind: str) -> list[str]:
 
     Among equals the user's own come first, then the hub's cache, then the bundled ones.
     """
-    ranks = {name: rank_of(folder, kind) for name, folder in all_folders(kind).items()}
+    return in_order(all_folders(kind), kind)
+
+
+def in_order(folders: dict[str, Path], kind: str) -> list[str]:
+    """The names of those that are of a kind."""
+    ranks = {name: rank_of(folder, kind) for name, folder in folders.items()}
     known = {name: rank for name, rank in ranks.items() if rank is not None}
     return sorted(known, key=lambda name: known[name])
 
@@ -131,13 +136,15 @@ def describe_missing(name: str, kind: str, folders: dict[str, Path]) -> str:
     """Why a name is not found, and what lies there instead."""
     wanted = KINDS[kind]
     kinds = {other: kinds_of(folder) for other, folder in folders.items()}
-    known = ", ".join(other for other in folders if kind in kinds[other]) or "none"
+    known = in_order(folders, kind)
+    choose = f"In {wanted.loader}, choose {known[0]}; or let" if known else "Let"
     odd = [f"{n} ({contents_of(folder)})" for n, folder in folders.items() if not kinds[n]]
     passed_over = f" Not usable: {'; '.join(odd[:5])}." if odd else ""
     roots = ", ".join(str(root) for root in model_roots(kind))
     return (
-        f"No model named {name!r} for {wanted.loader}. Found: {known}.{passed_over} Looked in: "
-        f"{roots}. Put the folder of {wanted.published} (or another) into the first of these, then "
+        f"{choose} Get Models (Kandinsky 2.2) fetch what is missing. No model named {name!r} for "
+        f"{wanted.loader}. Found: {', '.join(known) or 'none'}.{passed_over} Looked in: {roots}. "
+        f"Put the folder of {wanted.published} (or another) into the first of these, then "
         "press R in the page."
     )
 
