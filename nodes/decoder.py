@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..utils.comfyui.stage_plan import Sampling
 from ..utils.comfyui.stages import run_stage
 from .stage_inputs import CANVAS, condition_inputs, latent_output, sampling_inputs, take_embeds
+from .widgets import NAMES_OF_THE_MODEL
 
 
 class Decoder(io.ComfyNode):
@@ -17,7 +18,10 @@ class Decoder(io.ComfyNode):
             display_name="Decoder (Kandinsky 2.2)",
             category="Kandinsky 2.2/decoder",
             description="Text to image: turns image embeddings into latents.",
-            search_aliases=["text to image", "txt2img", "unCLIP decoder", "sampler", "unet"],
+            search_aliases=[
+                *("text to image", "txt2img", "unCLIP decoder", "sampler", "unet", "latent"),
+                *NAMES_OF_THE_MODEL,
+            ],
             inputs=condition_inputs(CANVAS) + sampling_inputs(),
             outputs=[latent_output()],
         )

@@ -17,7 +17,10 @@ class EncodeImage(io.ComfyNode):
             display_name="Encode Image (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
             description="Turns pictures into image embeddings: their contents, not their layout.",
-            search_aliases=["CLIP vision", "image to embeds", "image variation", "unCLIP"],
+            search_aliases=[
+                *("image prompt", "IP-Adapter", "IP adapter", "style", "CLIP vision"),
+                *("image to embeds", "image embedding", "image variation", "unCLIP"),
+            ],
             inputs=[PRIOR.input("prior"), io.Image.Input("image")],
             outputs=[EMBEDS.output("image_embeds")],
         )
@@ -35,7 +38,7 @@ class ZeroEmbeds(io.ComfyNode):
             display_name="Zero Embeds (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
             description="The negative to use where there is none: CLIP's view of an empty picture.",
-            search_aliases=["empty", "negative", "unconditional", "zero image"],
+            search_aliases=["empty", "negative prompt", "unconditional", "zero image"],
             inputs=[PRIOR.input("prior")],
             outputs=[EMBEDS.output("image_embeds")],
         )

@@ -64,7 +64,7 @@ class Interpolate(io.ComfyNode):
             category="Kandinsky 2.2/embeds",
             description="Mixes pictures and prompts: a weighted blend of 2 to 8 embeddings. The "
             "bars on the node say how like each of them the mix is.",
-            search_aliases=["mix", "blend", "merge", "average", "slerp", "lerp", "combine"],
+            search_aliases=["mix", "blend", "merge", "average", "slerp", "combine", "style"],
             inputs=[
                 io.DynamicCombo.Input(
                     "count", options=options, tooltip="How many embeddings to mix."

@@ -10,7 +10,7 @@ from ..utils.comfyui.load_prior import load_prior
 from ..utils.comfyui.model_folders import find_model, fingerprint, list_models
 from ..utils.comfyui.vae import load_vae
 from .sockets import DEPTH_ESTIMATOR, PRIOR
-from .widgets import check_model_name, weight_dtype_input
+from .widgets import NAMES_OF_THE_MODEL, check_model_name, weight_dtype_input
 
 
 class LoadPrior(io.ComfyNode):
@@ -21,7 +21,10 @@ class LoadPrior(io.ComfyNode):
             display_name="Load Prior (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
             description="Loads a prior: what turns text and pictures into image embeddings.",
-            search_aliases=["unCLIP", "CLIP", "text encoder", "image encoder", "load diffusers"],
+            search_aliases=[
+                *("unCLIP", "CLIP", "text encoder", "image encoder", "load diffusers"),
+                *NAMES_OF_THE_MODEL,
+            ],
             inputs=[
                 io.Combo.Input(
                     "model_name",
@@ -51,11 +54,14 @@ class LoadDecoder(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="Kandinsky22LoadDecoder",
-            display_name="Load Decoder / Inpaint / ControlNet (Kandinsky 2.2)",
+            display_name="Load Decoder (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
             description="Loads a decoder folder: its UNet as a MODEL and its MoVQ as a VAE. The "
             "MODEL works in the stage nodes of this pack and in KSampler.",
-            search_aliases=["unet", "MoVQ", "VQ", "vae", "controlnet", "depth", "load diffusers"],
+            search_aliases=[
+                *("unet", "MoVQ", "VQ", "vae", "inpaint", "controlnet", "depth", "load diffusers"),
+                *NAMES_OF_THE_MODEL,
+            ],
             inputs=[
                 io.Combo.Input(
                     "model_name",

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..utils.kandinsky.checks import MOST_ITEMS
 from .sockets import EMBEDS, PRIOR
-from .widgets import cfg_input, seed_input
+from .widgets import NAMES_OF_THE_MODEL, cfg_input, seed_input
 
 
 def prompt_inputs() -> list[io.Input]:
@@ -46,7 +46,10 @@ class SamplePrior(io.ComfyNode):
             display_name="Prior (Kandinsky 2.2)",
             category="Kandinsky 2.2/prior",
             description="Turns a prompt into the image embeddings of a picture that fits it.",
-            search_aliases=["prompt", "text encode", "unCLIP", "text to image", "embeddings"],
+            search_aliases=[
+                *("prompt", "negative prompt", "text encode", "unCLIP", "text to image"),
+                *("embeddings", "embedding", *NAMES_OF_THE_MODEL),
+            ],
             inputs=[
                 PRIOR.input("prior"),
                 *prompt_inputs(),
@@ -88,7 +91,10 @@ class PriorEmb2Emb(io.ComfyNode):
             category="Kandinsky 2.2/prior",
             description="Changes image embeddings towards a prompt: a picture's contents, edited "
             "with words.",
-            search_aliases=["image and prompt", "edit", "strength", "unCLIP", "variation"],
+            search_aliases=[
+                *("image and prompt", "image prompt", "IP-Adapter", "edit", "strength"),
+                *("unCLIP", "variation"),
+            ],
             inputs=[
                 PRIOR.input("prior"),
                 EMBEDS.input("image_embeds"),

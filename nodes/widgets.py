@@ -9,6 +9,9 @@ from ..utils.comfyui.dtypes import WEIGHT_DTYPES
 from ..utils.comfyui.model_files import find_file
 from ..utils.comfyui.model_folders import find_model
 
+# What else people call this model when they look for its nodes.
+NAMES_OF_THE_MODEL = ["K22", "Kandinsky 2", "Кандинский"]
+
 
 def seed_input() -> io.Input:
     return io.Int.Input(

@@ -17,6 +17,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,10 @@ def export(page: Page, path: Path) -> tuple[dict, dict]:
     if unknown := page.evaluate("saved => kandinsky22.open(saved)", source):
         raise WorkflowFault(f"ComfyUI has no node {', '.join(unknown)}.")
     blueprint = path.parent.name == "subgraphs"
-    # Playwright makes a null of each undefined field, as the workflows have it; JSON leaves it out.
-    graph = "app.graph.serialize()"
-    saved = page.evaluate(f"JSON.parse(JSON.stringify({graph}))" if blueprint else graph)
+    # As ComfyUI saves it: JSON leaves out undefined fields, of which Playwright would make nulls.
+    saved = json.loads(page.evaluate("JSON.stringify(app.graph.serialize())"))
+    leave_out_nulls(saved)
+    name_pack(saved)
     saved["id"] = source.get("id", saved["id"])
     saved["extra"] = {k: v for k, v in saved["extra"].items() if k in KEPT_EXTRA and v}
     after = widget_values(saved)
@@ -67,11 +69,31 @@ def export(page: Page, path: Path) -> tuple[dict, dict]:
     return saved, api
 
 
-def widget_values(graph: dict) -> dict[tuple, list]:
+def nodes_of(graph: dict) -> dict[tuple, dict]:
     """By the ids of the graph, or of one of its subgraphs, and of the node."""
     parts = [graph, *(graph.get("definitions") or {}).get("subgraphs", [])]
-    nodes = [(part.get("id"), node) for part in parts for node in part["nodes"]]
-    return {(part, node["id"]): node.get("widgets_values") or [] for part, node in nodes}
+    return {(part.get("id"), node["id"]): node for part in parts for node in part["nodes"]}
+
+
+def widget_values(graph: dict) -> dict[tuple, list]:
+    return {ids: node.get("widgets_values") or [] for ids, node in nodes_of(graph).items()}
+
+
+def leave_out_nulls(graph: dict) -> None:
+    """Of the slots, except for an absent wire: the page's schema has numbers and texts there."""
+    for node in nodes_of(graph).values():
+        for slot in [*node.get("inputs", []), *node.get("outputs", [])]:
+            empty = {key for key, value in slot.items() if value is None} - {"link", "links"}
+            for key in empty:
+                del slot[key]
+
+
+def name_pack(graph: dict) -> None:
+    """Says in each node of this pack which pack it is of, for ComfyUI-Manager to install."""
+    project = tomllib.loads((PACK / "pyproject.toml").read_text("utf-8"))["project"]
+    for node in nodes_of(graph).values():
+        if node["type"].startswith("Kandinsky22"):
+            node["properties"] |= {"cnr_id": project["name"], "ver": project["version"]}
 
 
 def errors_of_pack(page: Page) -> list[str]:

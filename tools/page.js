@@ -52,6 +52,23 @@ window.kandinsky22 = {
       box.connect(i, add("PreviewImage", x + box.size[0] + 60, y + 300 * i), 0)
   },
 
+  // The titles that the page's search finds, best first.
+  find(words) {
+    const page = document.querySelector("#vue-app").__vue_app__
+    const store = page.config.globalProperties.$pinia._s.get("nodeDef")
+    return store.nodeSearchService.searchNode(words).map((node) => node.display_name)
+  },
+
+  // How wide a node must be for the page to draw its title whole.
+  titleWidth(title) {
+    const pen = app.canvas.ctx
+    pen.save()
+    pen.font = new LGraphNode("").titleFontStyle
+    const { width } = pen.measureText(title)
+    pen.restore()
+    return width + 2 * LiteGraph.NODE_TITLE_HEIGHT
+  },
+
   // Brings the whole graph into view.
   fit() {
     const boxes = [...app.graph._nodes, ...app.graph._groups]

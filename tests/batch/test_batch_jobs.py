@@ -68,7 +68,7 @@ def test_values_refused(text, now, message):
         ("Prior (Kandinsky 2.2).prompt", ("4", "prompt")),
         ("Kandinsky22Prior.prompt", ("4", "prompt")),
         ("4.prompt", ("4", "prompt")),
-        ("Load Decoder / Inpaint / ControlNet (Kandinsky 2.2).model_name", ("3", "model_name")),
+        ("Load Decoder (Kandinsky 2.2).model_name", ("3", "model_name")),
         ("LoadDecoder.model_name", ("3", "model_name")),
     ],
 )

@@ -8,7 +8,8 @@ from helpers.checkout import PACK, WORKFLOWS
 from tools.export_workflows import WorkflowFault, as_json, export
 
 PROMPT = "a green triangle on a white background"
-SHIPPED = [WORKFLOWS / "interpolate.json", PACK / "subgraphs/Inpaint (Kandinsky 2.2).json"]
+BLUEPRINT = PACK / "subgraphs" / "Inpaint a Picture (Kandinsky 2.2).json"
+SHIPPED = [WORKFLOWS / "interpolate.json", BLUEPRINT]
 
 
 def write(path, graph) -> None:

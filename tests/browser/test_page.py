@@ -21,6 +21,32 @@ WORDS = {  # what people type → the node they mean
     "strength": "Img2Img",
     "depth map": "Depth Hint",
 }
+FIRST = {  # what people type → a node that must be among the first three
+    "k22": "Prior",
+    "kandinsky": "Decoder",
+    "Кандинский": "Load Prior",
+    "unclip": "Prior",
+    "negative prompt": "Prior",
+    "embedding": "Prior",
+    "ip adapter": "Encode Image",
+    "image prompt": "Encode Image",
+    "clip vision": "Embeds From CLIP Vision",
+    "morph": "Interpolate Sequence",
+    "img2img": "Img2Img",
+    "inpaint": "Inpaint",
+    "outpaint": "Outpaint",
+    "depth map": "Depth Hint",
+    "movq": "Load MoVQ",
+    "download": "Get Models",
+}
+# Ours are found, after ComfyUI's whose titles have the word: the page looks at titles first.
+LATER = {
+    "blend": "Interpolate",
+    "mix": "Interpolate",
+    "style": "Load Decoder LoRA",
+    "lora": "Load Decoder LoRA",
+    "latent": "Decoder",
+}
 
 
 def test_the_search_finds_each_node(page):
@@ -35,6 +61,14 @@ def test_the_search_finds_each_node(page):
     page.keyboard.press("Escape")
 
 
+def test_people_find_what_they_mean(page):
+    """Asked of what stands behind the search box, so that a word takes no second."""
+    words = {**FIRST, **LATER}
+    found = page.evaluate("words => words.map(word => kandinsky22.find(word))", list(words))
+    for (word, name), titles in zip(words.items(), found, strict=True):
+        assert f"{name} (Kandinsky 2.2)" in titles[: 3 if word in FIRST else None], word
+
+
 @pytest.mark.parametrize("node_id", DISPLAY_NAMES)
 def test_help_opens(page, node_id):
     user.put_node(page, node_id)
@@ -44,6 +78,33 @@ def test_help_opens(page, node_id):
         page.get_by_role("heading", name="Wired")
     ).first.wait_for()
     user.keep_screenshot(page, f"help {node_id}")
+
+
+def test_titles_fit_new_nodes(page):
+    cut = """() => Object.keys(LiteGraph.registered_node_types)
+      .filter(type => type.startsWith('Kandinsky22'))
+      .map(type => { const node = LiteGraph.createNode(type)
+        app.graph.add(node)
+        return [node.title, node.size[0]] })
+      .filter(([title, width]) => kandinsky22.titleWidth(title) > width)"""
+    user.clear(page)
+    assert page.evaluate(cut) == []
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_titles_fit_the_nodes_of_the_workflows(page, language):
+    """Those that have no title of their own have their type's, in the user's language."""
+    names = json.loads((PACK / f"locales/{language}/nodeDefs.json").read_text())
+    shown = set()
+    for path in [*(PACK / "workflows").glob("*.json"), *(PACK / "subgraphs").glob("*.json")]:
+        graph = json.loads(path.read_text())
+        for part in [graph, *(graph.get("definitions") or {}).get("subgraphs", [])]:
+            ours = [node for node in part["nodes"] if node["type"] in names]
+            name = {node["id"]: names[node["type"]]["display_name"] for node in ours}
+            shown |= {(node.get("title") or name[node["id"]], node["size"][0]) for node in ours}
+    titles = [title for title, _ in shown]
+    widths = page.evaluate("titles => titles.map(kandinsky22.titleWidth)", titles)
+    assert not [pair for pair, width in zip(shown, widths, strict=True) if width > pair[1]]
 
 
 def test_only_wires_of_the_same_kind_connect(page):
@@ -94,6 +155,33 @@ def test_our_message_is_shown(page, server):
     page.get_by_text("This stage needs the inpaint decoder").first.wait_for()
     user.keep_screenshot(page, "error")
     page.keyboard.press("Escape")
+
+
+def test_weights_stay_when_the_count_changes(page):
+    """What a person sets, as a click on the widget does; what nobody set is the count's default."""
+    node = user.put_node(page, "Kandinsky22Interpolate")
+    for i, weight in enumerate((0.7, 0.3), 1):
+        user.set_widget(page, node, f"count.weight_{i}", weight)
+    seen = []
+    for count in ("3", "2", "8", "2"):
+        user.set_widget(page, node, "count", count)
+        seen.append([value for name, value in user.widgets(page, node) if "weight" in name])
+    assert seen == [[0.7, 0.3, 0.33], [0.7, 0.3], [0.7, 0.3, *[0.12] * 6], [0.7, 0.3]]
+
+
+def test_weights_of_a_workflow_stay_when_the_count_changes(page, server):
+    user.open_template(page, "interpolate")
+    user.take_few_steps(page, 2)
+    user.run(page, server)
+    (node,) = page.evaluate(
+        "() => app.graph.findNodesByType('Kandinsky22Interpolate').map(n => n.id)"
+    )
+    page.evaluate("id => app.canvas.centerOnNode(app.graph.getNodeById(id))", node)
+    user.keep_screenshot(page, "likeness")
+    before = user.widgets(page, node)
+    for count in ("2", "3"):
+        user.set_widget(page, node, "count", count)
+    assert user.widgets(page, node) == before
 
 
 def test_a_saved_picture_brings_its_graph_back(page, server):

@@ -8,11 +8,14 @@ import folder_paths
 import pytest
 import torch
 from diffusers import KandinskyV22CombinedPipeline, KandinskyV22Pipeline, KandinskyV22PriorPipeline
-from helpers.tiny_models import PRIOR, TEXT_TO_IMAGE, WEIGHTS
+from helpers.tiny_models import DEPTH, INPAINT, PRIOR, TEXT_TO_IMAGE, WEIGHTS
 from huggingface_hub import constants
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.utils.comfyui import model_folders
 from kandinsky22.utils.comfyui.lora import apply_to_decoder
+from kandinsky22.utils.comfyui.model_files import list_files
+from kandinsky22.utils.files import model_kinds
+from kandinsky22.utils.files.configs import read_json
 from kandinsky22.utils.files.headers import weight_files
 from safetensors.torch import load_file, save_file
 
@@ -69,6 +72,45 @@ def test_two_commits_in_a_cache(models, cache):
     found = model_folders.models_of("decoder")
     assert found["somebody/a-decoder"].name == COMMITS[1]
     assert found["somebody/a-decoder@01234567"].name == COMMITS[0]
+
+
+BUNDLED = "kandinsky-2-2-mini-"
+
+
+def test_a_new_loader_has_what_most_people_need(models, cache, monkeypatch):
+    """The kind of decoder comes first, then whose it is, then the alphabet."""
+    names = {"a-depth": DEPTH, "b-inpaint": INPAINT, "z-decoder": TEXT_TO_IMAGE}
+    own = cache.parent / "diffusers"
+    for name, source in names.items():
+        shutil.copytree(models / source, own / name)
+        put_into_cache(cache, f"a/{name}", models / source, COMMITS[0], ref="main")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusers", ([str(own)], set()))
+    assert LoadDecoder.define_schema().inputs[0].options == [
+        *("z-decoder", "a/z-decoder", f"{BUNDLED}decoder"),
+        *("b-inpaint", "a/b-inpaint", f"{BUNDLED}decoder-inpaint"),
+        *("a-depth", "a/a-depth", f"{BUNDLED}controlnet-depth"),
+    ]
+
+
+def test_a_list_reads_each_config_once(models, monkeypatch):
+    read = []
+    monkeypatch.setattr(model_kinds, "read_json", lambda path: read.append(path) or read_json(path))
+    model_folders.list_models("decoder")
+    assert len(read) == len(set(read)) > 3
+
+
+def test_files_that_are_named_for_this_model_come_first(tmp_path, monkeypatch):
+    """ComfyUI's folders hold other models' files, too; none of them is opened for a list."""
+    own = ["a-flux.safetensors", "my-K22-cats.safetensors", "Kandinsky_2.2/night.safetensors"]
+    for name in own:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    folder = ([str(tmp_path)], {".safetensors"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", folder)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    bundled = "kandinsky-2-2-mini-night.safetensors"
+    *ours, other, last = list_files("loras")
+    assert (sorted(ours), other, last) == (sorted(own[1:]), own[0], bundled)
 
 
 def test_what_comfyui_lists_is_listed(models, cache):

@@ -85,6 +85,7 @@ def test_unknown_types_of_weights(models, weight_dtype):
         (
             LoadPrior,
             "nothing",
+            "^In Load Prior, choose .*prior; or let Get Models .*fetch what is missing. "
             "No model named 'nothing' for Load Prior. Found: .*tiny-prior.*"
             "Looked in: .*Put the folder of kandinsky-community/",
         ),

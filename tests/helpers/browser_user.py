@@ -130,6 +130,24 @@ def put_node(page, type: str, x: int = 100, y: int = 100, clear: bool = True) ->
     )
 
 
+def widgets(page, node: int) -> list[tuple[str, object]]:
+    pairs = page.evaluate(
+        "id => app.graph.getNodeById(id).widgets.map(w => [w.name, w.value])", node
+    )
+    return [(name, value) for name, value in pairs if not name.startswith("$$")]
+
+
+def set_widget(page, node: int, name: str, value) -> None:
+    """As a click or a key does it, with all that hangs on the widget."""
+    page.evaluate(
+        """([id, name, value]) => {
+          const node = app.graph.getNodeById(id), canvas = app.canvas, e = {}
+          node.widgets.find(w => w.name == name).setValue(value, {e, node, canvas})
+        }""",
+        [node, name, value],
+    )
+
+
 def drag_from_library(page, name: str, x: int, y: int) -> None:
     page.keyboard.press("n")
     box = page.get_by_placeholder("Search").first

@@ -41,9 +41,10 @@ def test_translations(server, object_info):
             assert ("tooltip" in russian["inputs"][key]) == ("tooltip" in options)
 
 
-def test_the_page_gets_one_script_from_us(server):
-    ours = [path for path in server.get("/extensions") if "kandinsky22" in path]
-    assert ours == ["/extensions/kandinsky22/wire_colors.js"]
+def test_the_page_gets_these_scripts_from_us(server):
+    ours = {path for path in server.get("/extensions") if "kandinsky22" in path}
+    names = ("kept_weights", "title_widths", "wire_colors")
+    assert ours == {f"/extensions/kandinsky22/{name}.js" for name in names}
 
 
 def test_blueprints(server, object_info):

@@ -5,6 +5,7 @@ pyproject.toml as it stands, and packs what git tracks and .comfyignore does not
 """
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -53,6 +54,28 @@ def test_version_is_semantic_and_the_packs_own():
     assert re.fullmatch(rf"{number}\.{number}\.{number}", PROJECT["version"])
     code = (PACK / "__init__.py").read_text("utf-8")
     assert f'__version__ = "{PROJECT["version"]}"' in code
+
+
+@pytest.mark.parametrize("folder", ["workflows", "subgraphs"])
+def test_shipped_graphs_say_which_pack_their_nodes_are_of(folder):
+    """So that ComfyUI-Manager can install it for whoever is given one."""
+    for path in (PACK / folder).glob("*.json"):
+        graph = json.loads(path.read_text("utf-8"))
+        parts = [graph, *graph.get("definitions", {}).get("subgraphs", [])]
+        nodes = [node for part in parts for node in part["nodes"]]
+        ours = [node["properties"] for node in nodes if node["type"].startswith("Kandinsky22")]
+        assert ours, path.name
+        for properties in ours:
+            said = (properties.get("cnr_id"), properties.get("ver"))
+            assert said == (PROJECT["name"], PROJECT["version"]), path.name
+
+
+def test_shipped_graphs_have_no_fields_without_a_value():
+    """But for wires: a null is against the page's own schema, and newer pages warn of it."""
+    pattern = r'"(?!links?")\w+": null'
+    for folder in ("workflows", "subgraphs"):
+        for path in (PACK / folder).glob("*.json"):
+            assert not re.search(pattern, path.read_text("utf-8")), path.name
 
 
 def test_changelog_says_what_is_in_it():

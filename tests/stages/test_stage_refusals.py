@@ -25,7 +25,7 @@ def test_every_mix_up_of_decoders_is_named(load_decoder, embeds, node, wrong):
         assert run(*arguments, latent, **widgets).shape == (1, 4, 8, 8)
         return
     published = re.escape(right.replace("tiny-", "") + " (or")
-    with pytest.raises(ValueError, match=f"Choose {published}"):
+    with pytest.raises(ValueError, match=f"^In Load Decoder, choose {published}"):
         run(*arguments, latent, **widgets)
 
 

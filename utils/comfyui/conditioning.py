@@ -124,8 +124,9 @@ def check_cross_attention(unet: Kandinsky22UNet, embeds: Any) -> None:
     shape = tuple(getattr(embeds, "shape", ()))
     if len(shape) != 3 or shape[1:] != (1, unet.embeds_width):
         raise ValueError(
-            f"This decoder takes CONDITIONING of shape (batch, 1, {unet.embeds_width}), not "
-            f"{shape}. Make it with Conditioning (Kandinsky 2.2); a CLIP Text Encode is for other "
+            "Connect the CONDITIONING of Conditioning (Kandinsky 2.2), with a prior of the "
+            "decoder's own family. This decoder takes CONDITIONING of shape "
+            f"(batch, 1, {unet.embeds_width}), not {shape}. A CLIP Text Encode is for other "
             "models, and embeddings are mixed with Interpolate or ConditioningAverage, not joined "
             "with ConditioningConcat."
         )
@@ -143,8 +144,8 @@ def check_companions(unet: Kandinsky22UNet, given: dict[str, Any]) -> None:
         node = f"{variant.title()} Conditioning"
         if present and unet.variant != variant:
             raise ValueError(
-                f"{node} is for the {variant} decoder, and this MODEL is the {unet.variant} one. "
-                f"Choose {DECODERS[variant].folder} in Load Decoder."
+                f"In Load Decoder, choose {DECODERS[variant].folder} (or one made from it). {node} "
+                f"is for the {variant} decoder, and this MODEL is the {unet.variant} one."
             )
     if has["inpaint"] and not masked:
         raise ValueError(

@@ -189,7 +189,7 @@ def kandinsky_of(model: Any) -> Kandinsky22:
     base = getattr(model, "model", None)
     if not isinstance(base, Kandinsky22):
         raise ValueError(
-            f"This MODEL is a {type(base or model).__name__}, not a Kandinsky 2.2 decoder. "
-            "Connect the MODEL of Load Decoder (Kandinsky 2.2)."
+            "Connect the MODEL of Load Decoder (Kandinsky 2.2). This MODEL is a "
+            f"{type(base or model).__name__}, not a Kandinsky 2.2 decoder."
         )
     return base

@@ -1,20 +1,24 @@
 """Single model files, by the names that the loaders list."""
 
+import re
 from pathlib import Path, PurePath
 
 import folder_paths
 
 from .model_folders import BUNDLED
 
+NAMED_FOR_US = re.compile(r"kandinsky.{0,2}2.?2|k22|movq", re.IGNORECASE)
+
 
 def list_files(kind: str) -> dict[str, Path]:
     """Portable name → file, for every single file in the folder that ComfyUI calls `kind`.
 
-    The user's own come first, then the bundled ones; of two with one name the first counts. Pickles
-    are listed only to be refused by name.
+    The user's own come first, of these the ones that are named for this model, then the bundled
+    ones; of two with one name the first counts. Pickles are listed only to be refused by name.
     """
     found = {}
-    for name in folder_paths.get_filename_list(kind):
+    names = folder_paths.get_filename_list(kind)  # also of other models, which are not opened here
+    for name in sorted(names, key=lambda name: not NAMED_FOR_US.search(name)):
         if path := folder_paths.get_full_path(kind, name):
             found[PurePath(name).as_posix()] = Path(path)
     for path in sorted((BUNDLED / kind).glob("*.safetensors")):

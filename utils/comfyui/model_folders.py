@@ -9,7 +9,7 @@ import folder_paths
 from huggingface_hub import constants
 
 from ..files.configs import read_config, read_json
-from ..files.model_kinds import KINDS, contents_of, is_kind, is_model, kinds_of
+from ..files.model_kinds import KINDS, contents_of, is_kind, is_model, kinds_of, rank_of
 from ..files.zero_embeds import FILE as ZERO_EMBEDS
 
 BUNDLED = Path(__file__).parents[2] / "models"
@@ -91,7 +91,18 @@ def models_of(kind: str) -> dict[str, Path]:
 
 
 def list_models(kind: str) -> list[str]:
-    return list(models_of(kind))
+    """What a loader offers; the first is what a new node has: decoders for text to image first.
+
+    Among equals the user's own come first, then the hub's cache, then the bundled ones.
+    """
+    return in_order(all_folders(kind), kind)
+
+
+def in_order(folders: dict[str, Path], kind: str) -> list[str]:
+    """The names of those that are of a kind."""
+    ranks = {name: rank_of(folder, kind) for name, folder in folders.items()}
+    known = {name: rank for name, rank in ranks.items() if rank is not None}
+    return sorted(known, key=lambda name: known[name])
 
 
 def decoder_parts(component: str) -> dict[str, tuple[Path, dict[str, Any]]]:
@@ -138,13 +149,15 @@ def describe_missing(name: str, kind: str, folders: dict[str, Path]) -> str:
     """Why a name is not found, and what lies there instead."""
     wanted = KINDS[kind]
     kinds = {other: kinds_of(folder) for other, folder in folders.items()}
-    known = ", ".join(other for other in folders if kind in kinds[other]) or "none"
+    known = in_order(folders, kind)
+    choose = f"In {wanted.loader}, choose {known[0]}; or let" if known else "Let"
     odd = [f"{n} ({contents_of(folder)})" for n, folder in folders.items() if not kinds[n]]
     passed_over = f" Not usable: {'; '.join(odd[:5])}." if odd else ""
     roots = ", ".join(str(root) for root in model_roots(kind))
     return (
-        f"No model named {name!r} for {wanted.loader}. Found: {known}.{passed_over} Looked in: "
-        f"{roots}. Put the folder of {wanted.published} (or another) into the first of these, then "
+        f"{choose} Get Models (Kandinsky 2.2) fetch what is missing. No model named {name!r} for "
+        f"{wanted.loader}. Found: {', '.join(known) or 'none'}.{passed_over} Looked in: {roots}. "
+        f"Put the folder of {wanted.published} (or another) into the first of these, then "
         "press R in the page."
     )
 

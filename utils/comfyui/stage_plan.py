@@ -120,8 +120,8 @@ def unet_of(model: Any, variant: str) -> Kandinsky22UNet:
     unet: Any = kandinsky_of(model).diffusion_model
     if unet.variant != variant:
         raise ValueError(
-            f"This stage needs the {variant} decoder, and got the {unet.variant} one. "
-            f"Choose {DECODERS[variant].folder} (or one made from it) in Load Decoder."
+            f"In Load Decoder, choose {DECODERS[variant].folder} (or one made from it). This stage "
+            f"needs the {variant} decoder, and got the {unet.variant} one."
         )
     return unet
 

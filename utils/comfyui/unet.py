@@ -6,6 +6,7 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from diffusers import UNet2DConditionModel
 
+from ..files.architectures import variant_of
 from ..kandinsky.latents import CHANNELS
 from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
 from .attention import SelectableAttention
@@ -28,9 +29,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
 
     @property
     def variant(self) -> str:
-        if self.config["addition_embed_type"] == "image_hint":
-            return "depth"
-        return "inpaint" if self.config["in_channels"] == 9 else "text_to_image"
+        return variant_of(self.config)
 
     @property
     def grid(self) -> int:

@@ -74,7 +74,7 @@ def fault_of_name(path: str) -> str:
     return ""
 
 
-DECODERS = "Load Decoder / Inpaint / ControlNet"
+DECODERS = "Load Decoder"
 DEPTH = dict(loader="Load Depth Estimator", comfyui_folder="depth_estimators", marker="config.json")
 # Commits: what other projects' lock files and caches name, and agree on; dpt-large's is the one
 # that transformers pins for its depth-estimation pipeline. controlnet-depth's is the head of

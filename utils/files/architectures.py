@@ -3,6 +3,7 @@
 A config holds what differs from the defaults of its class in diffusers or transformers.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,14 @@ DECODERS = {
         _DECODER_SCHEDULER,
     ),
 }
+
+
+def variant_of(unet: Mapping[str, Any]) -> str:
+    """The key of DECODERS that the config of a UNet belongs to."""
+    if unet.get("addition_embed_type") == "image_hint":
+        return "depth"
+    return "inpaint" if unet.get("in_channels") == 9 else "text_to_image"
+
 
 MOVQ: dict[str, Any] = dict(
     block_out_channels=(128, 256, 256, 512),

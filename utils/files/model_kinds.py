@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .architectures import DECODERS, ORGANISATION, PRIOR_FOLDER
+from .architectures import DECODERS, ORGANISATION, PRIOR_FOLDER, variant_of
 from .configs import read_json
 
 
@@ -84,6 +84,11 @@ def transformer_folder(folder: Path) -> Path | None:
 
 def is_kind(folder: Path, kind: str) -> bool:
     """Whether a folder is a model of a kind, by its contents, whatever its name."""
+    return rank_of(folder, kind) is not None
+
+
+def rank_of(folder: Path, kind: str) -> int | None:
+    """Where a model of a kind stands in a list: 0 is what most people need; None is none of it."""
 
     def has(parts: Iterable[str]) -> bool:
         return all(part in index or os.path.isdir(folder / part) for part in parts)
@@ -91,25 +96,24 @@ def is_kind(folder: Path, kind: str) -> bool:
     try:
         index = read_index(folder) if kind != "depth" else {}
         if kind == "prior":
-            if has(COMBINED + part for part in PRIOR_PARTS):
-                return True
             # Other pipelines with a prior in them have no image encoder either.
             ours = str(index.get("_class_name", OURS)).startswith(OURS)
-            return has(PRIOR_PARTS) and (ours or has(IMAGE_PARTS))
+            plain = has(PRIOR_PARTS) and (ours or has(IMAGE_PARTS))
+            return 0 if plain or has(COMBINED + part for part in PRIOR_PARTS) else None
         if kind == "prior_transformer":
-            return transformer_folder(folder) is not None
+            return 0 if transformer_folder(folder) else None
         if kind == "decoder":
-            unet = folder / "unet" / "config.json"
-            return (
-                has(("unet", "movq"))
-                and read_json(unet).get("encoder_hid_dim_type") == "image_proj"
-            )
+            if not has(("unet", "movq")):
+                return None
+            unet = read_json(folder / "unet" / "config.json")
+            known = unet.get("encoder_hid_dim_type") == "image_proj"
+            return list(DECODERS).index(variant_of(unet)) if known else None
         if not os.path.isfile(folder / "config.json"):
-            return False
+            return None
         names = read_json(folder / "config.json").get("architectures") or [""]
-        return names[0].endswith("ForDepthEstimation")
+        return 0 if names[0].endswith("ForDepthEstimation") else None
     except (OSError, ValueError, AttributeError, TypeError, LookupError):
-        return False  # damaged; `model_folders.find_model` says how
+        return None  # damaged; `model_folders.find_model` says how
 
 
 def kinds_of(folder: Path) -> set[str]:

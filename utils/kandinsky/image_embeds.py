@@ -49,7 +49,7 @@ class ImageEmbeds:
         """Raises ValueError if these embeddings are not `width` wide, as `taker` needs them."""
         if self.width != width:
             raise ValueError(
-                f"These image embeddings are {self.width} wide, and {taker} takes {width}: they "
-                "come from another family of models. Load prior and decoder of one family, both "
-                "published or both miniature."
+                "Choose models of one family, both published or both miniature, in Load Prior and "
+                f"Load Decoder. These image embeddings are {self.width} wide, and {taker} takes "
+                f"{width}: they come from another family of models."
             )

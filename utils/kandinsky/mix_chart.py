@@ -16,15 +16,20 @@ def similarities(mixed: ImageEmbeds, parts: list[ImageEmbeds]) -> list[float]:
 
 
 def draw_mix(mixed: ImageEmbeds, parts: list[ImageEmbeds]) -> torch.Tensor:
-    """A bar for each part: how like it the mix is. IMAGE (1, H, 384, 3), H by the count."""
+    """A bar for each part: how like it the mix is, in words, as the node has weights, too.
+
+    IMAGE (1, H, 384, 3), H by the count.
+    """
     picture = Image.new("RGB", (WIDTH, ROW * len(parts) + EDGE), GROUND)
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(20)
-    left, right = 2 * EDGE + 16, WIDTH - EDGE - 60
+    labels = [f"likeness to {number}" for number in range(1, len(parts) + 1)]
+    left = 2 * EDGE + max(draw.textlength(label, font) for label in labels)
+    right = WIDTH - EDGE - 60
     for row, similarity in enumerate(similarities(mixed, parts)):
         top, bottom = row * ROW + EDGE, (row + 1) * ROW
         middle = (top + bottom) / 2
-        draw.text((EDGE, middle), str(row + 1), INK, font, anchor="lm")
+        draw.text((EDGE, middle), labels[row], INK, font, anchor="lm")
         draw.rectangle((left, top, right, bottom), TRACK)
         end = left + max(similarity, 0.0) * (right - left)
         draw.rectangle((left, top, end, bottom), BAR)

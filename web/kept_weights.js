@@ -1,0 +1,28 @@
+// Interpolate: the weights that a person has set stay when the count changes. ComfyUI makes new
+// widgets for each count, with the defaults of that count.
+import { app } from "../../scripts/app.js"
+
+app.registerExtension({
+  name: "kandinsky22.kept_weights",
+  nodeCreated(node) {
+    if (node.comfyClass !== "Kandinsky22Interpolate") return
+    const kept = {} // by the name of a widget, what a person has set; also while it is not shown
+    const watch = (widget) => {
+      if (!widget?.name?.startsWith("count.weight_")) return
+      if (widget.name in kept) widget.value = kept[widget.name]
+      const shown = widget.value
+      const onRemove = widget.onRemove
+      widget.onRemove = function () {
+        if (this.value !== shown) kept[this.name] = this.value
+        onRemove?.call(this)
+      }
+    }
+    node.widgets.forEach(watch)
+    const addCustomWidget = node.addCustomWidget
+    node.addCustomWidget = function (...parameters) {
+      const widget = addCustomWidget.apply(this, parameters)
+      watch(widget)
+      return widget
+    }
+  },
+})
