@@ -6,7 +6,9 @@ from comfy_api.latest import io
 
 from ..utils.kandinsky.checks import MOST_ITEMS
 from .sockets import EMBEDS, PRIOR
-from .widgets import NAMES_OF_THE_MODEL, cfg_input, seed_input
+from .widgets import NAMES_OF_THE_MODEL, cfg_input, seed_input, show_notes
+
+ONE_PASS_NOTE = "This prior makes embeddings in one pass: steps and cfg mean nothing to it."
 
 
 def prompt_inputs() -> list[io.Input]:
@@ -76,9 +78,10 @@ class SamplePrior(io.ComfyNode):
         cfg: Any,
         batch_size: Any,
     ) -> io.NodeOutput:
-        sample = PRIOR.take(prior).sample
+        loaded = PRIOR.take(prior)
+        show_notes([ONE_PASS_NOTE] if loaded.one_pass else [])
         return io.NodeOutput(
-            *sample(prompt, negative_prompt, seed, steps, cfg, batch_size=batch_size)
+            *loaded.sample(prompt, negative_prompt, seed, steps, cfg, batch_size=batch_size)
         )
 
 

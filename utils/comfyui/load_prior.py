@@ -7,8 +7,10 @@ import torch
 from diffusers import PriorTransformer, UnCLIPScheduler
 
 from ..files.configs import naming, read_config
+from ..files.headers import read_headers, weight_files
 from ..files.model_kinds import prior_part
 from ..files.weights import build_module
+from ..kandinsky.one_pass_prior import OnePassPrior
 from .clip import TextEncoder
 from .dtypes import pick_dtypes, pick_ops
 from .lazy_image_encoder import LazyImageEncoder
@@ -23,15 +25,32 @@ def load_prior(folder: Path, weight_dtype: str = "default") -> LoadedPrior:
         FileNotFoundError, ValueError: a part of `folder` is missing, damaged, or does not fit its
             config.
     """
-    weights, compute = pick_dtypes(weight_dtype)
-    ops = pick_ops(weights, compute)
-    part = prior_part(folder, "prior")
-    network = build_module(PriorNetwork.from_config, PriorTransformer, part, weights, ops)
+    network = load_network(prior_part(folder, "prior"), weight_dtype)
+    config: Any = network.patcher.model.module.config
     text_encoder = TextEncoder(folder, weight_dtype)
     images = LazyImageEncoder(folder, weight_dtype)
     scheduler = read_scheduler_config(prior_part(folder, "scheduler"))
-    check_parts_fit(folder, network.config, text_encoder.config, images.config)
-    return LoadedPrior(Resident(network, compute), text_encoder, images, scheduler)
+    check_parts_fit(folder, config, text_encoder.config, images.config)
+    return LoadedPrior(network, text_encoder, images, scheduler)
+
+
+def is_one_pass(files: list[Path]) -> bool:
+    """Whether a transformer has no timesteps, by the names of its tensors."""
+    return not any(tensor.name.startswith("time_embedding.") for tensor in read_headers(files))
+
+
+def load_network(folder: Path, weight_dtype: str) -> Resident:
+    """A prior's transformer, of one pass or of many.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder is damaged, or no prior's transformer.
+    """
+    weights, compute = pick_dtypes(weight_dtype)
+    build: Any = PriorNetwork.from_config
+    if is_one_pass(weight_files(folder)):
+        build = OnePassPrior.build
+    network = build_module(build, PriorTransformer, folder, weights, pick_ops(weights, compute))
+    return Resident(network, compute)
 
 
 def read_scheduler_config(folder: Path) -> dict[str, Any]:

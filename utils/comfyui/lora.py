@@ -22,7 +22,7 @@ from ..kandinsky.checks import check_numbers
 from .dora import with_magnitude
 from .model import kandinsky_of
 from .model_files import find_file
-from .prior import LoadedPrior
+from .prior import ONE_PASS, LoadedPrior
 
 log = logging.getLogger("kandinsky22")
 BIASES = ("diff_b", "b_norm")  # ComfyUI's endings for them
@@ -153,7 +153,9 @@ def apply_to_decoder(model: Any, path: Path, strength: float) -> tuple[Any, list
 def apply_to_prior(
     prior: LoadedPrior, path: Path, strength: float
 ) -> tuple[LoadedPrior, list[str]]:
-    """The prior with a LoRA file on its transformer."""
+    """The prior with a LoRA file on its transformer. Raises ValueError for a prior of one pass."""
+    if prior.one_pass:
+        raise ValueError(ONE_PASS.format("Load Prior LoRA"))
     patcher = prior.transformer.patcher
     patched, notes = apply_lora(patcher, path, strength, NETWORKS["prior"])
     return (prior if patched is patcher else prior.with_transformer(patched)), notes

@@ -10,6 +10,7 @@ from ..kandinsky.checks import check_counts, check_numbers, check_texts, check_w
 from ..kandinsky.image_embeds import ImageEmbeds
 from ..kandinsky.images import images_to_model
 from ..kandinsky.noise import draw_noise, item_generators
+from ..kandinsky.one_pass_prior import OnePassPrior
 from ..kandinsky.schedulers import set_strength
 from .clip import ImageEncoder, TextEncoder
 from .clip_text import ComfyTextEncoder
@@ -17,6 +18,11 @@ from .clip_vision import ComfyImageEncoder
 from .lazy_image_encoder import LazyImageEncoder
 from .progress import step_reporter
 from .residents import Owner, Resident
+
+ONE_PASS = (
+    "This prior makes embeddings from noise in one pass, and {} needs one of many steps. Connect a "
+    "published prior."
+)
 
 
 class PriorNetwork(PriorTransformer):
@@ -122,6 +128,8 @@ class LoadedPrior(Owner):
         (batch_size,) = check_counts(batch_size=batch_size)
         (cfg,) = check_numbers(cfg=cfg)
         batch = batch_size if start is None else start.batch
+        if self.one_pass:
+            return self._sample_at_once(prompt, negative_prompt, seed, batch, start)
         width: int = self.config.embedding_dim
         scheduler, timesteps = self._plan_steps(steps)
         if start is not None:
@@ -132,8 +140,7 @@ class LoadedPrior(Owner):
         module, device = self._load_transformer(len(text.embeds)), self.transformer.device
 
         generators = item_generators(seed, list(range(batch)))
-        shape = (batch, 2 if negative_prompt else 1, width)
-        latents = draw_noise(shape, generators).to(device)
+        latents = draw_noise((batch, 2 if negative_prompt else 1, width), generators).to(device)
         if start is not None:
             latents = add_noise(scheduler, start, latents, timesteps[0])
         text = text.to(device, self.transformer.dtype)
@@ -141,6 +148,30 @@ class LoadedPrior(Owner):
         blocks = prior.denoise(
             module, scheduler, timesteps, latents, text, float(cfg), generators, on_step=watch
         )
+        return ImageEmbeds(blocks[:, 0]), zero or ImageEmbeds(blocks[:, 1])
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether the transformer makes embeddings in one pass; steps and cfg mean nothing then."""
+        return isinstance(self.transformer.patcher.model.module, OnePassPrior)
+
+    def _sample_at_once(
+        self, prompt: str, negative_prompt: str, seed: int, batch: int, start: Any
+    ) -> tuple[ImageEmbeds, ImageEmbeds]:
+        """As in ECLIPSE's pipeline: a negative prompt is one more prompt, with noise of its own."""
+        if start is not None:
+            raise ValueError(ONE_PASS.format("Prior Emb2Emb"))
+        zero = None if negative_prompt else self.zero_embeds("An empty negative prompt")
+        text = self.encode_prompts(prompt, negative_prompt, batch, guided=False)
+        module, device = self._load_transformer(len(text.embeds)), self.transformer.device
+        shape = (batch, 2 if negative_prompt else 1, self.config.embedding_dim)
+        noise = draw_noise(shape, item_generators(seed, list(range(batch))))
+        text = text.to(device, self.transformer.dtype)
+        predicted = module(
+            noise.flatten(0, 1).to(text.embeds), text.embeds, text.states, text.mask
+        ).predicted_image_embedding
+        step_reporter(1)(0, 1)
+        blocks = predicted.float().view(shape)
         return ImageEmbeds(blocks[:, 0]), zero or ImageEmbeds(blocks[:, 1])
 
     def _plan_steps(self, steps: int) -> tuple[Any, torch.Tensor]:

@@ -10,7 +10,6 @@ from diffusers import PriorTransformer
 
 from ..files import architectures
 from ..files.configs import read_config
-from ..files.headers import weight_files
 from ..files.model_kinds import transformer_folder
 from ..files.prior_files import is_prior_file
 from ..files.weights import fill_module, recognise
@@ -18,6 +17,7 @@ from . import model_files, model_folders
 from .clip_text import ComfyTextEncoder
 from .clip_vision import ComfyImageEncoder
 from .dtypes import pick_dtypes, pick_ops
+from .load_prior import is_one_pass, load_network
 from .prior import LoadedPrior, PriorNetwork
 from .residents import Resident
 
@@ -66,16 +66,19 @@ def known_configs() -> list[tuple[str, dict[str, Any]]]:
     return known
 
 
-def load_network(source: Path, weight_dtype: str) -> Resident:
-    """Raises FileNotFoundError or ValueError if the file or folder is damaged or no prior's."""
+def load_file(file: Path, weight_dtype: str) -> Resident:
+    """Raises ValueError if the file is damaged or no prior's of many steps."""
+    if is_one_pass([file]):
+        raise ValueError(
+            f"{file} is a prior of one pass, and does not say how many heads its attention has. "
+            "Put it with its config.json into a folder of its own under models/diffusers."
+        )
     weights, compute = pick_dtypes(weight_dtype)
     build = PriorNetwork.from_config
-    if source.is_dir():
-        config, files = read_config(source / "config.json", PriorTransformer), weight_files(source)
-    else:
-        config, files = recognise(source, known_configs(), build), [source]
-    network = fill_module(build, config, files, weights, pick_ops(weights, compute))
-    return Resident(network, compute)
+    config = recognise(file, known_configs(), build)
+    return Resident(
+        fill_module(build, config, [file], weights, pick_ops(weights, compute)), compute
+    )
 
 
 def load_transformer(
@@ -91,7 +94,8 @@ def load_transformer(
         FileNotFoundError, ValueError: the transformer cannot be read, or an encoder is missing or
             does not fit it.
     """
-    transformer = load_network(source, weight_dtype)
+    load = load_network if source.is_dir() else load_file
+    transformer = load(source, weight_dtype)
     config: Any = transformer.patcher.model.module.config
     width, length = config.embedding_dim, config.num_embeddings
     if prior is not None:

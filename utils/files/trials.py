@@ -29,9 +29,10 @@ def run_movq(movq: Any) -> None:
 def run_prior(transformer: Any) -> None:
     config = transformer.config
     width, tokens = config.embedding_dim, config.num_embeddings
+    time = {"timestep": 1} if hasattr(transformer, "time_embedding") else {}  # none: of one pass
     transformer(
         torch.empty(2, width),
-        timestep=1,
+        **time,
         proj_embedding=torch.empty(2, width),
         encoder_hidden_states=torch.empty(2, tokens, width),
         attention_mask=torch.ones(2, tokens, dtype=torch.bool),
