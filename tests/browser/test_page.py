@@ -30,7 +30,7 @@ FIRST = {  # what people type → a node that must be among the first three
     "embedding": "Prior",
     "ip adapter": "Encode Image",
     "image prompt": "Encode Image",
-    "clip vision": "Embeds From CLIP Vision",
+    "clip vision": "Embeds To CLIP Vision",
     "morph": "Interpolate Sequence",
     "img2img": "Img2Img",
     "inpaint": "Inpaint",

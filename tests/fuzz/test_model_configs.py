@@ -24,6 +24,8 @@ VALUES = (
     *(None, "x", "", -1, 0, 3, 10**9, 10**400, 0.5, True, [], {}, [None], [10**9], {"a": {"a": 5}}),
     *(RAW + text for text in ("NaN", "-Infinity", "1e999", "[" * 5000, '{"a":' * 5000)),
 )
+# Tables of words, and what this pack keeps itself: no configs.
+TABLES = ("vocab.json", "tokenizer.json", "special_tokens_map.json", "zero_image_embeds.json")
 PICTURE = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
 
 
@@ -74,8 +76,7 @@ def with_value(content, path, value):
 def all_cases(folder):
     for name in MODELS:
         for file in sorted((folder / name).rglob("*.json")):
-            # A vocabulary is a table of thousands of words, and no config.
-            if file.name not in ("vocab.json", "tokenizer.json", "special_tokens_map.json"):
+            if file.name not in TABLES:
                 for path in keys_of(json.loads(file.read_text())):
                     for value in VALUES:
                         yield name, file.relative_to(folder / name), path, value

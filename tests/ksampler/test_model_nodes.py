@@ -1,5 +1,6 @@
 """A MODEL that other nodes merge, cache or compile serves samplers and stages."""
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
 import pytest
@@ -17,6 +18,7 @@ def test_merges_serve_samplers_and_stages(load_decoder, embeds, pair):
     from comfy_extras.nodes_model_merging import ModelMergeSimple
 
     one = load_decoder(TEXT_TO_IMAGE)[0]
+    comfy.model_management.load_models_gpu([one])  # without what another test has put on it
     two, by_hand = one.clone(), one.clone()
     weights = {f"diffusion_model.{k}": v for k, v in one.model.diffusion_model.state_dict().items()}
     two.add_patches({key: ("set", (1.2 * value,)) for key, value in weights.items()}, 1.0)

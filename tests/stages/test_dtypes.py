@@ -8,7 +8,7 @@ from kandinsky22.nodes.depth_hint import DepthHint
 from kandinsky22.nodes.embeds import EncodeImage
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.nodes.prior import SamplePrior
-from kandinsky22.utils.comfyui import depth_estimator, dtypes, load_model, prediction, prior
+from kandinsky22.utils.comfyui import depth_estimator, dtypes, load_model, load_prior, prediction
 from kandinsky22.utils.comfyui.model_options import wrapped_options
 from torch.overrides import TorchFunctionMode
 
@@ -42,7 +42,7 @@ class Computed(TorchFunctionMode):
 @pytest.fixture
 def kept_in_fp16(models, nothing_shared, monkeypatch):
     """As on a card without fast fp16: weights in it, and everything computed in fp32."""
-    for module in (depth_estimator, load_model, prior, dtypes):
+    for module in (depth_estimator, load_model, load_prior, dtypes):
         monkeypatch.setattr(module, "pick_dtypes", lambda *_: (torch.float16, torch.float32))
 
 

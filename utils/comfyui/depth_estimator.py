@@ -81,7 +81,8 @@ def read_with_transformers(folder: Path) -> tuple[Any, Any]:
         with open_tensors(file) as tensors:
             state |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
     check_sizes(build_empty(model_class, config, config_path), state, folder)
-    with naming(folder):
+    # transformers draws random numbers for what is missing; nobody else's may change by that.
+    with naming(folder), torch.random.fork_rng(devices=[]):
         model, loading = model_class.from_pretrained(
             None,
             config=config,

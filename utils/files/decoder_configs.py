@@ -31,6 +31,8 @@ def read_decoder_configs(folder: Path) -> DecoderConfigs:
     with naming(path):
         made = build_scheduler(scheduler, "ddpm", "checkpoint")
         made.set_timesteps(2)
-        made.step(torch.zeros(1, 4, 1, 1), made.timesteps[0], torch.zeros(1, 4, 1, 1))
+        learned = str(made.config.variance_type).startswith("learned")
+        predicted = torch.zeros(1, 8 if learned else 4, 1, 1)
+        made.step(predicted, made.timesteps[0], torch.zeros(1, 4, 1, 1))
     unet = read_config(folder / "unet" / "config.json", UNet2DConditionModel)
     return DecoderConfigs(unet, scheduler, read_preview(folder), str(path))

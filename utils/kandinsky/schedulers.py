@@ -40,7 +40,7 @@ SPACINGS: dict[str, dict[str, Any]] = {
     "beta": {"timestep_spacing": "linspace", "use_beta_sigmas": True},
 }
 
-BUILT: dict[tuple[str, str], Any] = {}  # schedulers as they came from their constructors
+BUILT: dict[tuple[str, str], Any] = {}  # KDPM2 schedulers as they came from their constructors
 
 
 def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str) -> Any:
@@ -50,8 +50,10 @@ def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str) -
         ValueError: an unknown name, or a pair that diffusers does not have.
     """
     scheduler_class, settings = scheduler_settings(config, sampler_name, scheduler)
+    if not scheduler_class.__name__.startswith("KDPM2"):
+        return scheduler_class.from_config(settings)
     key = scheduler_class.__name__, json.dumps(settings, sort_keys=True, default=str)
-    if key not in BUILT:  # KDPM2's constructor takes half a second
+    if key not in BUILT:  # its constructor takes half a second
         BUILT[key] = scheduler_class.from_config(settings)
     return copy.deepcopy(BUILT[key])
 
