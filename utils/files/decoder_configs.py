@@ -33,6 +33,7 @@ def read_decoder_configs(folder: Path) -> DecoderConfigs:
         made.set_timesteps(2)
         learned = str(made.config.variance_type).startswith("learned")
         predicted = torch.zeros(1, 8 if learned else 4, 1, 1)
-        made.step(predicted, made.timesteps[0], torch.zeros(1, 4, 1, 1))
+        noise = torch.Generator()  # of its own: nobody else's random numbers may change
+        made.step(predicted, made.timesteps[0], torch.zeros(1, 4, 1, 1), generator=noise)
     unet = read_config(folder / "unet" / "config.json", UNet2DConditionModel)
     return DecoderConfigs(unet, scheduler, read_preview(folder), str(path))
