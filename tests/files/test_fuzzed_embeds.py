@@ -13,6 +13,8 @@ from kandinsky22.utils.files.embeds import FILE_FORMAT, load_embeds
 from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 from safetensors.torch import save
 
+pytestmark = pytest.mark.long
+
 HEADER = {
     "__metadata__": {"format": FILE_FORMAT},
     "image_embeds": {"dtype": "F32", "shape": [2, 24], "data_offsets": [0, 192]},

@@ -14,6 +14,8 @@ from kandinsky22.utils.files import headers
 from kandinsky22.utils.files.zero_embeds import FILE
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.long
+
 PUBLISHED = "image_encoder and image_processor of kandinsky-community/kandinsky-2-2-prior"
 
 

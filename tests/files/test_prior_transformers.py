@@ -21,6 +21,8 @@ from kandinsky22.nodes.prior import SamplePrior
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+pytestmark = pytest.mark.long
+
 LAYERS = 32  # by which ComfyUI knows bigG; CLIP-L has 12
 TEXT = dict(hidden_size=WIDTH, num_attention_heads=4, intermediate_size=37, hidden_act="gelu")
 SMALLER = dict(hidden_size=16, num_attention_heads=2, intermediate_size=20)

@@ -18,6 +18,8 @@ from kandinsky22.utils.comfyui.lora import apply_to_decoder
 from kandinsky22.utils.files.headers import weight_files
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.long
+
 
 def change_json(path, entries):
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))

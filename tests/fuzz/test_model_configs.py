@@ -18,6 +18,8 @@ from helpers.tiny_models import PRIOR, TEXT_TO_IMAGE
 from kandinsky22.nodes.depth_hint import DepthHint
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 
+pytestmark = pytest.mark.long
+
 SECONDS, BYTES = 5, 2**30  # for each case
 RAW = "raw:"  # a text that stands in the file as it is, whether JSON or not
 VALUES = (

@@ -9,6 +9,8 @@ from kandinsky22.utils.comfyui.vae import load_vae
 import nodes
 from tools.miniature.shapes import draw, sample_scenes
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_nodes_equal_diffusers(vae, theirs, batch):

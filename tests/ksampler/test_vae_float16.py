@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import nodes
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 
 

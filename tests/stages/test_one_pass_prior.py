@@ -16,6 +16,8 @@ from kandinsky22.utils.kandinsky.noise import draw_noise, item_generators
 from kandinsky22.utils.kandinsky.one_pass_prior import OnePassPrior
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.long
+
 NAME = "an-eclipse-prior"
 PUBLISHED = dict(
     num_attention_heads=16,
