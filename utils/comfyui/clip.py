@@ -60,6 +60,7 @@ class TextEncoder(Encoder):
         with naming(tokenizer):
             self.tokenizer: Any = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
             length, size = self.config.max_position_embeddings, self.config.vocab_size
+            self.tokenizer.model_max_length = length  # whatever its own settings say
             ids = prior.tokenize(self.tokenizer, ["a b"], length).input_ids
             if ids.max() >= size:
                 raise ValueError(f"token {ids.max()} is not one of the text encoder's {size}")

@@ -129,6 +129,7 @@ def out_of_bounds(value: Any, key: str = "") -> list[str]:
     if not isinstance(value, int | float):
         return []
     least, most = next(limits for pattern, *limits in LIMITS if pattern.search(key))
-    if isinstance(value, bool) or least <= value <= most:
+    is_switch = isinstance(value, bool) and least < 1  # and no count of heads or of noise levels
+    if is_switch or (least <= value <= most and not isinstance(value, bool)):
         return []
     return [f"{key} is {value!r:.40}, and {least} to {most} makes sense"]
