@@ -15,7 +15,7 @@ from ..files.headers import weight_files
 from ..files.weights import check_config, fill_module, recognise
 from .dtypes import compute_in, pick_dtypes, pick_ops
 from .model import Kandinsky22, sampling_of
-from .model_folders import decoder_parts
+from .model_folders import models_of
 from .model_options import CHANNELS_LAST
 from .residents import move_stray_tensors
 from .unet import Kandinsky22UNet
@@ -55,7 +55,7 @@ def known_decoders() -> dict[str, DecoderConfigs]:
     A folder comes first, as it knows its own scheduler and preview. A damaged one is passed over.
     """
     known = {}
-    for name, (folder, _) in decoder_parts("unet").items():
+    for name, folder in models_of("decoder").items():
         try:
             configs = read_decoder_configs(folder)
             sampling_of(configs)

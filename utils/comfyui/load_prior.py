@@ -7,7 +7,7 @@ import torch
 from diffusers import PriorTransformer, UnCLIPScheduler
 
 from ..files.configs import naming, read_config
-from ..files.headers import read_headers, weight_files
+from ..files.headers import tensor_names, weight_files
 from ..files.model_kinds import prior_part
 from ..files.weights import build_module
 from ..kandinsky.one_pass_prior import OnePassPrior
@@ -36,7 +36,8 @@ def load_prior(folder: Path, weight_dtype: str = "default") -> LoadedPrior:
 
 def is_one_pass(files: list[Path]) -> bool:
     """Whether a transformer has no timesteps, by the names of its tensors."""
-    return not any(tensor.name.startswith("time_embedding.") for tensor in read_headers(files))
+    names = set[str]().union(*map(tensor_names, files))
+    return not any(name.startswith("time_embedding.") for name in names)
 
 
 def load_network(folder: Path, weight_dtype: str) -> Resident:

@@ -26,7 +26,8 @@ def model_roots(kind: str) -> list[Path]:
     roots = [
         root for name in names if name in known for root in folder_paths.get_folder_paths(name)
     ]
-    return [Path(root) for root in roots] + [Path(constants.HF_HUB_CACHE), BUNDLED]
+    # A root that is there twice, such as a cache among ComfyUI's folders, is walked once.
+    return list(dict.fromkeys([*map(Path, roots), Path(constants.HF_HUB_CACHE), BUNDLED]))
 
 
 def may_be_written(folder: Path) -> bool:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .arguments import only_arguments
 
 LARGEST_FILE = 10 * 2**20  # bytes; a config has a few thousand
@@ -92,7 +94,8 @@ def naming(source: Any) -> Generator[None]:
         yield
     except Exception as error:
         text = str(error).lower()
-        if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+        is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if is_memory or "out of memory" in text or "allocate memory" in text:
             raise  # ComfyUI has its own words for it
         raise ValueError(f"{source} cannot be used: {error!r:.300}. Download it again.") from error
 

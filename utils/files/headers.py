@@ -113,6 +113,12 @@ class StoredTensor:
     dtype: torch.dtype | None  # None: not a floating-point number
 
 
+def tensor_names(file: Path) -> set[str]:
+    """Raises OSError or ValueError if the file cannot be read, or is damaged."""
+    with open_tensors(file) as tensors:
+        return set(tensors.keys())
+
+
 def read_headers(files: list[Path]) -> list[StoredTensor]:
     """All tensors of the files; only the headers are read.
 

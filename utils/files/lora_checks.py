@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
+from .headers import DTYPES
+
 Parts = dict[str, torch.Tensor]  # by their endings
-FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, *FLOAT8)
 # Parts that are nothing without one another.
 WHOLES = (
     ("lora_A.weight", "lora_B.weight"),
@@ -52,7 +52,7 @@ def check_tensor(path: Path, key: str, ending: str, tensor: torch.Tensor) -> Non
             what = f"{tensor.item()}, not a finite number"
     elif ending == "reshape_weight":
         what = "a new shape for a weight, which nothing here can have"
-    elif tensor.dtype not in FLOATS:
+    elif tensor.dtype not in DTYPES.values():
         what = f"a tensor of {tensor.dtype}, not of floating-point numbers that are known here"
     elif not tensor.numel():
         what = f"empty: its shape is {shape}"

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from .headers import open_tensors
+from .headers import tensor_names
 
 KNOWN: dict[tuple[Path, int, int], bool] = {}  # what a file was, by its size and its time
 OF_A_PRIOR = {"positional_embedding", "proj_in.weight", "proj_to_clip_embeddings.weight"}
@@ -12,8 +12,7 @@ OF_A_PRIOR = {"positional_embedding", "proj_in.weight", "proj_to_clip_embeddings
 def names_a_prior(file: Path) -> bool:
     """Whether the header of a file names a prior's tensors."""
     try:
-        with open_tensors(file) as tensors:
-            return set(tensors.keys()) >= OF_A_PRIOR
+        return tensor_names(file) >= OF_A_PRIOR
     except (OSError, ValueError):
         return False  # damaged; the node that takes it says how
 
