@@ -9,6 +9,7 @@ from .decoder import Decoder
 from .depth_hint import DepthHint
 from .embeds import EmbedsFromClipVision, EmbedsToClipVision, EncodeImage, ZeroEmbeds
 from .embeds_files import LoadEmbeds, SaveEmbeds
+from .example_picture import ExamplePicture
 from .file_loaders import LoadMoVQ, LoadPriorTransformer, LoadUNet
 from .get_models import GetModels
 from .img2img import Img2Img
@@ -51,6 +52,7 @@ NODES: list[type[io.ComfyNode]] = [
     DepthConditioning,
     InpaintConditioning,
     GetModels,
+    ExamplePicture,
 ]
 
 

@@ -12,8 +12,8 @@ with what was written or what is wrong, and fails if anything is wrong.
 from __future__ import annotations
 
 import argparse
-import io
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -116,13 +116,10 @@ def export_and_run(server: Server, path: Path, options: argparse.Namespace) -> l
     images = server.run(api).images  # with the page closed: asyncio takes one loop at a time
     written = {path: as_json(saved)}
     if path.parent.name == "workflows":
-        written[path.parent / "api" / path.name] = as_json(api)
+        written[api_path(path)] = as_json(api)
         thumbnail = path.with_suffix(".jpg")
         if options.pictures or not thumbnail.exists():
-            saved_images = [image for image in images if image["type"] == "output"]
-            if not saved_images:
-                raise WorkflowFault("it saves no picture, which its thumbnail is made of")
-            written[thumbnail] = as_thumbnail(server.fetch(saved_images[-1]))
+            written[thumbnail] = thumbnail_of(server, api, images)
     changed = [p for p, new in written.items() if not p.exists() or p.read_bytes() != new]
     for file in [] if options.check else changed:
         file.parent.mkdir(exist_ok=True)
@@ -134,15 +131,21 @@ def as_json(content: dict) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def as_thumbnail(png: bytes, height: int = 384) -> bytes:
-    """What the template browser shows."""
-    from PIL import Image
+def api_path(path: Path) -> Path:
+    """Where the API form of a workflow is: "… - 1 Text to Image.json" → api/text_to_image.json."""
+    title = re.sub(r"^\d (?=\D)", "", path.stem.split(" - ")[-1])
+    return path.parent / "api" / f"{re.sub(r'[^a-z0-9]+', '_', title.lower()).strip('_')}.json"
 
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    width = round(picture.width * height / picture.height)
-    jpeg = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.LANCZOS).save(jpeg, "JPEG", quality=85)
-    return jpeg.getvalue()
+
+def thumbnail_of(server: Server, api: dict, images: list[dict]) -> bytes:
+    """What the template browser shows of a workflow that has run."""
+    from tools.thumbnails import draw_thumbnail, example_pictures, saved_pictures
+
+    saved = [image for image in images if image["type"] == "output"]
+    if not saved:
+        raise WorkflowFault("it saves no picture, which its thumbnail is made of")
+    after = [p for image in saved for p in saved_pictures(image["filename"], server.fetch(image))]
+    return draw_thumbnail(example_pictures(api), after)
 
 
 def take_screenshot(page: Page, server: Server, path: Path) -> None:
@@ -183,7 +186,9 @@ def export_all(paths: list[Path], options: argparse.Namespace) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="which files, without .json (default: all)")
+    parser.add_argument(
+        "names", nargs="*", help="which files: their names or titles (default: all)"
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; fail if needed")
     parser.add_argument("--pictures", action="store_true", help="write thumbnails anew, too")
     parser.add_argument("--screenshots", type=Path, help="a folder for pictures of the graphs")
@@ -192,9 +197,10 @@ def main() -> int:
     if Path(sys.prefix) != python.parents[1]:
         return subprocess.call([python, *sys.argv])
     files = [file for folder in FOLDERS for file in sorted((PACK / folder).glob("*.json"))]
-    if unknown := set(options.names) - {path.stem for path in files}:
+    names = {path: {path.stem, api_path(path).stem} for path in files}
+    if unknown := set(options.names) - set().union(*names.values()):
         parser.error(f"no workflow or blueprint is called {', '.join(sorted(unknown))}")
-    chosen = [path for path in files if not options.names or path.stem in options.names]
+    chosen = [path for path in files if not options.names or names[path] & set(options.names)]
     return 1 if export_all(chosen, options) else 0
 
 

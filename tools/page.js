@@ -8,10 +8,11 @@ window.kandinsky22 = {
     return nodes.filter((n) => n.has_errors || !known[n.type]).map((n) => n.type)
   },
 
-  // The widgets of nodes that run whose values are not in the API form. given: by links into a
+  // The widgets of nodes that run (not muted, not bypassed, not of the page alone) whose values are
+  // not in the API form. given: by links into a
   // subgraph, what its node passes on.
   lost(api, graph = app.graph, prefix = "", given = {}) {
-    const runs = (node) => node.mode != 2 && node.mode != 4 // neither muted nor bypassed
+    const runs = (node) => node.mode != 2 && node.mode != 4 && !node.isVirtualNode
     return graph._nodes.filter(runs).flatMap((node) => {
       const value = ({ link, widget }) =>
         link != null ? given[link] : node.widgets?.find((w) => w.name == widget?.name)?.value
@@ -67,6 +68,60 @@ window.kandinsky22 = {
     const { width } = pen.measureText(title)
     pen.restore()
     return width + 2 * LiteGraph.NODE_TITLE_HEIGHT
+  },
+
+  // What a user sees amiss in an open workflow, in either renderer. Lengths are those of the canvas.
+  layoutFaults(leastScale = 0.6) {
+    const { scale } = app.canvas.ds
+    const name = (node) => `${node.id} ${node.title}`
+    const nodes = app.canvas.graph._nodes.map((node) => {
+      const element = document.querySelector(`[data-node-id="${node.id}"]`)
+      const drawn = element?.getBoundingClientRect()
+      const [x, y, width, height] = node.boundingRect
+      return { node, x, y, width: drawn ? drawn.width / scale : width, height: drawn ? drawn.height / scale : height }
+    })
+    const faults = scale < leastScale ? [`the scale is ${scale.toFixed(2)}`] : []
+    for (const [i, a] of nodes.entries())
+      for (const b of nodes.slice(i + 1))
+        if (
+          a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height
+        )
+          faults.push(`${name(a.node)} overlaps ${name(b.node)}`)
+    for (const { _bounding: [x, y, width, height], title, _nodes } of app.canvas.graph._groups)
+      for (const box of nodes.filter(({ node }) => _nodes.includes(node)))
+        if (
+          box.x < x || box.y < y || box.x + box.width > x + width || box.y + box.height > y + height
+        )
+          faults.push(`${name(box.node)} sticks out of ${title}`)
+    const pen = document.createElement("canvas").getContext("2d")
+    pen.lineWidth = 2
+    for (const link of app.canvas.graph.links.values()) {
+      const ends = [link.origin_id, link.target_id]
+      const paths = [link, ...this.reroutesOf(link)].map(({ path }) => path).filter(Boolean)
+      for (const { node, x, y, width, height } of nodes.filter(({ node }) => !ends.includes(node.id)))
+        if (this.edge(x, y, width, height).some(([px, py]) => paths.some((p) => pen.isPointInStroke(p, px, py))))
+          faults.push(`the wire from ${ends[0]} to ${ends[1]} runs behind ${name(node)}`)
+    }
+    for (const note of document.querySelectorAll(".comfy-markdown-content, .tiptap"))
+      if (note.scrollHeight > note.clientHeight + 2)
+        faults.push(`a note is ${note.scrollHeight} high in ${note.clientHeight}`)
+    return faults
+  },
+
+  reroutesOf(link) {
+    const found = []
+    for (let id = link.parentId; id != null; id = found[found.length - 1].parentId)
+      found.push(app.canvas.graph.reroutes.get(id))
+    return found
+  },
+
+  // Points along the edge of a box, which a wire must cross to run behind it.
+  edge(x, y, width, height, inset = 3, step = 2) {
+    const [left, top, right, bottom] = [x + inset, y + inset, x + width - inset, y + height - inset]
+    const points = []
+    for (let px = left; px <= right; px += step) points.push([px, top], [px, bottom])
+    for (let py = top; py <= bottom; py += step) points.push([left, py], [right, py])
+    return points
   },
 
   // Brings the whole graph into view.

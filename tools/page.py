@@ -25,7 +25,11 @@ READY = "() => !!(window.app && app.graph && LiteGraph.registered_node_types['Ka
 
 
 # Else the template browser greets a new user, a moment after all else.
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.RightSidePanel.IsOpen": False}
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.RightSidePanel.IsOpen": False,
+    "Comfy.VueNodes.Enabled": False,  # the classic renderer; True is Nodes 2.0
+}
 
 
 @contextmanager

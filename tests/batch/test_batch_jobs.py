@@ -77,7 +77,7 @@ def test_a_node_has_several_names(workflow, name, slot):
 
 
 def test_both_halves_of_a_name_may_hold_dots():
-    workflow = read_workflow(API / "interpolate.json")
+    workflow = read_workflow(API / "mix_pictures_and_words.json")
     number, slot = find_input(workflow, "Interpolate (Kandinsky 2.2).count.weight_1")
     assert workflow[number]["class_type"] == "Kandinsky22Interpolate" and slot == "count.weight_1"
 

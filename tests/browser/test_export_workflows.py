@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from helpers.checkout import PACK, WORKFLOWS
+from helpers.checkout import PACK, TEMPLATES, WORKFLOWS
 
-from tools.export_workflows import WorkflowFault, as_json, export
+from tools.export_workflows import WorkflowFault, api_path, as_json, export
 
 PROMPT = "a green triangle on a white background"
 BLUEPRINT = PACK / "subgraphs" / "Inpaint a Picture (Kandinsky 2.2).json"
-SHIPPED = [WORKFLOWS / "interpolate.json", BLUEPRINT]
+SHIPPED = [TEMPLATES["mix_pictures_and_words"], BLUEPRINT]
 
 
 def write(path, graph) -> None:
@@ -22,12 +22,12 @@ def test_a_shipped_file_stays_as_it_is(page, path):
     saved, api = export(page, path)
     assert as_json(saved) == path.read_bytes()
     if path.parent == WORKFLOWS:
-        assert as_json(api) == (WORKFLOWS / "api" / path.name).read_bytes()
+        assert as_json(api) == api_path(path).read_bytes()
 
 
 def test_a_change_reaches_the_api_form(page, tmp_path):
     """Of a graph as ComfyUI itself saves it, with fewer fields than the shipped form has."""
-    shipped = json.loads((WORKFLOWS / "text_to_image.json").read_text())
+    shipped = json.loads(TEMPLATES["text_to_image"].read_text())
     expected = json.loads((WORKFLOWS / "api" / "text_to_image.json").read_text())
     page.evaluate("saved => kandinsky22.open(saved)", shipped)
     changed = page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).workflow)")
@@ -46,13 +46,13 @@ def test_a_change_reaches_the_api_form(page, tmp_path):
 
 def test_what_is_wrong_is_named(page, tmp_path):
     path = tmp_path / "workflows" / "wrong.json"
-    wrong = json.loads((WORKFLOWS / "text_to_image.json").read_text())
-    bypassed = next(node for node in wrong["nodes"] if node["type"] == "PreviewImage")
+    wrong = json.loads(TEMPLATES["text_to_image"].read_text())
+    bypassed = next(node for node in wrong["nodes"] if node["type"] == "SaveImage")
     bypassed["type"] = "PreviewOfAnotherPack"
     write(path, wrong)
     with pytest.raises(WorkflowFault, match="no node PreviewOfAnotherPack"):
         export(page, path)
-    wrong = json.loads((WORKFLOWS / "text_to_image.json").read_text())
+    wrong = json.loads(TEMPLATES["text_to_image"].read_text())
     canvas = next(node for node in wrong["nodes"] if node["type"] == "EmptyLatentImage")
     canvas["widgets_values"] += [7]
     write(path, wrong)

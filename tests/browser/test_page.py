@@ -170,7 +170,7 @@ def test_weights_stay_when_the_count_changes(page):
 
 
 def test_weights_of_a_workflow_stay_when_the_count_changes(page, server):
-    user.open_template(page, "interpolate")
+    user.open_template(page, "mix_pictures_and_words")
     user.take_few_steps(page, 2)
     user.run(page, server)
     (node,) = page.evaluate(
@@ -191,10 +191,7 @@ def test_a_saved_picture_brings_its_graph_back(page, server):
     nodes = """() => app.graph.serialize().nodes
       .map(n => [n.id, n.type, n.mode, n.widgets_values]).sort()"""
     before = page.evaluate(nodes)
-    (image,) = page.evaluate(
-        "() => app.graph._nodes.filter(n => n.type == 'SaveImage').map(n => n.imgs[0].src)"
-    )
-    content = page.request.get(image.split("&preview")[0]).body()
+    content = user.saved_picture(page)
     user.clear(page)
     user.drop_file(page, "picture.png", content, "image/png")
     page.wait_for_function("count => app.graph._nodes.length == count", arg=len(before))

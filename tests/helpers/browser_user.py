@@ -3,7 +3,7 @@
 import base64
 import io
 
-from helpers.checkout import PACK
+from helpers.checkout import PACK, TEMPLATES
 from PIL import Image
 
 ARTEFACTS = PACK / "artefacts" / "browser"
@@ -50,13 +50,14 @@ def open_templates(page) -> None:
     """The template browser, at this pack's own."""
     page.get_by_text("Templates", exact=True).first.click()
     page.get_by_text("kandinsky22", exact=True).first.click()
-    page.get_by_test_id("template-workflow-text_to_image").wait_for()
+    page.get_by_test_id(f"template-workflow-{TEMPLATES['text_to_image'].stem}").wait_for()
 
 
 def open_template(page, name: str) -> None:
+    """By the name of its API form."""
     clear(page)
     open_templates(page)
-    page.get_by_test_id(f"template-workflow-{name}").click()
+    page.get_by_test_id(f"template-workflow-{TEMPLATES[name].stem}").click()
     page.wait_for_function("() => app.graph._nodes.length > 0")
     page.get_by_test_id("template-workflows-content").wait_for(state="hidden")
 
@@ -89,6 +90,14 @@ def run(page, server) -> list:
     assert report["status"]["status_str"] == "success", report["status"]["messages"][-1]
     page.wait_for_function(f"() => ({PICTURES})().every(Boolean)")
     return page.evaluate(PICTURES)
+
+
+def saved_picture(page) -> bytes:
+    """What the node Save Image shows."""
+    (image,) = page.evaluate(
+        "() => app.graph._nodes.filter(n => n.type == 'SaveImage').map(n => n.imgs[0].src)"
+    )
+    return page.request.get(image.split("&preview")[0]).body()
 
 
 def search(page, words: str) -> list[str]:

@@ -32,7 +32,7 @@ def refuse(script: Path, *arguments: str, options: tuple[str, ...] = ()) -> str:
         ("fit_preview", ["nowhere"], "nowhere is no decoder folder: it has no folder movq"),
         ("get_models", ["kandinsky-3"], "no model named 'kandinsky-3'"),
         ("benchmark", ["load", "--size", "miniature"], "a UNet of its own, of size thin, medium"),
-        ("demo", ["--workflow", "nothing"], "It has: area_composition"),
+        ("demo", ["--workflow", "nothing"], "It has: 20_steps_beside_50"),
     ],
 )
 def test_what_is_said(script, arguments, message):

@@ -11,8 +11,10 @@ from helpers.checkout import PACK, WORKFLOWS
 from kandinsky22.nodes import NODES
 
 PAGES = {path.stem: path.read_text("utf-8") for path in (PACK / "web" / "docs").glob("*.md")}
-USED = {  # workflow → the types of its nodes
-    path.stem: {node["type"] for node in json.loads(path.read_text("utf-8"))["nodes"]}
+USED = {  # template → the types of its nodes
+    path.stem.split(" - ")[1]: {
+        node["type"] for node in json.loads(path.read_text("utf-8"))["nodes"]
+    }
     for path in WORKFLOWS.glob("*.json")
 }
 

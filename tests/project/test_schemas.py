@@ -22,6 +22,7 @@ CONTRACT = {
     "LoadMoVQ": (("vae_name",), ("vae",)),
     "LoadDepthEstimator": (("model_name",), ("depth_estimator",)),
     "GetModels": (("repository", "precision"), ()),
+    "ExamplePicture": (("picture",), ("image", "mask")),
     "LoadDecoderLora": (("model", "lora_name", "strength"), ("model",)),
     "LoadPriorLora": (("prior", "lora_name", "strength"), ("prior",)),
     "Prior": (
@@ -72,6 +73,7 @@ DEFAULTS = {
     "LoadUNet": dict(weight_dtype="default"),
     "Optimize": dict(attention="sdpa", channels_last=False),
     "GetModels": dict(precision="fp16"),
+    "ExamplePicture": dict(picture="red square.png"),
     "LoadDecoderLora": dict(strength=1.0),
     "LoadPriorLora": dict(strength=1.0),
 }

@@ -1,0 +1,69 @@
+"""The picture that ComfyUI's template browser shows for a workflow: what goes in | what comes out."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+PICTURES = Path(__file__).resolve().parents[1] / "web" / "pictures"
+SIDE = 384
+GAP = 6  # between two pictures
+GROUND = (24, 24, 24)
+
+
+def example_pictures(api: dict) -> list[Image.Image]:
+    """What the nodes Example Picture of a workflow give, in their order."""
+    nodes = [api[number] for number in sorted(api, key=int)]
+    names = [n["inputs"]["picture"] for n in nodes if "ExamplePicture" in n["class_type"]]
+    return [Image.open(PICTURES / name) for name in names]
+
+
+def saved_pictures(name: str, content: bytes) -> list[Image.Image]:
+    """The picture in a file, or some frames of a video."""
+    if not name.endswith(".mp4"):
+        return [Image.open(io.BytesIO(content)).convert("RGB")]
+    import av  # of ComfyUI's environment
+
+    with av.open(io.BytesIO(content)) as video:
+        frames = [frame.to_image() for frame in video.decode(video=0)]
+    return [frames[i * (len(frames) - 1) // 3] for i in range(4)]
+
+
+def draw_thumbnail(before: list[Image.Image], after: list[Image.Image]) -> bytes:
+    """A square JPEG. One picture fills it. Two or three are cut to columns: the middle of each.
+
+    A picture wider than high, and what it was made of, are rows. Four are the quarters.
+    """
+    pictures = [*before, *after]
+    square = Image.new("RGB", (SIDE, SIDE), GROUND)
+    wide = after[-1].width > 1.5 * after[-1].height
+    if len(pictures) == 4:
+        cells = [(x, y, SIDE // 2, SIDE // 2) for y in (0, SIDE // 2) for x in (0, SIDE // 2)]
+    elif wide:
+        height = SIDE // len(pictures)
+        cells = [(0, i * height, SIDE, height) for i in range(len(pictures))]
+    else:
+        width = SIDE // len(pictures)
+        cells = [(i * width, 0, width, SIDE) for i in range(len(pictures))]
+    for picture, (x, y, width, height) in zip(pictures, cells, strict=True):
+        size = (width - GAP, height - GAP) if len(pictures) > 1 else (width, height)
+        fitted = ImageOps.pad if wide else ImageOps.fit
+        cell = fitted(on_ground(picture), size, Image.Resampling.LANCZOS, **pad_colour(wide))
+        square.paste(cell, (x + (width - size[0]) // 2, y + (height - size[1]) // 2))
+    jpeg = io.BytesIO()
+    square.save(jpeg, "JPEG", quality=88)
+    return jpeg.getvalue()
+
+
+def pad_colour(wide: bool) -> dict:
+    return {"color": GROUND} if wide else {}
+
+
+def on_ground(picture: Image.Image) -> Image.Image:
+    """Without transparency: a hole of the mask shows the ground."""
+    layer = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, (*GROUND, 255)), layer).convert(
+        "RGB"
+    )
