@@ -12,7 +12,8 @@ window.kandinsky22 = {
   // not in the API form. given: by links into a
   // subgraph, what its node passes on.
   lost(api, graph = app.graph, prefix = "", given = {}) {
-    const runs = (node) => node.mode != 2 && node.mode != 4 && !node.isVirtualNode
+    const runs = (node) =>
+      node.mode != 2 && node.mode != 4 && (node.subgraph || !node.isVirtualNode)
     return graph._nodes.filter(runs).flatMap((node) => {
       const value = ({ link, widget }) =>
         link != null ? given[link] : node.widgets?.find((w) => w.name == widget?.name)?.value
@@ -71,7 +72,7 @@ window.kandinsky22 = {
   },
 
   // What a user sees amiss in an open workflow, in either renderer. Lengths are those of the canvas.
-  layoutFaults(leastScale = 0.6) {
+  layoutFaults({ leastScale = 0.6, wires = true } = {}) {
     const { scale } = app.canvas.ds
     const name = (node) => `${node.id} ${node.title}`
     const nodes = app.canvas.graph._nodes.map((node) => {
@@ -95,7 +96,7 @@ window.kandinsky22 = {
           faults.push(`${name(box.node)} sticks out of ${title}`)
     const pen = document.createElement("canvas").getContext("2d")
     pen.lineWidth = 2
-    for (const link of app.canvas.graph.links.values()) {
+    for (const link of wires ? app.canvas.graph.links.values() : []) {
       const ends = [link.origin_id, link.target_id]
       const paths = [link, ...this.reroutesOf(link)].map(({ path }) => path).filter(Boolean)
       for (const { node, x, y, width, height } of nodes.filter(({ node }) => !ends.includes(node.id)))

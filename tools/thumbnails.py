@@ -1,4 +1,4 @@
-"""The picture that ComfyUI's template browser shows for a workflow: what goes in | what comes out."""
+"""The picture that ComfyUI's template browser shows for a workflow: before | after."""
 
 from __future__ import annotations
 

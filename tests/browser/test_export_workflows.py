@@ -56,7 +56,7 @@ def test_what_is_wrong_is_named(page, tmp_path):
     canvas = next(node for node in wrong["nodes"] if node["type"] == "EmptyLatentImage")
     canvas["widgets_values"] += [7]
     write(path, wrong)
-    with pytest.raises(WorkflowFault, match=r"\[128, 128, 1, 7\] in node 5"):
+    with pytest.raises(WorkflowFault, match=r"\[128, 128, 1, 7\] in node 8"):
         export(page, path)
 
 

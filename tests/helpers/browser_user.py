@@ -121,6 +121,23 @@ def search_again(page, words: str) -> list[str]:
     return []
 
 
+def place(page, title: str, x: int, y: int) -> int:
+    """A node from the page's search, with its top left corner there; returns its id."""
+    before = set(page.evaluate("() => app.graph._nodes.map(n => n.id)"))
+    found = search(page, title[:LONGEST_SEARCH])
+    page.get_by_role("option").nth([line.split("\n")[0] for line in found].index(title)).click()
+    page.wait_for_function("count => app.graph._nodes.length > count", arg=len(before))
+    page.wait_for_timeout(200)
+    page.mouse.move(700, 500, steps=5)
+    page.mouse.click(700, 500)  # it hangs on the pointer until then
+    page.wait_for_function("() => !app.graph._nodes.some(n => n.flags.ghost)")
+    return page.evaluate(
+        """([before, x, y]) => { const node = app.graph._nodes.find(n => !before.includes(n.id))
+          node.pos = [x, y]; return node.id }""",
+        [sorted(before), x, y],
+    )
+
+
 def put_node(page, type: str, x: int = 100, y: int = 100, clear: bool = True) -> int:
     """A node on the canvas, selected; returns its id."""
     return page.evaluate(

@@ -43,7 +43,7 @@ def test_translations(server, object_info):
 
 def test_the_page_gets_these_scripts_from_us(server):
     ours = {path for path in server.get("/extensions") if "kandinsky22" in path}
-    names = ("kept_weights", "title_widths", "wire_colors")
+    names = ("example_picture", "get_models", "kept_weights", "title_widths", "wire_colors")
     assert ours == {f"/extensions/kandinsky22/{name}.js" for name in names}
 
 

@@ -97,8 +97,7 @@ night, whatever the prompt says of it; the object keeps its shape, colour and pl
 
 - For: `{base}`, in Load Decoder LoRA (Kandinsky 2.2), at strength 1.
 - File: {size} kB, fp16 safetensors, rank {rank}, on the projections of all attention layers, with
-  the names that diffusers' own LoRA script for Kandinsky 2.2 writes
-  (`….processor.to_q_lora.down.weight`).
+  kohya's names (`lora_unet_….lora_down.weight`): ComfyUI's own LoRA loaders apply it, too.
 - Licence: Apache-2.0.
 - Made by: `python tools/train_miniature.py --stage lora --seed {seed}`, {steps} steps, about ten
   minutes on one CPU core: the embeddings of {pictures} training pictures, and the latents of the

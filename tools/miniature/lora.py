@@ -1,7 +1,7 @@
 """A style LoRA of the decoder, "night": the object stays as it is, and the background goes dark.
 
-Only the attention layers are trained, as diffusers' own script for Kandinsky 2.2 does it, and the
-file has the names that script writes.
+Only the attention layers are trained, as diffusers' own script for Kandinsky 2.2 does it. The file
+has kohya's names, which ComfyUI's own LoRA loaders know for every model.
 """
 
 from __future__ import annotations
@@ -99,24 +99,26 @@ def train_lora(work: Path, seed: int, steps: int = STEPS) -> None:
 
 
 def export_lora(work: Path, root: Path) -> None:
-    """Write the trained LoRA in fp16, with the names of diffusers' attention processors."""
+    """Write the trained LoRA in fp16."""
     adapters = load_average("lora", build_adapters(load_unet(work)), work)
     tensors = {}
     for key, tensor in adapters.state_dict().items():
         layer, _, side = key.replace("/", ".").rpartition(".")
-        block, _, projection = layer.removesuffix(".0").rpartition(".")
-        tensors[f"{block}.processor.{projection}_lora.{side}.weight"] = tensor.half()
+        tensors[stored_name(layer, side)] = tensor.half()
     (root / NAME).parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, root / NAME, metadata=ABOUT)
+
+
+def stored_name(layer: str, side: str) -> str:
+    """layer: "down_blocks.1.attentions.0.to_q"; side: "up" or "down"."""
+    return f"lora_unet_{layer.replace('.', '_')}.lora_{side}.weight"
 
 
 def merge_lora(unet: UNet2DConditionModel, file: Path) -> None:
     """Add a file of `export_lora` to the weights themselves."""
     tensors = load_file(file)
     for name, layer in attention_layers(unet).items():
-        block, _, projection = name.removesuffix(".0").rpartition(".")
-        start = f"{block}.processor.{projection}_lora"
-        up, down = (tensors[f"{start}.{side}.weight"].float() for side in ("up", "down"))
+        up, down = (tensors[stored_name(name, side)].float() for side in ("up", "down"))
         layer.weight.data += up @ down
 
 

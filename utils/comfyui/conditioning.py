@@ -7,6 +7,7 @@ combine CONDITIONING work on it as they are.
 from typing import Any
 
 import comfy.conds
+import comfy.model_management
 import comfy.utils
 import node_helpers
 import torch
@@ -104,6 +105,12 @@ def check_conditioning(unet: Kandinsky22UNet, noise: torch.Tensor, given: dict[s
         "masks of Inpaint Conditioning": given.get(KEEP),
     }
     for name, tensor in batches.items():
+        if tensor is not None and len(tensor) > 1 and comfy.model_management.in_training:
+            raise ValueError(
+                "Put Rebatch Images with batch size 1 before Encode Image: Train LoRA takes one "
+                f"CONDITIONING for each picture, and here are {len(tensor)} {name} in one. Of "
+                "these it would use the first for every picture."
+            )
         # A whole number of times: that is how Repeat Latent Batch makes more of them.
         if tensor is not None and len(noise) % len(tensor):
             raise ValueError(

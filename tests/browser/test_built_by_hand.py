@@ -1,0 +1,84 @@
+"""A graph built by hand, of nodes as the page's own search places them, runs to a picture."""
+
+import pytest
+from helpers import browser_user as user
+
+OURS = " (Kandinsky 2.2)"
+# Giver → taker: every free input of the taker that the giver has something for.
+WIRES = {
+    "Load Prior": "Prior",
+    "Load Decoder": "VAE Decode",
+    "VAE Decode": "Preview Image",
+}
+STAGES = {
+    "text to image": ("Decoder", [("Empty Latent Image", "Decoder")]),
+    "image to image": (
+        "Img2Img",
+        [
+            ("Example Picture", "VAE Encode"),
+            ("Load Decoder", "VAE Encode"),
+            ("VAE Encode", "Img2Img"),
+        ],
+    ),
+    "inpaint": (
+        "Inpaint",
+        [
+            ("Example Picture", "VAE Encode"),
+            ("Load Decoder", "VAE Encode"),
+            ("VAE Encode", "Inpaint"),
+            ("Example Picture", "Inpaint"),
+        ],
+    ),
+    "depth": (
+        "ControlNet",
+        [
+            ("Load Depth Estimator", "Depth Hint"),
+            ("Example Picture", "Depth Hint"),
+            ("Depth Hint", "ControlNet"),
+            ("Empty Latent Image", "ControlNet"),
+        ],
+    ),
+}
+COMFYUI = ("Empty Latent Image", "Preview Image", "VAE Decode", "VAE Encode")
+# What a person must choose besides: the decoder of the stage, and a picture with a mask.
+CHOICES = {
+    "inpaint": [
+        ("Load Decoder", "model_name", "kandinsky-2-2-mini-decoder-inpaint"),
+        ("Example Picture", "picture", "red square, masked.png"),
+    ],
+    "depth": [("Load Decoder", "model_name", "kandinsky-2-2-mini-controlnet-depth")],
+}
+CONNECT = """([from, to]) => {
+  const giver = app.graph.getNodeById(from), taker = app.graph.getNodeById(to)
+  for (const [slot, input] of taker.inputs.entries()) {
+    if (input.link != null || input.widget) continue
+    const fits = giver.outputs.filter(o => o.type == input.type)
+    const output = fits.find(o => o.name == input.name) ?? fits[0]
+    if (output) giver.connect(giver.outputs.indexOf(output), taker, slot)
+  }
+}"""
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_runs_to_a_picture(page, server, kind):
+    stage, more = STAGES[kind]
+    wires = [
+        *WIRES.items(),
+        ("Prior", stage),
+        ("Load Decoder", stage),
+        (stage, "VAE Decode"),
+        *more,
+    ]
+    user.clear(page)
+    nodes = {}
+    for i, name in enumerate(dict.fromkeys(name for wire in wires for name in wire)):
+        title = name if name in COMFYUI else name + OURS
+        nodes[name] = user.place(page, title, 250 + 240 * (i % 5), 150 + 300 * (i // 5))
+    for giver, taker in wires:
+        page.evaluate(CONNECT, [nodes[giver], nodes[taker]])
+    for name, widget, value in CHOICES.get(kind, []):
+        user.set_widget(page, nodes[name], widget, value)
+    user.take_few_steps(page, 4)
+    sizes = user.run(page, server)
+    user.keep_screenshot(page, f"built by hand {kind}")
+    assert len(sizes) == 1
