@@ -25,35 +25,34 @@ const WORDS = {
 const words = () => WORDS[app.extensionManager.setting.get("Comfy.Locale")] ?? WORDS.en
 const getModels = () => LiteGraph.registered_node_types.Kandinsky22GetModels
 const ownName = (name) => name.split("/").at(-1)
+const isLoader = (node) => node?.comfyClass?.startsWith("Kandinsky22Load")
 const runs = (node) => node.mode != 2 && node.mode != 4 // neither muted nor bypassed
 
 // The widget of a loader that a widget is, or that a subgraph's node passes it on to.
 function listOf(node, widget) {
   const slot = node.inputs.findIndex((input) => input.widget?.name == widget.name)
   if (slot >= 0 && node.isInputConnected(slot)) return // its value comes over a wire
-  if (!node.subgraph) {
-    const ours = node.comfyClass?.startsWith("Kandinsky22Load") && LISTS_FILES.test(widget.name)
-    return ours ? widget : undefined
-  }
-  return follow(node.subgraph, slot)
+  if (node.subgraph) return follow(node.subgraph, slot)
+  if (LISTS_FILES.test(widget.name)) return widget
 }
 
 function follow(graph, slot) {
   for (const id of graph.inputs[slot]?.linkIds ?? []) {
     const link = graph.getLink(id)
-    const node = graph.getNodeById(link.target_id)
+    const node = graph.getNodeById(link?.target_id)
     if (node?.subgraph) return follow(node.subgraph, link.target_slot)
     const name = node?.inputs[link.target_slot]?.widget?.name
-    if (node?.comfyClass?.startsWith("Kandinsky22Load") && LISTS_FILES.test(name))
+    if (isLoader(node) && LISTS_FILES.test(name))
       return node.widgets.find((widget) => widget.name == name)
   }
 }
 
 // {name, listed} of what is chosen on a node, or inside of its subgraph, but not listed there.
 function missing(node) {
+  if (!isLoader(node) && !node.subgraph) return []
   const own = (node.widgets ?? []).map((widget) => [widget.value, listOf(node, widget)])
   const absent = own
-    .filter(([name, list]) => list && name && !IN_ANOTHER_FOLDER.test(name))
+    .filter(([name, list]) => Array.isArray(list?.options.values) && name && !IN_ANOTHER_FOLDER.test(name))
     .map(([name, list]) => ({ name: String(name), listed: list.options.values }))
     .filter(({ name, listed }) => !listed.includes(name))
   return [...absent, ...missingIn(node.subgraph)]
@@ -97,7 +96,7 @@ function tell() {
 app.registerExtension({
   name: "kandinsky22.missing_models",
   nodeCreated(node) {
-    if (!node.subgraph && !node.comfyClass?.startsWith("Kandinsky22Load")) return
+    if (!isLoader(node) && !node.subgraph) return
     const badge = new LGraphBadge({ text: "", fgColor: "white", bgColor: "#8a1c1c" })
     node.badges.push(() => Object.assign(badge, { text: textOfBadge(node) }))
     const onConnectionsChange = node.onConnectionsChange
