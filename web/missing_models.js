@@ -52,8 +52,8 @@ function missing(node) {
   if (!isLoader(node) && !node.subgraph) return []
   const own = (node.widgets ?? []).map((widget) => [widget.value, listOf(node, widget)])
   const absent = own
-    .filter(([name, list]) => Array.isArray(list?.options.values) && name && !IN_ANOTHER_FOLDER.test(name))
-    .map(([name, list]) => ({ name: String(name), listed: list.options.values }))
+    .filter(([name, list]) => list && name && !IN_ANOTHER_FOLDER.test(name))
+    .map(([name, list]) => ({ name: String(name), listed: list.options.values ?? [] }))
     .filter(({ name, listed }) => !listed.includes(name))
   return [...absent, ...missingIn(node.subgraph)]
 }
