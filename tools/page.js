@@ -125,9 +125,10 @@ window.kandinsky22 = {
     return points
   },
 
-  // Brings the whole graph into view.
+  // Brings the whole graph, or the subgraph that is open, into view.
   fit() {
-    const boxes = [...app.graph._nodes, ...app.graph._groups]
+    const { _nodes, _groups } = app.canvas.graph
+    const boxes = [..._nodes, ..._groups]
     const left = Math.min(...boxes.map((b) => b.pos[0])) - 40
     const top = Math.min(...boxes.map((b) => b.pos[1])) - 60
     const right = Math.max(...boxes.map((b) => b.pos[0] + b.size[0])) + 40

@@ -1,18 +1,35 @@
-// Colours for the wires of this pack: the host gives its own types one, and all others grey.
+// Colours for the wires of this pack: ComfyUI gives its own types one, and all others grey.
 import { app } from "../../scripts/app.js"
 
 const COLORS = {
-  KANDINSKY22_PRIOR: "#bc8f6f",
-  KANDINSKY22_EMBEDS: "#ffe066",
-  KANDINSKY22_DEPTH_ESTIMATOR: "#4dd0c4",
+  KANDINSKY22_PRIOR: { onDark: "#bc8f6f", onLight: "#8a5226" },
+  KANDINSKY22_EMBEDS: { onDark: "#ffe066", onLight: "#7d6200" },
+  KANDINSKY22_DEPTH_ESTIMATOR: { onDark: "#4dd0c4", onLight: "#00695c" },
+}
+const style = document.createElement("style") // for nodes that are drawn as HTML
+let shade = "onDark"
+
+function fitToCanvas() {
+  const pen = new OffscreenCanvas(1, 1).getContext("2d")
+  pen.fillStyle = app.canvas.clear_background_color
+  pen.fillRect(0, 0, 1, 1)
+  const [red, green, blue] = pen.getImageData(0, 0, 1, 1).data
+  shade = red + green + blue > 1.5 * 255 ? "onLight" : "onDark"
+  const types = Object.entries(COLORS)
+  const rules = types.map(([type, ours]) => `--color-datatype-${type}: ${ours[shade]};`)
+  style.textContent = `:root { ${rules.join(" ")} }`
 }
 
-// A colour palette, when it is loaded, writes "" for types that it does not name.
+// A colour palette, when it is loaded, writes "" for types that it does not name, and after that the
+// colour of the canvas.
 function giveColor(table, type, ours) {
-  let color = table[type] || ours
+  let named = table[type]
   Object.defineProperty(table, type, {
-    get: () => color,
-    set: (palette) => (color = palette || ours),
+    get: () => named || ours[shade],
+    set(palette) {
+      named = palette
+      queueMicrotask(fitToCanvas)
+    },
     enumerable: true,
     configurable: true,
   })
@@ -21,13 +38,11 @@ function giveColor(table, type, ours) {
 app.registerExtension({
   name: "kandinsky22.wire_colors",
   setup() {
-    const rules = Object.entries(COLORS).map(([type, color]) => {
-      giveColor(app.canvas.default_connection_color_byType, type, color)
-      giveColor(LGraphCanvas.link_type_colors, type, color)
-      return `--color-datatype-${type}: ${color};` // for nodes that are drawn as HTML
-    })
-    const style = document.createElement("style")
-    style.textContent = `:root { ${rules.join(" ")} }`
+    for (const [type, ours] of Object.entries(COLORS)) {
+      giveColor(app.canvas.default_connection_color_byType, type, ours)
+      giveColor(LGraphCanvas.link_type_colors, type, ours)
+    }
     document.head.append(style)
+    fitToCanvas()
   },
 })

@@ -47,6 +47,28 @@ LATER = {
     "lora": "Load Decoder LoRA",
     "latent": "Decoder",
 }
+# Of the canvas, and of wires, slots and HTML slots of some types, as (red, green, blue) up to 255.
+COLORS_SHOWN = """types => {
+  const pen = document.createElement('canvas').getContext('2d')
+  const html = getComputedStyle(document.documentElement)
+  const colors = types.flatMap(type => [
+    LGraphCanvas.link_type_colors[type],
+    app.canvas.default_connection_color_byType[type],
+    html.getPropertyValue('--color-datatype-' + type),
+  ])
+  return [app.canvas.clear_background_color, ...colors].map(color => {
+    pen.fillStyle = color
+    pen.fillRect(0, 0, 1, 1)
+    return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3)
+  })
+}"""
+
+
+def luminance(color: list[int]) -> float:
+    """Relative luminance by WCAG, from 0 to 1."""
+    parts = [part / 255 for part in color]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_the_search_finds_each_node(page):
@@ -128,6 +150,21 @@ def test_our_wires_have_colours_of_their_own(page):
     )
     known = page.evaluate("() => ['LATENT', 'IMAGE'].map(n => LGraphCanvas.link_type_colors[n])")
     assert all(colors) and len({*colors, *known}) == 5
+
+
+@pytest.mark.parametrize("palette", ["light", "dark"])
+def test_our_wires_are_seen_on_the_canvas(page, palette):
+    """WCAG's least contrast for what is no text, of the wires and of the slots in Nodes 2.0."""
+    setting = "palette => app.extensionManager.setting.set('Comfy.ColorPalette', palette)"
+    page.evaluate(setting, palette)
+    page.wait_for_timeout(500)
+    types = ["KANDINSKY22_" + name for name in ("EMBEDS", "PRIOR", "DEPTH_ESTIMATOR")]
+    canvas, *colors = page.evaluate(COLORS_SHOWN, types)
+    page.evaluate(setting, "dark")
+    assert (luminance(canvas) > 0.5) == (palette == "light") and len({*map(tuple, colors)}) == 3
+    for color in colors:
+        low, high = sorted([luminance(canvas), luminance(color)])
+        assert (high + 0.05) / (low + 0.05) >= 3
 
 
 def test_an_input_without_a_wire_is_marked(page):

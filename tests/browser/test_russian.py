@@ -39,6 +39,13 @@ def test_a_node_is_in_russian(page, node_id):
     user.keep_screenshot(page, f"russian {node_id}")
 
 
+def test_a_missing_model_is_said_in_russian(page):
+    number = user.put_node(page, "Kandinsky22LoadDecoder", 80, 80)
+    user.set_widget(page, number, "model_name", "kandinsky-2-2-decoder")
+    badges = "id => app.graph.getNodeById(id).badges.map(b => (b.call ? b() : b).text)"
+    assert page.evaluate(badges, number)[-1] == "нет на этом компьютере: добавьте Get Models"
+
+
 def test_the_search_answers_in_russian(page):
     user.clear(page)
     name = RUSSIAN["Kandinsky22Inpaint"]["display_name"]

@@ -1,0 +1,56 @@
+"""ComfyUI's web interface has nothing to complain of in the files that are shipped here."""
+
+import json
+
+import pytest
+from helpers import browser_user as user
+from helpers.checkout import PACK, WORKFLOWS
+
+from tools.page import open_page
+
+SHIPPED = sorted([*WORKFLOWS.glob("*.json"), *(PACK / "subgraphs").glob("*.json")])
+OPENED = """name => app.graph._nodes.length > 0
+  && app.extensionManager.workflow.activeWorkflow?.path.endsWith(name)"""
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    """With Nodes 2.0, and the page's own check of workflows, which are off unless one asks."""
+    settings = {"Comfy_Validation_Workflows": True, "Comfy_VueNodes_Enabled": True}
+    with open_page(server.url, **settings) as page:
+        yield page
+    server.post("/settings", {"Comfy.Validation.Workflows": False, "Comfy.VueNodes.Enabled": False})
+
+
+def complaints(page, before: int = 0) -> list[str]:
+    """Of the console, from message `before` on, and what the page shows in its corner."""
+    said = [m for m in page.console_messages()[before:] if m.type in ("warning", "error")]
+    # The page asks there about the models of its own first workflow.
+    console = [m.text for m in said if "huggingface.co" not in m.text]
+    return console + page.page_errors() + page.get_by_role("alert").all_inner_texts()
+
+
+def open_file(page, name: str, content: bytes) -> int:
+    """By dropping it on the page; returns how many messages there were before."""
+    before = len(page.console_messages())
+    user.clear(page)
+    user.drop_file(page, name, content, "application/json")
+    page.wait_for_function(OPENED, arg=name)
+    page.wait_for_timeout(300)
+    return before
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_nothing_is_said_of_a_shipped_file(page, path):
+    before = open_file(page, path.name, path.read_bytes())
+    assert complaints(page, before) == []
+
+
+def test_what_is_amiss_is_heard(page):
+    wrong = json.loads(SHIPPED[-1].read_text())
+    wrong["nodes"][3]["outputs"][0]["slot_index"] = None
+    before = open_file(page, "wrong.json", json.dumps(wrong).encode())
+    page.evaluate("() => console.warn('and a warning')")
+    console, *shown = complaints(page, before)
+    assert console == "and a warning"
+    assert "nodes[3].outputs[0].slot_index" in shown[0]

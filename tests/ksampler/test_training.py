@@ -1,0 +1,156 @@
+"""ComfyUI's Train LoRA on the decoders: what it learns, what it leaves alone, what is refused."""
+
+import comfy.lora
+import comfy.model_management as management
+import comfy.utils
+import folder_paths
+import pytest
+import torch
+from comfy_extras.nodes_train import LoraModelLoader, TrainLoraNode
+from helpers.decoding_stages import decode, picture
+from kandinsky22.nodes.conditioning import Conditioning, DepthConditioning, InpaintConditioning
+from kandinsky22.nodes.embeds import EncodeImage
+from kandinsky22.nodes.lora import LoadDecoderLora
+from safetensors.torch import save_file
+
+DECODERS = {
+    "text": "kandinsky-2-2-tiny-decoder",
+    "inpaint": "kandinsky-2-2-tiny-decoder-inpaint",
+    "depth": "kandinsky-2-2-tiny-controlnet-depth",
+}
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture
+def pictures() -> list[torch.Tensor]:
+    return list(picture(3).split(1))  # as Rebatch Images with batch size 1
+
+
+def conditionings(prior, vae, pictures, kind="text") -> tuple[list, list]:
+    """Latents and CONDITIONING, one for each picture, as lists of ComfyUI make them."""
+    latents = [{"samples": vae.encode(each)} for each in pictures]
+    parts = [Conditioning.execute(EncodeImage.execute(prior, p).args[0]).args[0] for p in pictures]
+    if kind == "depth":
+        parts = [
+            DepthConditioning.execute(part, part, hint).args[0]
+            for part, hint in zip(parts, pictures, strict=True)
+        ]
+    if kind == "inpaint":
+        mask = torch.zeros(1, 64, 64)
+        mask[:, 16:48, 16:48] = 1
+        parts = [
+            InpaintConditioning.execute(part, part, latent, mask).args[0]
+            for part, latent in zip(parts, latents, strict=True)
+        ]
+    return latents, parts
+
+
+def train(model, latents, positive, steps=6, dtype="fp32", checkpointing=False, bypass=False):
+    """(the LoRA's tensors, the loss of each step)."""
+    one = {
+        "batch_size": 1,
+        "steps": steps,
+        "grad_accumulation_steps": 1,
+        "learning_rate": 0.01,
+        "rank": 4,
+        "optimizer": "AdamW",
+        "loss_function": "MSE",
+        "seed": 1,
+        "training_dtype": dtype,
+        "lora_dtype": "fp32",
+        "quantized_backward": False,
+        "algorithm": "LoRA",
+        "gradient_checkpointing": checkpointing,
+        "checkpoint_depth": 1,
+        "offloading": False,
+        "existing_lora": "[None]",
+        "bucket_mode": False,
+        "bypass_mode": bypass,
+    }
+    known = TrainLoraNode.define_schema().inputs
+    widgets = {name: [value] for name, value in one.items() if name in {i.id for i in known}}
+    lora, losses, _ = TrainLoraNode.execute([model], latents, positive, **widgets).args
+    return lora, losses["loss"]
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("way", ["plain", "checkpointing", "bypass"])
+def test_what_it_gives_fits_every_loader(
+    prior, load_decoder, pictures, tmp_path, monkeypatch, kind, way
+):
+    """The effect is that of ComfyUI's own Load LoRA Model, in KSampler's UNet and in the stages."""
+    model, vae = load_decoder(DECODERS[kind])
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    latents, positive = conditionings(prior, vae, pictures, kind)
+    lora, losses = train(
+        model, latents, positive, checkpointing=way == "checkpointing", bypass=way == "bypass"
+    )
+    assert all(torch.isfinite(torch.tensor(losses))) and len(losses) == 6
+    after = model.model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+    folder_paths.add_model_folder_path("loras", str(tmp_path))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    save_file(
+        {key: value.contiguous() for key, value in lora.items()}, tmp_path / "own.safetensors"
+    )
+    ours = LoadDecoderLora.execute(model, "own.safetensors", 1.0).args[0]
+    theirs = LoraModelLoader.execute(model, lora, 1.0).args[0]
+    assert set(ours.patches) == set(theirs.patches) and len(ours.patches) > 50
+    for key in ours.patches:
+        weight = comfy.utils.get_attr(model.model, key)
+        left, right = (
+            comfy.lora.calculate_weight(each.patches[key], weight.clone(), key)
+            for each in (ours, theirs)
+        )
+        assert torch.equal(left, right)
+
+
+def test_it_learns(prior, load_decoder, pictures):
+    """The loss falls, and a stage draws another picture with what was learned."""
+    model, vae = load_decoder(DECODERS["text"])
+    latents, positive = conditionings(prior, vae, pictures)
+    lora, losses = train(model, latents, positive, steps=60)
+    assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
+    trained = LoraModelLoader.execute(model, lora, 1.0).args[0]
+    embeds = EncodeImage.execute(prior, pictures[0]).args[0]
+    plain, learned = (decode(each, embeds, embeds, steps=3, cfg=1.0) for each in (model, trained))
+    assert not torch.equal(plain["samples"], learned["samples"])
+
+
+def test_a_batch_of_embeddings_in_one_conditioning_is_refused(prior, load_decoder):
+    """ComfyUI would use the first of them for every picture, in silence."""
+    model, vae = load_decoder(DECODERS["text"])
+    batch = picture(3)
+    latents, _ = conditionings(prior, vae, [batch])
+    positive = [Conditioning.execute(EncodeImage.execute(prior, batch).args[0]).args[0]]
+    with pytest.raises(
+        ValueError, match="Put Rebatch Images with batch size 1 before Encode Image"
+    ):
+        train(model, latents, positive)
+    assert not management.in_training
+    lora, _ = train(model, *conditionings(prior, vae, [batch[:1]]), steps=1)  # the next run works
+    assert lora
+
+
+def test_an_interrupt_leaves_the_model_as_it_was(prior, load_decoder, pictures):
+    model, vae = load_decoder(DECODERS["text"])
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    latents, positive = conditionings(prior, vae, pictures)
+    steps = []
+
+    def interrupt(*_, **__):
+        steps.append(1)
+        if len(steps) == 3:
+            raise management.InterruptProcessingException
+
+    comfy.utils.set_progress_bar_global_hook(interrupt)
+    try:
+        with pytest.raises(management.InterruptProcessingException):
+            train(model, latents, positive)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    after = model.model.state_dict()
+    assert set(after) == set(before)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert train(model, latents, positive, steps=1)[1]
