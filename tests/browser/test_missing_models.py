@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from helpers import browser_user as user
-from helpers.checkout import PACK, WORKFLOWS
+from helpers.checkout import PACK, TEMPLATES
 
 from tools.page import open_page
 
@@ -72,7 +72,7 @@ def messages(page) -> list[str]:
 
 def text_to_image(**chosen: str) -> dict:
     """The template with other models chosen: by the type of a loader, without the pack's name."""
-    graph = json.loads((WORKFLOWS / "text_to_image.json").read_text())
+    graph = json.loads(TEMPLATES["text_to_image"].read_text())
     for node in graph["nodes"]:
         kind = node["type"].removeprefix("Kandinsky22")
         if kind in chosen:
