@@ -18,7 +18,13 @@ from .clip_text import ComfyTextEncoder
 from .clip_vision import ComfyImageEncoder
 from .lazy_image_encoder import LazyImageEncoder
 from .progress import part_of, step_reporter
-from .residents import Owner, Resident, transformer_memory
+from .residents import (
+    ACTIVATIONS,
+    ONE_PASS_ACTIVATIONS,
+    Owner,
+    Resident,
+    transformer_memory,
+)
 
 AT_ONCE = 64  # items: more of them keep no device busier, and 4096 would need 80 GB
 ONE_PASS = (
@@ -168,5 +174,6 @@ class LoadedPrior(Owner):
         config = self.config
         tokens = config.num_embeddings + config.additional_embeddings
         width = config.num_attention_heads * config.attention_head_dim
-        memory = transformer_memory(self.transformer.dtype, rows, tokens, width)
+        each = ONE_PASS_ACTIVATIONS if self.one_pass else ACTIVATIONS
+        memory = transformer_memory(self.transformer.dtype, rows, tokens, width, each=each)
         return self.transformer.load_for(items, memory)
