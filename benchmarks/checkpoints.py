@@ -69,7 +69,9 @@ PROMPT = "a large red circle on a blue background"
 
 
 @contextmanager
-def checkpoints(size: str, *parts: str) -> Iterator[dict[str, Path]]:
+def checkpoints(
+    size: str, *parts: str, dtype: torch.dtype = torch.float32
+) -> Iterator[dict[str, Path]]:
     """Part ("prior", or a variant of the UNet) → its folder, which lasts as long as the context."""
     if size == "miniature":
         yield {part: BUNDLED / f"kandinsky-2-2-mini-{PARTS.get(part, part)}" for part in parts}
@@ -77,20 +79,28 @@ def checkpoints(size: str, *parts: str) -> Iterator[dict[str, Path]]:
     with tempfile.TemporaryDirectory() as work:
         folders = {part: Path(work) / f"{size}-{PARTS.get(part, part)}" for part in parts}
         for part, folder in folders.items():
-            write_prior(folder, size) if part == "prior" else write_decoder(folder, size, part)
+            if part == "prior":
+                write_prior(folder, size, dtype)
+            else:
+                write_decoder(folder, size, part, dtype)
         yield folders
 
 
-def write_decoder(folder: Path, size: str, variant: str = "text_to_image") -> None:
+def write_decoder(
+    folder: Path,
+    size: str,
+    variant: str = "text_to_image",
+    dtype: torch.dtype = torch.float32,
+) -> None:
     published = architectures.DECODERS[variant]
     with init_empty_weights():
         unet = diffusers.UNet2DConditionModel.from_config(published.unet | UNETS[size])
         movq = diffusers.VQModel.from_config(architectures.MOVQ | MOVQS[size])
     scheduler = diffusers.DDPMScheduler.from_config(published.scheduler)
-    write(folder, diffusers.KandinskyV22Pipeline(unet=unet, movq=movq, scheduler=scheduler))
+    write(folder, diffusers.KandinskyV22Pipeline(unet=unet, movq=movq, scheduler=scheduler), dtype)
 
 
-def write_prior(folder: Path, size: str) -> None:
+def write_prior(folder: Path, size: str, dtype: torch.dtype = torch.float32) -> None:
     """The tokenizer is the miniature's, padded to the published length."""
     tokenizer = transformers.CLIPTokenizer.from_pretrained(
         BUNDLED / "kandinsky-2-2-mini-prior" / "tokenizer", model_max_length=77
@@ -113,15 +123,15 @@ def write_prior(folder: Path, size: str) -> None:
             scheduler=diffusers.UnCLIPScheduler.from_config(config["scheduler"]),
             image_processor=transformers.CLIPImageProcessor(),
         )
-    write(folder, pipeline)
+    write(folder, pipeline, dtype)
 
 
-def write(folder: Path, pipeline: Any) -> None:
+def write(folder: Path, pipeline: Any, dtype: torch.dtype) -> None:
     """Save a pipeline whose modules are on the meta device, with random weights."""
     pipeline.save_config(folder)
     for name, part in pipeline.components.items():
         if isinstance(part, torch.nn.Module):
-            write_module(folder / name, part)
+            write_module(folder / name, part, dtype)
         else:
             part.save_pretrained(folder / name)
 

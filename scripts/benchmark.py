@@ -40,6 +40,7 @@ COMMANDS = {
     "inpaint": "the mask, and the whole stage",
     "graph": "a workflow on a real server, and what of it is the host's",
     "memory": "the most that a decode takes",
+    "peak": "the most main memory of a server for text to image with a negative prompt",
     "optimize": "each choice of the Optimize node",
     "batch": "jobs a second over one server and two",
     "solvers": "the same picture in fewer calls of the UNet",
@@ -56,6 +57,7 @@ OPTIONS = {
     "channels_last": dict(action="store_true", help="Optimize's other memory format, too"),
     "modes": dict(choices=("normal", "novram"), help="of the host's memory management"),
     "caps": dict(type=float, metavar="GIB", help="limits of the GPU's memory; 0 is none"),
+    "against": dict(type=Path, metavar="FOLDER", help="another checkout of this pack, too"),
     "prompts": dict(type=int, help="how many"),
     "seeds": dict(type=int, help="pictures of each"),
 }

@@ -47,6 +47,7 @@ from kandinsky22.utils.download.repositories import (  # noqa: E402
     Repository,
 )
 
+ENCODERS = ("clip_vision", "text_encoders", "clip")  # ComfyUI's folders for CLIP's encoders
 NEW_LINE = "\n" if sys.stderr.isatty() else ""  # after a line of progress
 
 
@@ -82,7 +83,8 @@ def fetch(repository: Repository, root: Path, precision: str) -> None:
             line = f"\r{repository.name}: {progress}\033[K"
             print(line, end="", file=sys.stderr, flush=True)
 
-    print(NEW_LINE + download(repository, root, precision, show))
+    elsewhere = [root.parent / kind for kind in ENCODERS]
+    print(NEW_LINE + download(repository, root, precision, show, elsewhere))
     folder = (root / repository.name).absolute()
     if (folder / "movq").is_dir():  # the node does it, which has torch at hand
         script = INSTALLED / "scripts" / "fit_preview.py"
@@ -94,10 +96,11 @@ def main() -> int:
     arguments = read_arguments()
     if arguments.list:
         for name, repository in REPOSITORIES.items():
-            print(f"{name:32} {repository.gigabytes:4} GB  {repository.id}")
+            print(f"{name:39} {repository.gigabytes:4} GB  {repository.id}")
         for name, parts in SETS.items():
-            size = sum(REPOSITORIES[part].gigabytes for part in parts)
-            print(f"{name:32} {size:4.1f} GB  {' + '.join(parts)}")
+            size = sum(repository.gigabytes for repository in parts)
+            names = " + ".join(repository.name for repository in parts)
+            print(f"{name:39} {size:4.1f} GB  {names}")
         return 0
     code = 0
     for repository in dict.fromkeys(part for name in arguments.names for part in CHOICES[name]):

@@ -1,6 +1,6 @@
 """The peak activation memory of the published networks, without computing or allocating anything.
 
-    python tools/measure_memory.py                # MoVQ, the three UNets, the parts of the prior
+    python tools/measure_memory.py                # all of them
     python tools/measure_memory.py movq depth     # only these
 
 The code that ComfyUI runs is traced with fake tensors (shapes without contents), and the bytes
@@ -8,7 +8,8 @@ that are alive are counted. Weights do not count; workspaces inside kernels are 
 attention that keeps its scores in registers, `math` writes them out, as devices without a fused
 kernel do (no kernel of flash attention takes MoVQ's heads of 512 channels; the memory-efficient one
 does). The constants in utils/ are numbers in memory for each latent pixel of each item, and in the
-parts of the prior for each channel of each token of each row.
+parts of the prior for each channel of each token of each row. Of depth estimators they are numbers
+for each pixel that the model gets, some for each channel of its decoder.
 """
 
 from __future__ import annotations
@@ -34,23 +35,97 @@ if __name__ == "__main__":
 
 import comfy.ops
 import torch
+from accelerate import init_empty_weights
 from kandinsky22.utils.comfyui.clip import ImageEncoder, TextEncoder
 from kandinsky22.utils.comfyui.movq import MoVQ
 from kandinsky22.utils.comfyui.prior import PriorNetwork
 from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
 from kandinsky22.utils.files import architectures
 from kandinsky22.utils.files.layers import swap_layers
+from kandinsky22.utils.kandinsky.one_pass_prior import OnePassPrior
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import (
+    MODEL_FOR_DEPTH_ESTIMATION_MAPPING,
+    DepthAnythingConfig,
+    Dinov2Config,
+    DPTConfig,
+    GLPNConfig,
+)
 
 PRIOR = {
     "prior": PriorNetwork.from_config,
+    "one_pass_prior": OnePassPrior.build,
     "text_encoder": TextEncoder.build,
     "image_encoder": ImageEncoder.build,
 }
-NETWORKS = ("movq", *architectures.DECODERS, *PRIOR)
+# ECLIPSE's; its config is in the paper's repository, and not among ours.
+ONE_PASS = architectures.PRIOR["prior"] | dict(
+    num_attention_heads=16, attention_head_dim=32, num_layers=10, additional_embeddings=3
+)
+
+
+def dinov2(width: int, layers: int, heads: int, out: list[int]) -> Dinov2Config:
+    return Dinov2Config(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        patch_size=14,
+        image_size=518,
+        out_indices=out,
+        reshape_hidden_states=False,
+    )
+
+
+def depth_anything(width: int, layers: int, heads: int, out: list[int], neck: list[int], fusion):
+    return DepthAnythingConfig(
+        backbone_config=dinov2(width, layers, heads, out),
+        reassemble_hidden_size=width,
+        neck_hidden_sizes=neck,
+        fusion_hidden_size=fusion,
+    )
+
+
+# The published configs, and the pixels that their image processors make of 518×924.
+DEPTH = {
+    "dpt-large": (
+        DPTConfig(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            backbone_out_indices=[5, 11, 17, 23],
+            neck_hidden_sizes=[256, 512, 1024, 1024],
+        ),
+        (384, 384),
+    ),
+    "dpt-hybrid": (
+        DPTConfig(
+            is_hybrid=True,
+            readout_type="project",
+            neck_hidden_sizes=[256, 512, 768, 768],
+            neck_ignore_stages=[0, 1],
+            reassemble_factors=[1, 1, 1, 0.5],
+        ),
+        (384, 384),
+    ),
+    "depth-anything-small": (
+        depth_anything(384, 12, 6, [3, 6, 9, 12], [48, 96, 192, 384], 64),
+        (518, 924),
+    ),
+    "depth-anything-base": (
+        depth_anything(768, 12, 12, [3, 6, 9, 12], [96, 192, 384, 768], 128),
+        (518, 924),
+    ),
+    "depth-anything-large": (
+        depth_anything(1024, 24, 16, [5, 12, 18, 24], [256, 512, 1024, 1024], 256),
+        (518, 924),
+    ),
+    "glpn": (GLPNConfig(depths=[3, 8, 27, 3], hidden_sizes=[64, 128, 320, 512]), (512, 896)),
+}
+NETWORKS = ("movq", *architectures.DECODERS, *PRIOR, *DEPTH)
 DTYPES = (torch.float32, torch.bfloat16)
 UNET_SIZES, MOVQ_SIZES = (512, 768, 1024), (512, 1024, 2048)
 
@@ -107,7 +182,8 @@ def build(network: str, dtype: torch.dtype):
         if network == "movq":
             module = TracedMoVQ.build(architectures.MOVQ)
         elif network in PRIOR:
-            module = PRIOR[network](architectures.PRIOR[network])
+            config = ONE_PASS if network == "one_pass_prior" else architectures.PRIOR[network]
+            module = PRIOR[network](config)
         else:
             module = Kandinsky22UNet.from_config(architectures.DECODERS[network].unet)
     finally:
@@ -158,7 +234,7 @@ def run_prior(module, network: str, rows: int, dtype: torch.dtype) -> tuple[int,
     states = torch.empty(rows, config.num_embeddings, config.embedding_dim, dtype=dtype)
     module(
         states[:, 0],
-        timestep=torch.tensor(1),
+        **({"timestep": torch.tensor(1)} if network == "prior" else {}),
         proj_embedding=states[:, 0],
         encoder_hidden_states=states,
         attention_mask=torch.ones(states.shape[:2], dtype=torch.bool),
@@ -176,6 +252,45 @@ def measure_prior(network: str, rows: int, dtype: torch.dtype) -> float:
     return peak / dtype.itemsize / rows / math.prod(sizes)
 
 
+def fill_with_fakes(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """A module on the meta device, which FakeTensorMode does not take, gets fake tensors."""
+    for layer in module.modules():
+        for name, tensor in list(layer.named_parameters(recurse=False)):
+            fake = torch.nn.Parameter(torch.empty(tensor.shape, dtype=dtype), requires_grad=False)
+            setattr(layer, name, fake)
+        for name, tensor in list(layer.named_buffers(recurse=False)):
+            kind = dtype if tensor.is_floating_point() else tensor.dtype
+            layer._buffers[name] = torch.empty(tensor.shape, dtype=kind)
+
+
+def measure_depth(name: str, rows: int, dtype: torch.dtype, kernel: str) -> tuple[int, int]:
+    """(bytes at the peak, bytes of weights) of a depth estimator on so many pictures."""
+    config, pixels = DEPTH[name]
+    with torch.inference_mode(False), init_empty_weights():
+        module = MODEL_FOR_DEPTH_ESTIMATION_MAPPING[type(config)](config)
+    swap_layers(module.eval(), comfy.ops.disable_weight_init)
+    with torch.inference_mode(False), FakeTensorMode(), torch.device("cpu"):
+        fill_with_fakes(module, dtype)
+        peak = peak_bytes(lambda: module(torch.empty(rows, 3, *pixels, dtype=dtype)), kernel)
+    return peak, sum(weight.numel() for weight in module.parameters()) * dtype.itemsize
+
+
+def print_depth(names: list[str]) -> None:
+    print("\ndepth estimator        pixels    dtype    attention        MiB  per pixel")
+    for name in names:
+        height, width = DEPTH[name][1]
+        for dtype in DTYPES:
+            for kernel in ("fused", "math"):
+                peak, _ = measure_depth(name, 1, dtype, kernel)
+                each = peak / dtype.itemsize / (height * width)
+                kind = str(dtype).removeprefix("torch.")
+                size = f"{height}×{width}"
+                print(
+                    f"{name:22} {size:9} {kind:8} {kernel:9} {peak / 2**20:10,.0f} {each:10.1f}",
+                    flush=True,
+                )
+
+
 def print_prior(networks: list[str]) -> None:
     print("\nnetwork                rows  dtype     per channel and token")
     for network in networks:
@@ -191,10 +306,12 @@ def main() -> None:
     networks = parser.parse_args().networks or NETWORKS
     if unknown := set(networks) - set(NETWORKS):
         parser.error(f"{', '.join(unknown)}: choose from {', '.join(NETWORKS)}")
-    if pictures := [network for network in networks if network not in PRIOR]:
+    if pictures := [name for name in networks if name not in (*PRIOR, *DEPTH)]:
         print_pictures(pictures)
     if prior := [network for network in networks if network in PRIOR]:
         print_prior(prior)
+    if depth := [network for network in networks if network in DEPTH]:
+        print_depth(depth)
 
 
 def print_pictures(networks: list[str]) -> None:

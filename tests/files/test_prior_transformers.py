@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import comfy.cli_args
 import comfy.clip_vision
+import comfy.model_management
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -117,6 +118,25 @@ def test_with_comfyuis_clip_it_is_the_folders_prior(whole, files, names):
         for mine, theirs in zip(sample(ours, prompt), sample(wanted, prompt), strict=True):
             assert (mine - theirs).abs().max() <= 1e-5
     assert ours.get_models() == [ours.transformer.patcher, clip.patcher]
+
+
+def test_comfyui_is_told_what_its_clip_needs(whole, files, monkeypatch):
+    """CLIP and CLIP Vision: ComfyUI's own encode_image does not say."""
+    clip, vision = load_clip(files, "clip_g.safetensors"), load_clip_vision(whole)
+    ours = load("mine.safetensors", clip=clip, clip_vision=vision)
+    told = {}
+    load_models = comfy.model_management.load_models_gpu
+
+    def note(models, memory_required=0, **options):
+        told[models[0]] = max(memory_required, told.get(models[0], 0))
+        return load_models(models, memory_required=memory_required, **options)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", note)
+    sample(ours, negative="", steps=2)
+    assert told[clip.patcher] == 15 * 4 * 77 * WIDTH
+    assert told[vision.patcher] == 15 * 4 * 17 * 32
+    EncodeImage.execute(ours, torch.rand(20, 70, 70, 3))
+    assert told[vision.patcher] == 8 * 15 * 4 * 17 * 32  # eight pictures at once
 
 
 def test_the_users_clip_stays_as_it_was(whole, files, monkeypatch):

@@ -47,13 +47,19 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture
-def probed_server(tmp_path):
-    """One of its own, which can be asked what of this pack is alive in it."""
+def base(tmp_path) -> Path:
+    """The folder of a server that a test starts itself."""
     write_models(tmp_path)
-    probe = tmp_path / "custom_nodes" / "probe" / "__init__.py"
+    return tmp_path
+
+
+@pytest.fixture
+def probed_server(base):
+    """One of its own, which can be asked what of this pack is alive in it."""
+    probe = base / "custom_nodes" / "probe" / "__init__.py"
     probe.parent.mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("probe.py"), probe)
-    with Server(host.ensure(HOST["version"]), tmp_path, cpu=True) as running:
+    with Server(host.ensure(HOST["version"]), base, cpu=True) as running:
         yield running
 
 

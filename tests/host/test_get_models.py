@@ -128,6 +128,20 @@ def test_what_was_done_before_an_error_is_still_said(bare_server, hub, monkeypat
     assert decoder.id in str(failed.value)
 
 
+def test_an_encoder_that_is_there_is_not_fetched(bare_server, hub):
+    """In ComfyUI's folder for CLIP Vision, under another name."""
+    prior, path = REPOSITORIES[PRIOR], "image_encoder/model.safetensors"
+    mine = bare_server.base / "models" / "clip_vision" / "sdxl" / "bigG.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(hub.repositories[prior.id, prior.commit][path])
+    shutil.rmtree(bare_server.base / "models" / "diffusers" / PRIOR, ignore_errors=True)
+    hub.served.clear()
+    said = bare_server.run(get(PRIOR)).outputs["get"]["text"][0]
+    assert said.startswith("Ready. ")
+    assert f" Not fetched: {path}, which was made from {mine}, the same to the byte." in said
+    assert path not in hub.served and "text_encoder/model.safetensors" in hub.served
+
+
 def test_an_error_is_the_nodes(bare_server):
     with pytest.raises(WorkflowError, match="does not have Intel/dpt-large with commit") as failed:
         bare_server.run(get("dpt-large"))

@@ -4,9 +4,11 @@ import json
 
 import comfy.cli_args
 import comfy.model_management
+import comfy.ops
 import pytest
 import torch
 from helpers.vae_nodes import random_latents
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tools import measure_memory
 
@@ -73,15 +75,42 @@ def test_the_memory_estimate_is_what_was_measured(monkeypatch, variant, attentio
     assert 1.0 <= estimate / found <= 1.15
 
 
-@pytest.mark.parametrize("network", ["prior", "text_encoder", "image_encoder"])
+@pytest.mark.parametrize("network", ["prior", "one_pass_prior", "text_encoder", "image_encoder"])
 def test_the_estimate_for_the_prior_is_what_was_measured(network):
     """At published size, without its weights: the peak of a traced forward."""
-    from kandinsky22.utils.comfyui.residents import ACTIVATIONS
+    from kandinsky22.utils.comfyui.residents import ACTIVATIONS, ONE_PASS_ACTIVATIONS
 
     from tools import measure_memory
 
     found = measure_memory.measure_prior(network, 2, torch.float32)
-    assert 1.0 <= ACTIVATIONS / found <= 1.26
+    told = ONE_PASS_ACTIVATIONS if network == "one_pass_prior" else ACTIVATIONS
+    assert 1.0 <= told / found <= 1.26
+
+
+@pytest.mark.parametrize("kind", ["text_encoder", "image_encoder"])
+def test_the_estimate_for_comfyuis_clip_is_what_was_measured(kind):
+    """Its own bigG at published size, which computes in float32."""
+    from comfy import clip_model
+    from kandinsky22.utils.comfyui.residents import ACTIVATIONS
+    from kandinsky22.utils.files import architectures
+
+    config = architectures.PRIOR[kind] | dict(
+        model_type="clip_vision_model", num_channels=3, eos_token_id=49407
+    )
+    build = dict(
+        text_encoder=clip_model.CLIPTextModel,
+        image_encoder=clip_model.CLIPVisionModelProjection,
+    )[kind]
+    with torch.inference_mode(False), FakeTensorMode(), torch.device("cpu"):
+        module = build(config, torch.float32, "cpu", comfy.ops.manual_cast)
+        module.eval().requires_grad_(False)
+        if kind == "text_encoder":
+            tokens, inputs = 77, torch.zeros(2, 77, dtype=torch.long)
+        else:
+            tokens, inputs = 257, torch.empty(2, 3, 224, 224)
+        peak = measure_memory.peak_bytes(lambda: module(inputs, intermediate_output=-2))
+    found = peak / 4 / 2 / tokens / config["hidden_size"]
+    assert 1.0 <= ACTIVATIONS / found <= 1.35
 
 
 def test_comfyui_is_told_what_a_prior_needs(prior, monkeypatch):

@@ -2,6 +2,7 @@
 
 import re
 
+import comfy.model_management
 import pytest
 import torch
 from diffusers import PriorTransformer
@@ -10,6 +11,7 @@ from helpers import oracle
 from helpers.tiny_models import WIDTH, randomize
 from kandinsky22.nodes.file_loaders import LoadPriorTransformer
 from kandinsky22.nodes.prior import PriorEmb2Emb, SamplePrior
+from kandinsky22.utils.comfyui import prior as priors
 from kandinsky22.utils.comfyui.lora import apply_to_prior
 from kandinsky22.utils.files.weights import build_empty
 from kandinsky22.utils.kandinsky.noise import draw_noise, item_generators
@@ -107,6 +109,22 @@ def test_equals_the_described_network(described, eclipse, prior, negative, batch
         assert oracle.max_diff(without.tensor, theirs[:, 1]) == 0.0
     else:
         assert torch.equal(without.tensor, prior.zero_embeds().tensor)
+
+
+def test_comfyui_is_told_what_it_needs_and_a_large_batch_is_cut(eclipse, monkeypatch):
+    told, load = {}, comfy.model_management.load_models_gpu
+
+    def note(models, memory_required=0, **options):
+        told[models[0]] = memory_required
+        return load(models, memory_required=memory_required, **options)
+
+    whole = SamplePrior.execute(eclipse, "a red cat", "a dog", 7, 25, 4.0, 5).args
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", note)
+    monkeypatch.setattr(priors, "AT_ONCE", 2)
+    parts = SamplePrior.execute(eclipse, "a red cat", "a dog", 7, 25, 4.0, 5).args
+    assert told[eclipse.transformer.patcher] == 2 * 2 * 80 * 24 * 17 * 4
+    for one, other in zip(whole, parts, strict=True):
+        assert oracle.max_diff(one.tensor, other.tensor) <= 2e-6
 
 
 def test_steps_and_cfg_mean_nothing(eclipse):

@@ -8,7 +8,7 @@ import comfy.model_management
 import torch
 
 from ..kandinsky import prior
-from .residents import ACTIVATIONS
+from .residents import transformer_memory
 
 OPTIONS = ("layer", "layer_idx", "return_projected_pooled", "execution_device")
 
@@ -67,7 +67,7 @@ class ComfyTextEncoder:
         tokens = prior.tokenize_prompts(self.tokenizer, prompts, self.length).input_ids
         ends = tokens == self.tokenizer.eos_token_id
         mask = ends.cumsum(1) - ends.long() == 0  # up to the first end, and that with it
-        memory = tokens.numel() * self.width * ACTIVATIONS * torch.float32.itemsize
+        memory = transformer_memory(torch.float32, *tokens.shape, self.width)
         comfy.model_management.load_models_gpu([self.patcher], memory_required=memory)
         device = self.patcher.load_device
         with last_layer(self.encoder, device):

@@ -8,6 +8,7 @@ import torch
 
 from ..kandinsky.image_embeds import ImageEmbeds
 from ..kandinsky.images import CHUNK
+from .residents import transformer_memory
 
 
 class EmbedsOutput(comfy.clip_vision.Output):
@@ -57,6 +58,7 @@ class ComfyImageEncoder:
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [0, 1] → (B, D), as CLIP Vision Encode makes it with crop center."""
+        self._load(min(len(pictures), CHUNK))
         images = pictures.movedim(1, -1)
         parts = [self.clip_vision.encode_image(part) for part in images.split(CHUNK)]
         return torch.cat([part.image_embeds for part in parts])
@@ -65,8 +67,15 @@ class ComfyImageEncoder:
         """CLIP's view of zeros, (1, D)."""
         if self._zero_embeds is None:
             vision = self.get(need).clip_vision
-            comfy.model_management.load_model_gpu(vision.patcher)
+            self._load(1)
             zeros = torch.zeros(1, 3, vision.image_size, vision.image_size)
             output = vision.model(pixel_values=zeros.to(vision.load_device))
             self._zero_embeds = ImageEmbeds(output[2])
         return self._zero_embeds
+
+    def _load(self, pictures: int) -> None:
+        """ComfyUI's own encode_image loads it without saying what the run will need."""
+        embeddings = self.clip_vision.model.vision_model.embeddings
+        tokens, width = embeddings.position_embedding.weight.shape
+        memory = transformer_memory(torch.float32, pictures, tokens, width)
+        comfy.model_management.load_models_gpu([self.clip_vision.patcher], memory_required=memory)

@@ -23,6 +23,34 @@ PROCESSORS = ("DPT", "GLPN", "ZoeDepth", "DepthPro", "PromptDepthAnything", "CHM
 MOST_MISSING = 2  # times the size of the file that a model may have
 
 
+# Numbers in memory at the peak of a forward, for each pixel that the model gets: some, and more for
+# each channel of its decoder. `python tools/measure_memory.py glpn dpt-large …` shows them.
+PIXELS = {"depth_anything": (35, 1.06), "glpn": (5, 3.2), "dpt": (81, 1.06)}
+
+
+def memory_needed(config: Any, values: torch.Tensor, dtype: torch.dtype) -> int:
+    """Bytes that a picture of some pixel values (N, 3, h, w) needs at the peak of a forward.
+
+    What other families need was not measured; they count as DPT.
+    """
+    pixels = values.shape[-2] * values.shape[-1]
+    channels = getattr(config, "fusion_hidden_size", getattr(config, "decoder_hidden_size", 256))
+    base, each = PIXELS.get(config.model_type, PIXELS["dpt"])
+    numbers = (base + each * channels) * pixels
+    if not comfy.model_management.pytorch_attention_flash_attention():
+        numbers += scores(config, pixels)
+    return int(numbers * dtype.itemsize)
+
+
+def scores(config: Any, pixels: int) -> int:
+    """The numbers of an attention whose scores are written out."""
+    vit = getattr(config, "backbone_config", None) or config
+    heads, patch = getattr(vit, "num_attention_heads", 0), getattr(vit, "patch_size", 16)
+    if not isinstance(heads, int) or not isinstance(patch, int):
+        return 0  # GLPN: its keys are few, and the decoder's peak is higher
+    return 2 * heads * (pixels // patch**2 + 1) ** 2
+
+
 class LoadedDepthEstimator(Owner):
     """Any of transformers' depth-estimation models: DPT, Depth Anything, GLPN, …"""
 
@@ -54,10 +82,18 @@ class LoadedDepthEstimator(Owner):
         """
         images = images_to_model(image)
         check_picture_size(images)
-        module, device, dtype = self.model.load(), self.model.device, self.model.dtype
+        height, width = images.shape[-2:]
+
+        def at_once(values: torch.Tensor) -> int:
+            memory = memory_needed(module.config, values, self.model.dtype) + 8 * height * width
+            return self.model.load_for(len(values), memory)[1]
+
+        module, device, dtype = self.model.module, self.model.device, self.model.dtype
         with naming(self.folder):  # sizes in its two configs may contradict one another
             in_metres = is_in_metres(module.config)
-            maps = estimate_depth(self.image_processor, module, images, device, dtype, in_metres)
+            maps = estimate_depth(
+                self.image_processor, module, images, device, dtype, in_metres, at_once
+            )
         maps = maps[..., None].expand(*maps.shape, 3).contiguous()
         return maps.to(comfy.model_management.intermediate_device())
 

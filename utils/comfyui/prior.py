@@ -11,14 +11,22 @@ from ..kandinsky.image_embeds import ImageEmbeds
 from ..kandinsky.images import images_to_model
 from ..kandinsky.noise import draw_noise, item_generators
 from ..kandinsky.one_pass_prior import OnePassPrior
+from ..kandinsky.prior_runs import Denoising, OnePass
 from ..kandinsky.schedulers import set_strength
 from .clip import ImageEncoder, TextEncoder
 from .clip_text import ComfyTextEncoder
 from .clip_vision import ComfyImageEncoder
 from .lazy_image_encoder import LazyImageEncoder
-from .progress import step_reporter
-from .residents import Owner, Resident
+from .progress import part_of, step_reporter
+from .residents import (
+    ACTIVATIONS,
+    ONE_PASS_ACTIVATIONS,
+    Owner,
+    Resident,
+    transformer_memory,
+)
 
+AT_ONCE = 64  # items: more of them keep no device busier, and 4096 would need 80 GB
 ONE_PASS = (
     "This prior makes embeddings from noise in one pass, and {} needs one of many steps. Connect a "
     "published prior."
@@ -35,14 +43,6 @@ class PriorNetwork(PriorTransformer):
         return self.time_embedding.linear_1.weight.dtype
 
 
-def add_noise(
-    scheduler: Any, start: ImageEmbeds, noise: torch.Tensor, timestep: torch.Tensor
-) -> torch.Tensor:
-    """Embeddings (B, D) at the noise level of a timestep, in the shape (B, R, D) of `noise`."""
-    blocks = start.tensor[:, None].expand(noise.shape).to(noise.device)
-    return scheduler.add_noise(blocks, noise, timestep.repeat(len(noise)))
-
-
 class LoadedPrior(Owner):
     """A loaded prior. Each module loads itself inside the verb that needs it."""
 
@@ -54,7 +54,7 @@ class LoadedPrior(Owner):
         scheduler_config: dict[str, Any],
     ):
         self.transformer = transformer
-        self.config: Any = transformer.patcher.model.module.config
+        self.config: Any = transformer.module.config
         self.text_encoder = text_encoder
         self.images = images
         self.scheduler_config = scheduler_config
@@ -128,63 +128,52 @@ class LoadedPrior(Owner):
         (batch_size,) = check_counts(batch_size=batch_size)
         (cfg,) = check_numbers(cfg=cfg)
         batch = batch_size if start is None else start.batch
-        if self.one_pass:
-            return self._sample_at_once(prompt, negative_prompt, seed, batch, start)
-        width: int = self.config.embedding_dim
-        scheduler, timesteps = self._plan_steps(steps)
-        if start is not None:
-            start.check_width(width, "this prior")
-            timesteps = set_strength(scheduler, steps, strength)
+        run = self._plan(steps, float(cfg), start, strength)
         zero = None if negative_prompt else self.zero_embeds("An empty negative prompt")
-        text = self.encode_prompts(prompt, negative_prompt, batch, guided=cfg > 1)
-        module, device = self._load_transformer(len(text.embeds)), self.transformer.device
-
-        generators = item_generators(seed, list(range(batch)))
-        latents = draw_noise((batch, 2 if negative_prompt else 1, width), generators).to(device)
-        if start is not None:
-            latents = add_noise(scheduler, start, latents, timesteps[0])
-        text = text.to(device, self.transformer.dtype)
-        watch = step_reporter(len(timesteps))
-        blocks = prior.denoise(
-            module, scheduler, timesteps, latents, text, float(cfg), generators, on_step=watch
-        )
-        return ImageEmbeds(blocks[:, 0]), zero or ImageEmbeds(blocks[:, 1])
+        text = self.encode_prompts(prompt, negative_prompt, 1, run.guided)
+        module, at_once = self._load_transformer(len(text.embeds), min(batch, AT_ONCE))
+        device, dtype = self.transformer.device, self.transformer.dtype
+        parts = [range(batch)[i : i + at_once] for i in range(0, batch, at_once)]
+        report, blocks = step_reporter(run.steps * len(parts)), list[torch.Tensor]()
+        for i, items in enumerate(parts):
+            watch = part_of(report, i, len(parts))
+            generators = item_generators(seed, list(items))
+            shape = (len(items), 2 if negative_prompt else 1, self.config.embedding_dim)
+            noise = draw_noise(shape, generators).to(device)
+            rows = text.repeat(len(items), 2 if run.guided else 1).to(device, dtype)
+            blocks.append(run(module, noise, rows, items, generators, watch))
+        made = torch.cat(blocks)
+        return ImageEmbeds(made[:, 0]), zero or ImageEmbeds(made[:, 1])
 
     @property
     def one_pass(self) -> bool:
         """Whether the transformer makes embeddings in one pass; steps and cfg mean nothing then."""
-        return isinstance(self.transformer.patcher.model.module, OnePassPrior)
+        return isinstance(self.transformer.module, OnePassPrior)
 
-    def _sample_at_once(
-        self, prompt: str, negative_prompt: str, seed: int, batch: int, start: Any
-    ) -> tuple[ImageEmbeds, ImageEmbeds]:
-        """As in ECLIPSE's pipeline: a negative prompt is one more prompt, with noise of its own."""
-        if start is not None:
-            raise ValueError(ONE_PASS.format("Prior Emb2Emb"))
-        zero = None if negative_prompt else self.zero_embeds("An empty negative prompt")
-        text = self.encode_prompts(prompt, negative_prompt, batch, guided=False)
-        module, device = self._load_transformer(len(text.embeds)), self.transformer.device
-        shape = (batch, 2 if negative_prompt else 1, self.config.embedding_dim)
-        noise = draw_noise(shape, item_generators(seed, list(range(batch))))
-        text = text.to(device, self.transformer.dtype)
-        predicted = module(
-            noise.flatten(0, 1).to(text.embeds), text.embeds, text.states, text.mask
-        ).predicted_image_embedding
-        step_reporter(1)(0, 1)
-        blocks = predicted.float().view(shape)
-        return ImageEmbeds(blocks[:, 0]), zero or ImageEmbeds(blocks[:, 1])
-
-    def _plan_steps(self, steps: int) -> tuple[Any, torch.Tensor]:
-        """(a scheduler, its timesteps)."""
+    def _plan(
+        self, steps: int, cfg: float, start: ImageEmbeds | None, strength: float
+    ) -> Denoising | OnePass:
+        """What takes noise to embeddings."""
+        if self.one_pass:
+            if start is not None:
+                raise ValueError(ONE_PASS.format("Prior Emb2Emb"))
+            return OnePass()
         scheduler: Any = UnCLIPScheduler.from_config(self.scheduler_config)
         levels = scheduler.config.num_train_timesteps
         if not 2 <= steps <= levels:
             raise ValueError(f"The prior needs at least 2 steps and at most {levels}, not {steps}.")
         scheduler.set_timesteps(steps)
-        return scheduler, scheduler.timesteps
+        if start is None:
+            return Denoising(scheduler, scheduler.timesteps, cfg)
+        start.check_width(self.config.embedding_dim, "this prior")
+        timesteps = set_strength(scheduler, steps, strength)
+        return Denoising(scheduler, timesteps, cfg, start.tensor)
 
-    def _load_transformer(self, rows: int) -> Any:
+    def _load_transformer(self, rows: int, items: int) -> tuple[Any, int]:
+        """(the transformer, how many items of so many rows it takes at once)."""
         config = self.config
         tokens = config.num_embeddings + config.additional_embeddings
         width = config.num_attention_heads * config.attention_head_dim
-        return self.transformer.load(rows, tokens, width)
+        each = ONE_PASS_ACTIVATIONS if self.one_pass else ACTIVATIONS
+        memory = transformer_memory(self.transformer.dtype, rows, tokens, width, each=each)
+        return self.transformer.load_for(items, memory)

@@ -5,8 +5,17 @@ from collections.abc import Callable
 import comfy.model_management
 import comfy.utils
 
+OnStep = Callable[[int, int], None]
 
-def step_reporter(steps: int) -> Callable[[int, int], None]:
+
+def part_of(
+    report: Callable[[int, int], None], part: int, parts: int
+) -> Callable[[int, int], None]:
+    """Reports the steps of one of several runs of equal length as those of the whole."""
+    return lambda index, count: report(part * count + index, parts * count)
+
+
+def step_reporter(steps: int) -> OnStep:
     """A function to call after each step with (index, count).
 
     It shows the progress, and raises ComfyUI's InterruptProcessingException if the user stopped

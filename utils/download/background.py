@@ -1,7 +1,7 @@
 """A download in a thread of its own, so that whoever watches it can stop it at any time."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from pathlib import Path
 
@@ -12,13 +12,18 @@ from .repositories import Repository
 
 
 def download(
-    repository: Repository, root: Path, precision: str, on_progress: Callable[[Progress], None]
+    repository: Repository,
+    root: Path,
+    precision: str,
+    on_progress: Callable[[Progress], None],
+    elsewhere: Iterable[Path] = (),
 ) -> str:
     """Make the model folder in `root`, or find it there; returns what to tell the user.
 
     A download that was broken off goes on where it was. `on_progress` is called five times a
     second, and may raise to stop, which must not wait for a network that says nothing: so the work
-    has a thread of its own.
+    has a thread of its own. What is in one of the folders `elsewhere`, byte for byte, is linked or
+    copied from there.
 
     Raises:
         ValueError: what came is not what the hub announced.
@@ -30,7 +35,7 @@ def download(
     def work() -> None:
         try:
             with hub.translate_errors(repository.id, repository.commit):
-                outcome.set_result(make_folder(repository, root, precision, progress))
+                outcome.set_result(make_folder(repository, root, precision, progress, elsewhere))
         except BaseException as error:
             outcome.set_exception(error)
 

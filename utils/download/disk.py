@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from .hub import HubFile
@@ -26,13 +27,16 @@ def check_as_published(folder: Path, files: list[HubFile]) -> None:
             )
 
 
-def check_nothing_in_the_way(root: Path, lock: Path, partial: Path, files: list[HubFile]) -> None:
+def check_nothing_in_the_way(
+    root: Path, lock: Path, partial: Path, files: list[HubFile], left_out: Iterable[str]
+) -> None:
     """Raises FileExistsError where a folder or a file is to be made, and something else is there.
 
     A link would lead what is written out of the folder; only the root may be one.
     """
     targets = [partial / file.path for file in files] + [partial / RECORD]
     folders = [root, partial, *{target.parent for target in targets}]
+    folders += [partial / part for part in left_out]  # which are removed
     made = {lock, *targets, *map(part_of, targets), *map(half_of, targets)}
     for path, kind, is_kind in [(path, "folder", os.path.isdir) for path in folders] + [
         (path, "file", os.path.isfile) for path in sorted(made)
@@ -45,7 +49,13 @@ def check_nothing_in_the_way(root: Path, lock: Path, partial: Path, files: list[
             )
 
 
-def check_disk_space(files: list[HubFile], partial: Path, precision: str) -> None:
+def check_disk_space(
+    files: list[HubFile], partial: Path, precision: str, same: Collection[str]
+) -> None:
+    """
+    Args:
+        same: what is read from another file on this computer, and needs no room on the way.
+    """
     stored = needed = 0  # on the way: by the files that are whole, and at most
     for file in files:
         target = partial / file.path
@@ -53,7 +63,8 @@ def check_disk_space(files: list[HubFile], partial: Path, precision: str) -> Non
             continue
         half = precision == "fp16" and target.suffix == ".safetensors"  # all that are published
         begun = length(part_of(target)) + length(half_of(target))
-        needed = max(needed, stored + file.size * (3 if half else 2) // 2 - begun)
+        whole = file.size * (3 if half and file.path not in same else 2) // 2
+        needed = max(needed, stored + whole - begun)
         stored += file.size // (2 if half else 1) - begun
     free = shutil.disk_usage(partial).free
     if needed > free:

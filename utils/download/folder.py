@@ -3,69 +3,110 @@
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from . import hub
-from .disk import (
-    check_as_published,
-    check_disk_space,
-    check_nothing_in_the_way,
-    half_of,
-    part_of,
-)
-from .half_precision import store_as_fp16
+from .disk import check_as_published, check_nothing_in_the_way, part_of
+from .filling import fill
 from .progress import Progress, size_text
-from .repositories import RECORD, Repository
-from .transfer import check, fetch, length
+from .repositories import LEFT_OUT, RECORD, Repository
+from .transfer import length
 
 PRECISIONS = ("fp16", "fp32")
 
 
-def make_folder(repository: Repository, root: Path, precision: str, progress: Progress) -> str:
+def make_folder(
+    repository: Repository,
+    root: Path,
+    precision: str,
+    progress: Progress,
+    elsewhere: Iterable[Path] = (),
+) -> str:
+    """Returns what to tell the user.
+
+    Args:
+        elsewhere: folders in which some of the files may be already, under any name.
+    """
     name, folder = repository.name, root / repository.name
     next_step = f"Press R in the page, then choose {name} in {repository.loader}."
-    if stored := finished(folder):
-        return f"Already there. {next_step} It is in {folder}: {stored}."
-    entries = hub.list_entries(repository.id, repository.commit)
-    files = [
-        hub.hub_file(repository.id, repository.commit, entries[path])
-        for path in repository.wanted(entries)
-    ]
-    # The marker comes last: until then no one takes the folder for a model. The largest come first:
-    # one that is being converted is there one and a half times.
-    wanted = sorted(files, key=lambda file: (file.path == repository.marker, -file.size))
-    if os.path.lexists(folder):
+    already = f"Already there. {next_step} It is in {folder}"
+    if stored := ready(folder, repository):
+        return f"{already}: {stored}."
+    lacking = lacking_parts(folder, repository)
+    wanted = list_wanted(repository, lacking)
+    if os.path.lexists(folder) and (
+        not lacking or any(os.path.lexists(folder / part) for part in lacking)
+    ):
         check_as_published(folder, wanted)
-        return f"Already there. {next_step} It is in {folder}, as published."
+        return f"{already}, as published."
     lock, partial = root / f".{name}.lock", root / f".{name}.partial"
-    check_nothing_in_the_way(root, lock, partial, wanted)
+    check_nothing_in_the_way(root, lock, partial, wanted, repository.left_out)
     root.mkdir(parents=True, exist_ok=True)
     try:
         progress.doing = "Waiting for another download of it to end"
         # One that was stopped, and waits for the network, ends with that.
         with FileLock(lock, timeout=hub.TIMEOUT + 2):
             progress.advance()
-            if stored := finished(folder):  # by the one that was waited for
-                return f"Already there. {next_step} It is in {folder}: {stored}."
+            if stored := ready(folder, repository):  # by the one that was waited for
+                return f"{already}: {stored}."
+            precision = read_record(folder)["precision"] if lacking else precision
             record = dict(repository=repository.id, commit=repository.commit, precision=precision)
             begin(partial, record, {file.path: file.checksum for file in wanted})
-            check_disk_space(wanted, partial, precision)
-            progress.total = sum(file.size for file in wanted)
-            for file in wanted:
-                store(file, partial / file.path, precision, progress)
+            notes = fill(partial, wanted, precision, progress, elsewhere)
             sizes = {file.path: length(partial / file.path) for file in wanted}
-            write_record(partial, record | {"files": sizes})
-            partial.rename(folder)
+            finish(partial, folder, record, sizes, lacking, repository.left_out)
     except Timeout as error:
         raise OSError(
             f"{name} is being fetched by another process. Wait for it, then run this again."
         ) from error
     lock.unlink(missing_ok=True)
     size = size_text(sum(sizes.values()))
-    return f"Ready. {next_step} It is in {folder}: {precision}, {size}."
+    return f"Ready. {next_step} It is in {folder}: {precision}, {size}.{notes}"
+
+
+def list_wanted(repository: Repository, only: set[str]) -> list[hub.HubFile]:
+    """The files to fetch, as the hub lists them.
+
+    Args:
+        only: folders that are fetched alone, or empty.
+    """
+    entries = hub.list_entries(repository.id, repository.commit)
+    files = [
+        hub.hub_file(repository.id, repository.commit, entries[path])
+        for path in repository.wanted(entries)
+        if not only or path.split("/")[0] in only
+    ]
+    # The marker comes last: until then no one takes the folder for a model. The largest come first:
+    # one that is being converted is there one and a half times.
+    return sorted(files, key=lambda file: (file.path == repository.marker, -file.size))
+
+
+def finish(
+    partial: Path,
+    folder: Path,
+    record: dict[str, Any],
+    sizes: dict[str, int],
+    lacking: set[str],
+    left_out: Iterable[str],
+) -> None:
+    """Give what has been fetched its place: as the folder, or as what a folder lacks."""
+    if lacking:
+        old = read_record(folder)
+        for part in lacking:
+            (partial / part).rename(folder / part)
+        kept = [part for part in old["left_out"] if part not in lacking]
+        write_record(folder, old | {"files": old["files"] | sizes, "left_out": kept})
+        shutil.rmtree(partial)
+        return
+    for part in left_out:
+        if (partial / part).exists():  # begun with it, and then without
+            shutil.rmtree(partial / part)
+    write_record(partial, record | {"files": sizes, "left_out": [*left_out]})
+    partial.rename(folder)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -77,6 +118,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         return {}
     tables = isinstance(record, dict) and [record.get(key, {}) for key in ("files", "checksums")]
     known = tables and all(isinstance(table, dict) for table in tables)
+    known = known and isinstance(record.get("left_out", []), list)
     return record if known and "precision" in record else {}
 
 
@@ -95,6 +137,17 @@ def finished(folder: Path) -> str | None:
     return record["precision"] if whole else None
 
 
+def lacking_parts(folder: Path, repository: Repository) -> set[str]:
+    """Folders of the repository that were left out when the folder was made, and are wanted now."""
+    left_out = read_record(folder).get("left_out", []) if finished(folder) else []
+    return {part for part in LEFT_OUT if part in left_out and part not in repository.left_out}
+
+
+def ready(folder: Path, repository: Repository) -> str | None:
+    """The precision of a folder that was made here and has all that is wanted of it."""
+    return None if lacking_parts(folder, repository) else finished(folder)
+
+
 def begin(partial: Path, record: dict[str, Any], checksums: dict[str, str]) -> None:
     """Make the folder of a download, or keep the one that is there if it is of the same one.
 
@@ -108,36 +161,3 @@ def begin(partial: Path, record: dict[str, Any], checksums: dict[str, str]) -> N
         if old.get("checksums", {}).get(path, checksum) != checksum:
             (partial / path).unlink(missing_ok=True)
     write_record(partial, record | {"checksums": checksums})
-
-
-def store(file: hub.HubFile, target: Path, precision: str, progress: Progress) -> None:
-    """Fetch one file; under its name it is whole, checked, in its precision, and on the disk."""
-    part = part_of(target)
-    if target.exists():
-        part.unlink(missing_ok=True)
-        progress.advance(file.size)
-        return
-    target.parent.mkdir(exist_ok=True)
-    bring(file, part, progress)
-    whole = part
-    if precision == "fp16" and file.path.endswith(".safetensors"):
-        progress.doing = f"Storing {file.path} as fp16"
-        half = half_of(target)
-        whole = half if store_as_fp16(part, half, progress.advance) else part
-    with whole.open("rb+") as content:
-        os.fsync(content.fileno())
-    whole.rename(target)
-    part.unlink(missing_ok=True)
-
-
-def bring(file: hub.HubFile, part: Path, progress: Progress) -> None:
-    """Fetch a file, and check it: whatever was there of it before may be of another hub."""
-    for cached in (True, False):
-        progress.doing = f"Fetching {file.path}"
-        begun = fetch(file, part, progress.advance, cached)
-        progress.doing = f"Checking {file.path}"
-        try:
-            return check(file, part, progress.advance)
-        except ValueError:
-            if not begun:
-                raise

@@ -16,6 +16,18 @@ HALF = np.dtype("<f2")
 ITEM_SIZE = {"I64": 8, "U64": 8, "C64": 8, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2}
 
 
+def has_wide_numbers(source: Path) -> bool:
+    """Whether `source` has F32 or F64. Raises ValueError if it is no safetensors file."""
+    with source.open("rb") as file:
+        header, _ = read_header(file)
+    return is_wide(header)
+
+
+def is_wide(header: dict[str, Any]) -> bool:
+    tensors = (tensor for name, tensor in header.items() if name != "__metadata__")
+    return any(tensor["dtype"] in WIDE for tensor in tensors)
+
+
 def store_as_fp16(source: Path, target: Path, on_block: Callable[[], None]) -> bool:
     """Write `source` to `target` with F16 in place of F32 and F64; False, and no target, if it has
     none.
@@ -26,7 +38,7 @@ def store_as_fp16(source: Path, target: Path, on_block: Callable[[], None]) -> b
     with source.open("rb") as old:
         header, data = read_header(old)
         metadata = {"__metadata__": header.pop("__metadata__")} if "__metadata__" in header else {}
-        if not any(tensor["dtype"] in WIDE for tensor in header.values()):
+        if not is_wide(header):
             return False
         layout = fp16_layout(header)
         text = json.dumps(metadata | layout).encode()

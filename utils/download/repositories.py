@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 WANTED = (".safetensors", ".json", ".txt")  # weights, configurations, vocabularies
 VARIANT = re.compile(r"\.(fp16|bf16|non_ema)[.-]")  # the same weights once more
@@ -22,6 +23,7 @@ class Repository:
     loader: str
     comfyui_folder: str = "diffusers"
     marker: str = "model_index.json"  # the file that makes a folder a model's
+    left_out: tuple[str, ...] = ()  # folders in it that are not fetched
 
     @property
     def name(self) -> str:
@@ -44,7 +46,8 @@ class Repository:
                     "Check HF_ENDPOINT: this is not the repository that was published."
                 )
             if path.endswith(WANTED) and not VARIANT.search(parts[-1]) and path != RECORD:
-                if len(parts) == depth or path == self.marker:
+                taken = len(parts) == depth and parts[0] not in self.left_out
+                if taken or path == self.marker:
                     chosen.append(path)
         both = {PurePosixPath(path).parts[0] for path in chosen if "/" in path} & {*chosen}
         if self.marker not in chosen or not any(path.endswith(WANTED[0]) for path in chosen):
@@ -74,8 +77,11 @@ def fault_of_name(path: str) -> str:
     return ""
 
 
+LEFT_OUT = ("image_encoder",)  # without it a prior works with a negative prompt
 DECODERS = "Load Decoder"
-DEPTH = dict(loader="Load Depth Estimator", comfyui_folder="depth_estimators", marker="config.json")
+DEPTH: dict[str, Any] = dict(
+    loader="Load Depth Estimator", comfyui_folder="depth_estimators", marker="config.json"
+)
 # Commits: what other projects' lock files and caches name, and agree on; dpt-large's is the one
 # that transformers pins for its depth-estimation pipeline. controlnet-depth's is the head of
 # refs/pr/5, as main has pickles only, and has one witness. None was looked up on the hub itself.
@@ -115,16 +121,13 @@ REPOSITORIES = {
         Repository("Intel/dpt-large", "bc15f29aa3a80d532f2ed650b5e16ac48d8958f9", 1.4, **DEPTH),
     )
 }
+PRIOR, DECODER, INPAINT, CONTROLNET, DEPTH_ANYTHING, _ = REPOSITORIES.values()
+SMALL_PRIOR = replace(PRIOR, gigabytes=6.9, left_out=LEFT_OUT)
 # What a kind of workflow needs, by one name: the default of Get Models first.
 SETS = {
-    "text-to-image": ("kandinsky-2-2-prior", "kandinsky-2-2-decoder"),
-    "inpaint": ("kandinsky-2-2-prior", "kandinsky-2-2-decoder-inpaint"),
-    "depth-controlnet": (
-        "kandinsky-2-2-prior",
-        "kandinsky-2-2-controlnet-depth",
-        "Depth-Anything-V2-Small-hf",
-    ),
+    "text-to-image": [PRIOR, DECODER],
+    "text-to-image without the image encoder": [SMALL_PRIOR, DECODER],
+    "inpaint": [PRIOR, INPAINT],
+    "depth-controlnet": [PRIOR, CONTROLNET, DEPTH_ANYTHING],
 }
-CHOICES = {name: [REPOSITORIES[part] for part in parts] for name, parts in SETS.items()} | {
-    name: [repository] for name, repository in REPOSITORIES.items()
-}
+CHOICES = SETS | {name: [repository] for name, repository in REPOSITORIES.items()}

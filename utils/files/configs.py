@@ -18,6 +18,7 @@ from .arguments import only_arguments
 
 LARGEST_FILE = 10 * 2**20  # bytes; a config has a few thousand
 GIT_LFS = b"version https://git-lfs.github.com/spec/"
+LONGEST_POINTER = 1024  # bytes, says the specification of git-lfs
 # What makes transformers or diffusers choose, fetch or run other code or models than the folder's.
 IGNORED = re.compile(
     r"_implementation|auto_map|quantization_config|per_layer_config|kernel_config|use_kernels"
@@ -57,6 +58,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def refuse_pointer(path: Path) -> None:
     """Raises ValueError for what git leaves in a file's place where git-lfs is not installed."""
+    if path.stat().st_size > LONGEST_POINTER:
+        return  # and is not opened: it may be a prior's image encoder, which is seldom needed
     with path.open("rb") as file:
         if file.read(len(GIT_LFS)) == GIT_LFS:
             raise ValueError(

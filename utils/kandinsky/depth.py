@@ -1,6 +1,7 @@
 """Depth hints: pictures → depth maps, as transformers' depth-estimation pipeline makes them."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,12 +39,16 @@ def estimate_depth(
     device: torch.device,
     dtype: torch.dtype,
     in_metres: bool = False,
+    at_once: Callable[[torch.Tensor], int] = len,
 ) -> torch.Tensor:
     """(B, 3, H, W) in [0, 1] → depth maps (B, H, W), each from 0 (far) to 1 (near).
 
     Each map is stretched to the full range on its own and cut to 8 bits, as the reference does.
     A picture with one depth everywhere gives zeros. Distances in metres are inverted first: the
     depth decoder was trained on maps in which what is near is bright.
+
+    Args:
+        at_once: how many of the pixel values (N, 3, h, w) that it is given the model takes.
     """
     height, width = images.shape[-2:]
     post_process = image_processor.post_process_depth_estimation
@@ -54,12 +59,13 @@ def estimate_depth(
     maps = []
     for part in images.split(CHUNK):
         values = image_processor(images=to_pictures(part), return_tensors="pt").pixel_values
-        outputs = model(values.to(device, dtype))
-        sizes = [(height, width)] * len(part)
-        for result in post_process(outputs, **dict.fromkeys(sizes_wanted, sizes)):
-            depth = result["predicted_depth"].float().cpu().reshape(height, width)
-            depth = 1 / depth.clamp(min=NEAREST) if in_metres else depth
-            span = depth.max() - depth.min()
-            depth = (depth - depth.min()) / (span if span > 0 else 1)
-            maps.append((depth * 255).to(torch.uint8).float() / 255)
+        for some in values.split(at_once(values)):
+            outputs = model(some.to(device, dtype))
+            sizes = [(height, width)] * len(some)
+            for result in post_process(outputs, **dict.fromkeys(sizes_wanted, sizes)):
+                depth = result["predicted_depth"].float().cpu().reshape(height, width)
+                depth = 1 / depth.clamp(min=NEAREST) if in_metres else depth
+                span = depth.max() - depth.min()
+                depth = (depth - depth.min()) / (span if span > 0 else 1)
+                maps.append((depth * 255).to(torch.uint8).float() / 255)
     return torch.stack(maps)

@@ -34,6 +34,12 @@ class TextFeatures:
         index = list(indices)
         return TextFeatures(self.embeds[index], self.states[index], self.mask[index])
 
+    def repeat(self, count: int, halves: int) -> "TextFeatures":
+        """The rows of one item → those of `count` items, half by half; see `denoise`."""
+        rows = len(self.embeds) // halves
+        starts = [half * rows for half in range(halves) for _ in range(count)]
+        return self.rows(*[start + row for start in starts for row in range(rows)])
+
     def to(self, device: torch.device, dtype: torch.dtype) -> "TextFeatures":
         return TextFeatures(
             self.embeds.to(device, dtype), self.states.to(device, dtype), self.mask.to(device)

@@ -1,0 +1,68 @@
+"""How a prior takes noise to embeddings, a part of a batch at a time: in many steps, or at once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .prior import OnPriorStep, TextFeatures, denoise
+
+
+@dataclass(frozen=True, eq=False)
+class Denoising:
+    """Noise → embeddings, in the steps of a scheduler, a part of a batch at a time.
+
+    `start`: what to begin from in place of noise, (B, D) of the whole batch.
+    """
+
+    scheduler: Any
+    timesteps: torch.Tensor
+    cfg: float
+    start: torch.Tensor | None = None
+
+    @property
+    def steps(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def guided(self) -> bool:
+        return self.cfg > 1
+
+    def __call__(
+        self,
+        transformer: Any,
+        noise: torch.Tensor,
+        text: TextFeatures,
+        items: range,
+        generators: list[torch.Generator],
+        on_step: OnPriorStep,
+    ) -> torch.Tensor:
+        """See `denoise`. `items` are those of the batch whose noise, (B, R, D), is given."""
+        if self.start is not None:
+            blocks = self.start[list(items), None].expand(noise.shape).to(noise.device)
+            noise = self.scheduler.add_noise(blocks, noise, self.timesteps[0].repeat(len(noise)))
+        plan = (self.scheduler, self.timesteps, noise, text, self.cfg, generators)
+        return denoise(transformer, *plan, on_step=on_step)
+
+
+@dataclass(frozen=True)
+class OnePass:
+    """Noise → embeddings at once, in place of `prior.Denoising`."""
+
+    steps: int = 1
+    guided: bool = False
+
+    def __call__(
+        self,
+        transformer: Any,
+        noise: torch.Tensor,
+        text: TextFeatures,
+        items: range,
+        generators: list[torch.Generator],
+        on_step: OnPriorStep,
+    ) -> torch.Tensor:
+        """As in ECLIPSE's pipeline: a negative prompt is one more prompt, with noise of its own."""
+        rows = noise.flatten(0, 1).to(text.embeds.dtype)
+        predicted = transformer(rows, text.embeds, text.states, text.mask)
+        on_step(0, 1)
+        return predicted.predicted_image_embedding.float().view(noise.shape)
