@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 PACK = Path(__file__).resolve().parents[1]
 FOLDERS = ("workflows", "subgraphs")
 CATEGORY = "Kandinsky 2.2"  # of the blueprints: ComfyUI's web interface does not save it
-KEPT_EXTRA = ("reroutes", "linkExtensions")  # the rest is how the last reader looked at the graph
+# linearData: what app mode shows. The rest is how the last reader looked at the graph.
+KEPT_EXTRA = ("reroutes", "linkExtensions", "linearData")
 
 
 class WorkflowFault(Exception):
