@@ -156,7 +156,8 @@ def help_picture(path: Path, thumbnail: bytes | None) -> dict[Path, bytes]:
     from tools.thumbnails import shrink
 
     picture = HELP / "pictures" / f"{api_path(path).stem}.jpg"
-    shown = any(f"(pictures/{picture.name})" in page.read_text("utf-8") for page in HELP.glob("*.md"))
+    pages = [page.read_text("utf-8") for page in HELP.glob("*.md")]
+    shown = any(f"(pictures/{picture.name})" in page for page in pages)
     if not shown or (thumbnail is None and picture.exists()):
         return {}
     return {picture: shrink(thumbnail or path.with_suffix(".jpg").read_bytes())}
