@@ -4,14 +4,15 @@ import ast
 import functools
 import json
 import re
+from io import BytesIO
 
 import pytest
 from comfy_api.latest import io
-from helpers.checkout import PACK, WORKFLOWS
+from helpers.checkout import PACK, TEMPLATES, WORKFLOWS
 from kandinsky22.nodes import NODES
 from PIL import Image
 
-from tools.export_workflows import api_path
+from tools.export_workflows import api_path, help_picture
 from tools.thumbnails import HELP_SIDE
 
 HELP = PACK / "web" / "docs"
@@ -161,6 +162,16 @@ def test_every_picture_is_there_in_its_size_and_used():
     for name in named:
         picture = Image.open(HELP / name)
         assert (picture.format, picture.size) == ("JPEG", (HELP_SIDE, HELP_SIDE))
+
+
+def test_a_new_thumbnail_brings_a_new_help_picture():
+    path = TEMPLATES["inpaint"]
+    thumbnail = path.with_suffix(".jpg").read_bytes()
+    ((picture, content),) = help_picture(path, thumbnail).items()
+    assert picture == HELP / "pictures" / "inpaint.jpg"
+    assert Image.open(BytesIO(content)).size == (HELP_SIDE, HELP_SIDE)
+    assert help_picture(path, None) == {}  # it is there already
+    assert help_picture(TEMPLATES["ksampler"], thumbnail) == {}  # no page shows it
 
 
 # --- in Russian -----------------------------------------------------------------------------------
