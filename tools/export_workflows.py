@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 PACK = Path(__file__).resolve().parents[1]
 FOLDERS = ("workflows", "subgraphs")
+HELP = PACK / "web" / "docs"
 CATEGORY = "Kandinsky 2.2"  # of the blueprints: ComfyUI's web interface does not save it
 # linearData: what app mode shows. The rest is how the last reader looked at the graph.
 KEPT_EXTRA = ("reroutes", "linkExtensions", "linearData")
@@ -121,6 +122,7 @@ def export_and_run(server: Server, path: Path, options: argparse.Namespace) -> l
         thumbnail = path.with_suffix(".jpg")
         if options.pictures or not thumbnail.exists():
             written[thumbnail] = thumbnail_of(server, api, images)
+        written |= help_picture(path, written.get(thumbnail))
     changed = [p for p, new in written.items() if not p.exists() or p.read_bytes() != new]
     for file in [] if options.check else changed:
         file.parent.mkdir(exist_ok=True)
@@ -147,6 +149,18 @@ def thumbnail_of(server: Server, api: dict, images: list[dict]) -> bytes:
         raise WorkflowFault("it saves no picture, which its thumbnail is made of")
     after = [p for image in saved for p in saved_pictures(image["filename"], server.fetch(image))]
     return draw_thumbnail(example_pictures(api), after)
+
+
+def help_picture(path: Path, thumbnail: bytes | None) -> dict[Path, bytes]:
+    """The smaller picture for the help pages, if one shows it and the thumbnail is a new one."""
+    from tools.thumbnails import shrink
+
+    picture = HELP / "pictures" / f"{api_path(path).stem}.jpg"
+    pages = [page.read_text("utf-8") for page in HELP.glob("*.md")]
+    shown = any(f"(pictures/{picture.name})" in page for page in pages)
+    if not shown or (thumbnail is None and picture.exists()):
+        return {}
+    return {picture: shrink(thumbnail or path.with_suffix(".jpg").read_bytes())}
 
 
 def take_screenshot(page: Page, server: Server, path: Path) -> None:

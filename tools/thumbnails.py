@@ -1,4 +1,7 @@
-"""The picture that ComfyUI's template browser shows for a workflow: before | after."""
+"""The picture that ComfyUI's template browser shows for a workflow: before | after.
+
+The nodes' help pages show a smaller one.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from PIL import Image, ImageOps
 
 PICTURES = Path(__file__).resolve().parents[1] / "web" / "pictures"
 SIDE = 384
+HELP_SIDE = 256  # the help panel is 262 pixels wide
 GAP = 6  # between two pictures
 GROUND = (24, 24, 24)
 
@@ -52,8 +56,18 @@ def draw_thumbnail(before: list[Image.Image], after: list[Image.Image]) -> bytes
         fitted = ImageOps.pad if wide else ImageOps.fit
         cell = fitted(on_ground(picture), size, Image.Resampling.LANCZOS, **pad_colour(wide))
         square.paste(cell, (x + (width - size[0]) // 2, y + (height - size[1]) // 2))
+    return as_jpeg(square)
+
+
+def shrink(thumbnail: bytes) -> bytes:
+    """A thumbnail in the size that the help pages show."""
+    picture = Image.open(io.BytesIO(thumbnail))
+    return as_jpeg(picture.resize((HELP_SIDE, HELP_SIDE), Image.Resampling.LANCZOS))
+
+
+def as_jpeg(picture: Image.Image) -> bytes:
     jpeg = io.BytesIO()
-    square.save(jpeg, "JPEG", quality=88)
+    picture.save(jpeg, "JPEG", quality=88)
     return jpeg.getvalue()
 
 

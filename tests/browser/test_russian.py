@@ -1,4 +1,4 @@
-"""Our nodes, with what goes in and comes out, have Russian names in the web interface."""
+"""Our nodes, what goes in and comes out, and their help are in Russian in the web interface."""
 
 import json
 
@@ -37,6 +37,17 @@ def test_a_node_is_in_russian(page, node_id):
     for i, (_, label) in enumerate(outputs):
         assert label == expected["outputs"][str(i)]["name"]
     user.keep_screenshot(page, f"russian {node_id}")
+
+
+@pytest.mark.parametrize("node_id", ["Prior", "GetModels", "LoadUNet"])
+def test_help_is_in_russian(page, node_id):
+    node_id = "Kandinsky22" + node_id
+    user.put_node(page, node_id)
+    page.get_by_test_id("info-button").first.click()
+    page.get_by_role("heading", name=RUSSIAN[node_id]["display_name"]).first.wait_for()
+    page.get_by_role("heading", name="Как соединить").first.wait_for()
+    user.wait_for_help_picture(page, node_id != "Kandinsky22LoadUNet")
+    user.keep_screenshot(page, f"russian help {node_id}")
 
 
 def test_a_missing_model_is_said_in_russian(page):

@@ -174,6 +174,17 @@ def set_widget(page, node: int, name: str, value) -> None:
     )
 
 
+def wait_for_help_picture(page, shown: bool) -> None:
+    """Until the help has its picture, in full; or until it has none."""
+    page.wait_for_function(
+        """shown => {
+          const pictures = [...document.querySelectorAll('img[src*="/docs/pictures/"]')]
+          return pictures.length > 0 == shown && pictures.every(p => p.naturalWidth == 256)
+        }""",
+        arg=shown,
+    )
+
+
 def drag_from_library(page, name: str, x: int, y: int) -> None:
     page.keyboard.press("n")
     box = page.get_by_placeholder("Search").first

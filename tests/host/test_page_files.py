@@ -7,16 +7,18 @@ import pytest
 from helpers.checkout import PACK
 
 BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
-HELP = sorted((PACK / "web" / "docs").glob("*.md"))
+DOCS = PACK / "web" / "docs"
+HELP = sorted(DOCS.glob("*.md"))
+HELP_FILES = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("path", HELP, ids=lambda path: path.stem)
-def test_help(server, path):
-    with urllib.request.urlopen(f"{server.url}/extensions/kandinsky22/docs/{path.name}") as answer:
+@pytest.mark.parametrize("name", sorted(HELP_FILES))
+def test_help(server, name):
+    with urllib.request.urlopen(f"{server.url}/extensions/kandinsky22/docs/{name}") as answer:
         assert answer.status == 200
         # The page takes HTML for the server's word that there is nothing.
         assert "html" not in answer.headers["Content-Type"]
-        assert answer.read() == path.read_bytes()
+        assert answer.read() == (DOCS / name).read_bytes()
 
 
 def test_every_node_of_the_server_has_help(object_info):

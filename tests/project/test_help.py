@@ -4,13 +4,20 @@ import ast
 import functools
 import json
 import re
+from io import BytesIO
 
 import pytest
 from comfy_api.latest import io
-from helpers.checkout import PACK, WORKFLOWS
+from helpers.checkout import PACK, TEMPLATES, WORKFLOWS
 from kandinsky22.nodes import NODES
+from PIL import Image
 
-PAGES = {path.stem: path.read_text("utf-8") for path in (PACK / "web" / "docs").glob("*.md")}
+from tools.export_workflows import api_path, help_picture
+from tools.thumbnails import HELP_SIDE
+
+HELP = PACK / "web" / "docs"
+PAGES = {path.stem: path.read_text("utf-8") for path in HELP.glob("*.md")}
+RUSSIAN = {path.parent.name: path.read_text("utf-8") for path in HELP.glob("*/ru.md")}
 USED = {  # template → the types of its nodes
     path.stem.split(" - ")[1]: {
         node["type"] for node in json.loads(path.read_text("utf-8"))["nodes"]
@@ -19,7 +26,9 @@ USED = {  # template → the types of its nodes
 }
 
 each_node = pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
-each_page = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+EVERY_PAGE = PAGES | {f"{node_id}/ru": page for node_id, page in RUSSIAN.items()}
+each_page = pytest.mark.parametrize("page", EVERY_PAGE.values(), ids=EVERY_PAGE)
+each_id = pytest.mark.parametrize("node_id", PAGES)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +51,7 @@ def said_by_the_code() -> list[str]:
 
 
 def test_every_node_has_a_page_and_every_page_a_node():
-    assert set(PAGES) == {node.define_schema().node_id for node in NODES}
+    assert set(PAGES) == set(RUSSIAN) == {node.define_schema().node_id for node in NODES}
 
 
 def inputs_of(schema) -> tuple[dict[str, io.Input], dict[str, io.Input]]:
@@ -105,14 +114,100 @@ def test_names_templates_that_are_there_and_one_that_uses_the_node(node):
 @each_page
 def test_links_and_files(page):
     # The page resolves a link against the server's root, so none between pages would work.
-    assert not re.findall(r"\]\((?!https?://)", page)
+    assert not re.findall(r"(?<!!)\[[^]]*\]\((?!https?://)", page)
     for name in re.findall(r"\b(?:scripts|docs|workflows)/[\w./]+\w", page):
         assert (PACK / name).exists(), name
+
+
+def quoted(page: str) -> list[str]:
+    """The messages that the page speaks of."""
+    found = re.findall(r'\*\*"(.+?)"', page, re.S)
+    return [message.replace("\n  ", " ") for message in found]
 
 
 @each_page
 def test_messages_are_the_codes_own(page):
     said = said_by_the_code()
-    for quoted in re.findall(r'\*\*"(.+?)"', page, re.S):
-        for part in quoted.replace("\n  ", " ").split("…"):
-            assert any(part.strip() in text for text in said), quoted
+    for message in quoted(page):
+        for part in message.split("…"):
+            assert any(part.strip() in text for text in said), message
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def pictures(page: str) -> list[tuple[str, str]]:
+    """The text for who does not see it, and the address, of each picture."""
+    return re.findall(r"^!\[(.*)\]\((.*)\)$", page, re.M)
+
+
+@each_id
+def test_what_a_template_uses_has_its_picture_below_the_first_paragraph(node_id):
+    shown = {
+        f"pictures/{api_path(path).stem}.jpg"
+        for path in WORKFLOWS.glob("*.json")
+        if node_id in USED[path.stem.split(" - ")[1]]
+    }
+    found = pictures(PAGES[node_id])
+    assert len(found) == bool(shown)
+    for text, address in found:
+        assert address in shown
+        assert PAGES[node_id].split("\n\n")[2] == f"![{text}]({address})"
+        assert len(text) > 40 and text.endswith(".")
+
+
+def test_every_picture_is_there_in_its_size_and_used():
+    named = {address for page in PAGES.values() for _, address in pictures(page)}
+    assert named == {f"pictures/{path.name}" for path in (HELP / "pictures").iterdir()}
+    for name in named:
+        picture = Image.open(HELP / name)
+        assert (picture.format, picture.size) == ("JPEG", (HELP_SIDE, HELP_SIDE))
+
+
+def test_a_new_thumbnail_brings_a_new_help_picture():
+    path = TEMPLATES["inpaint"]
+    thumbnail = path.with_suffix(".jpg").read_bytes()
+    ((picture, content),) = help_picture(path, thumbnail).items()
+    assert picture == HELP / "pictures" / "inpaint.jpg"
+    assert Image.open(BytesIO(content)).size == (HELP_SIDE, HELP_SIDE)
+    assert help_picture(path, None) == {}  # it is there already
+    assert help_picture(TEMPLATES["ksampler"], thumbnail) == {}  # no page shows it
+
+
+# --- in Russian -----------------------------------------------------------------------------------
+
+IN_RUSSIAN = json.loads((PACK / "locales" / "ru" / "nodeDefs.json").read_text("utf-8"))
+
+
+@each_id
+def test_russian_page_has_what_the_english_one_has(node_id):
+    russian, english = RUSSIAN[node_id], PAGES[node_id]
+    heads = ["Как соединить", "Если что-то не так", "Смотрите также"]
+    assert re.findall(r"^## (.+)$", russian, re.M) == heads
+    parts = [re.split(r"^## .+$", page, flags=re.M) for page in (russian, english)]
+    for ours, theirs in zip(*parts, strict=True):
+        assert ours.count("\n- ") == theirs.count("\n- ")
+    assert quoted(russian) == quoted(english)
+    assert names(parts[0][-1]) & set(USED) == names(parts[1][-1]) & set(USED)
+    addresses = [[address for _, address in pictures(page)] for page in (russian, english)]
+    assert addresses[0] == addresses[1]
+    assert len(russian.splitlines()) <= 40
+
+
+@each_id
+def test_russian_page_names_what_the_node_shows_in_russian(node_id):
+    shown, page = IN_RUSSIAN[node_id], RUSSIAN[node_id]
+    assert page.startswith(f"# {shown['display_name']}\n")
+    first, _, rest = page.partition("## Как соединить")
+    explained = names(" ".join(re.findall(r"^- (`.+?): ", first, re.M)))
+    inputs = {item["name"] for item in shown["inputs"].values()}
+    later = {item["name"] for key, item in shown["inputs"].items() if key.startswith("count_")}
+    assert inputs - later <= explained <= inputs
+    outputs = {item["name"] for item in shown["outputs"].values()}
+    assert outputs <= names(" ".join(re.findall(r"^Даёт (.+?)\n\n", first, re.M | re.S)))
+    lines = re.findall(r"```\n(.+?)\n```", rest, re.S)[0].splitlines()
+    assert max(len(line) for line in lines) <= 36
+    bar = next(i for i, line in enumerate(lines) if line.startswith("─"))
+    assert shown["display_name"].startswith(lines[bar].strip("─ "))
+    assert set(re.findall(r"→ (.+)$", "\n".join(lines[:bar]), re.M)) <= inputs
+    assert {line.split(" →")[0] for line in lines[bar + 1 :] if "→" in line[1:]} <= outputs
