@@ -4,7 +4,7 @@ import json
 
 import pytest
 from helpers import browser_user as user
-from helpers.checkout import TEMPLATES
+from helpers.templates import TEMPLATES
 
 APPS = {
     "text_to_image": ["prompt", "negative_prompt", "width", "height", "seed"],

@@ -73,12 +73,14 @@ def test_runs_to_a_picture(page, server, kind):
     nodes = {}
     for i, name in enumerate(dict.fromkeys(name for wire in wires for name in wire)):
         title = name if name in COMFYUI else name + OURS
-        nodes[name] = user.place(page, title, 250 + 240 * (i % 5), 150 + 300 * (i // 5))
+        # Out of sight, so that the next double-click meets the canvas.
+        nodes[name] = user.place(page, title, 350 * (i % 5), 4000 + 450 * (i // 5))
     for giver, taker in wires:
         page.evaluate(CONNECT, [nodes[giver], nodes[taker]])
     for name, widget, value in CHOICES.get(kind, []):
         user.set_widget(page, nodes[name], widget, value)
     user.take_few_steps(page, 4)
+    page.evaluate("() => kandinsky22.fit()")
     sizes = user.run(page, server)
     user.keep_screenshot(page, f"built by hand {kind}")
     assert len(sizes) == 1

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from helpers.checkout import PACK, TEMPLATES, WORKFLOWS
+from helpers.checkout import PACK, WORKFLOWS
+from helpers.templates import TEMPLATES
 
 from tools.export_workflows import WorkflowFault, api_path, as_json, export
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 from helpers import browser_user as user
-from helpers.checkout import PACK, TEMPLATES
+from helpers.checkout import PACK
+from helpers.templates import TEMPLATES
 
 from tools.page import open_page
 

@@ -2,7 +2,7 @@
 
 import pytest
 from helpers import browser_user as user
-from helpers.checkout import TEMPLATES
+from helpers.templates import TEMPLATES
 
 LEAD = [name for name, path in TEMPLATES.items() if path.stem.split(" - ")[1][1] == " "]
 # A node that the page does not know, or one that lacks an input, has errors.

@@ -3,7 +3,8 @@
 import base64
 import io
 
-from helpers.checkout import PACK, TEMPLATES
+from helpers.checkout import PACK
+from helpers.templates import TEMPLATES
 from PIL import Image
 
 ARTEFACTS = PACK / "artefacts" / "browser"

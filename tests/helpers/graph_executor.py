@@ -105,7 +105,7 @@ class Executor:
     def look_at(self, name: str, kinds, values: tuple, tame: bool) -> None:
         ours = name.startswith(OURS)
         for kind, value in zip(kinds, values, strict=False):
-            wrong = malformed(str(kind), value) if ours else ""
+            wrong = malformed(str(kind), value, name) if ours else ""
             numbers = all(torch.isfinite(tensor).all() for tensor in tensors_in(value))
             if tame and not numbers and (ours or name in WHOLE):
                 wrong = "NaN or infinity"

@@ -47,15 +47,17 @@ def is_tame(value: Any) -> bool:
     return all(leaf.abs().max() < TAME for leaf in numbers)
 
 
-def malformed(kind: str, value: Any) -> str:
+def malformed(kind: str, value: Any, node: str = "") -> str:
     """What is wrong with a value that a node of ours gave; empty if nothing is."""
+    # Paste Back keeps the alpha channel of an original that has one.
+    channels = (3, 4) if node == "Kandinsky22PasteBack" else (3,)
     if kind == "LATENT":
         samples, indices = value["samples"], value.get("batch_index")
         if samples.ndim != 4 or samples.shape[1] != 4 or 0 in samples.shape:
             return f"samples of shape {tuple(samples.shape)}"
         if indices is not None and len(indices) != len(samples):
             return f"{len(indices)} batch indices for {len(samples)} items"
-    if kind == "IMAGE" and (value.ndim != 4 or value.shape[-1] != 3 or 0 in value.shape):
+    if kind == "IMAGE" and (value.ndim != 4 or value.shape[-1] not in channels or 0 in value.shape):
         return f"shape {tuple(value.shape)}"
     if kind == "IMAGE" and (value.min() < 0 or value.max() > 1):
         return f"values from {value.min()} to {value.max()}"

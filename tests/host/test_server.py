@@ -141,8 +141,8 @@ STAGES = [
     ("image_to_image", "Kandinsky22Img2Img"),
     ("inpaint", "Kandinsky22Inpaint"),
     ("depth_controlnet", "Kandinsky22ControlNet"),
-    ("depth_controlnet_img2img", "Kandinsky22ControlNetImg2Img"),
-    ("depth_controlnet_img2img", "Kandinsky22PriorEmb2Emb"),
+    ("depth_controlnet_image_to_image", "Kandinsky22ControlNetImg2Img"),
+    ("depth_controlnet_image_to_image", "Kandinsky22PriorEmb2Emb"),
 ]
 
 

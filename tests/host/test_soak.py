@@ -5,15 +5,14 @@ round over the shipped workflows, after which the server was told to free its me
 """
 
 import hashlib
-import io
 import itertools
 import time
 
 import pytest
 from helpers.checkout import PACK, WORKFLOWS
-from PIL import Image
 
 from scripts.comfyui import WorkflowError, WorkflowInterrupted
+from tools.thumbnails import saved_pictures
 
 NAMES = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
 LOG = PACK / "artefacts" / "soak.log"
@@ -84,7 +83,11 @@ def free(server, empty: dict) -> dict:
 
 def digest(server, result) -> str:
     """All pictures of a result, to the bit."""
-    pixels = [Image.open(io.BytesIO(server.fetch(image))).tobytes() for image in result.images]
+    pixels = [
+        picture.tobytes()
+        for image in result.images
+        for picture in saved_pictures(image["filename"], server.fetch(image))
+    ]
     assert pixels
     return hashlib.sha256(b"".join(pixels)).hexdigest()
 

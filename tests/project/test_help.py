@@ -8,7 +8,8 @@ from io import BytesIO
 
 import pytest
 from comfy_api.latest import io
-from helpers.checkout import PACK, TEMPLATES, WORKFLOWS
+from helpers.checkout import PACK, WORKFLOWS
+from helpers.templates import TEMPLATES
 from kandinsky22.nodes import NODES
 from PIL import Image
 

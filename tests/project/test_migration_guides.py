@@ -4,7 +4,8 @@ import re
 from urllib.parse import unquote
 
 import pytest
-from helpers.checkout import PACK, TEMPLATES
+from helpers.checkout import PACK
+from helpers.templates import TEMPLATES
 from kandinsky22.nodes import NODES
 
 PAGES = [PACK / "docs" / name for name in ("from_diffusers.md", "from_comfyui_kandinsky22.md")]

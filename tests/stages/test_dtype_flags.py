@@ -10,7 +10,7 @@ from kandinsky22.nodes.depth_hint import DepthHint
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 from kandinsky22.nodes.prior import SamplePrior
 from kandinsky22.utils.comfyui import clip, dtypes
-from kandinsky22.utils.kandinsky import prior as loops
+from kandinsky22.utils.kandinsky import prior_runs as loops
 
 pytestmark = pytest.mark.usefixtures("nothing_shared")
 DEPTH_ESTIMATORS = ["tiny-glpn", "tiny-dpt", "tiny-depth-anything"]
