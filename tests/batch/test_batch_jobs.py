@@ -64,12 +64,12 @@ def test_values_refused(text, now, message):
 @pytest.mark.parametrize(
     "name, slot",
     [
-        ("Prior.prompt", ("4", "prompt")),
-        ("Prior (Kandinsky 2.2).prompt", ("4", "prompt")),
-        ("Kandinsky22Prior.prompt", ("4", "prompt")),
-        ("4.prompt", ("4", "prompt")),
-        ("Load Decoder (Kandinsky 2.2).model_name", ("3", "model_name")),
-        ("LoadDecoder.model_name", ("3", "model_name")),
+        ("Prior.prompt", ("7", "prompt")),
+        ("Prior (Kandinsky 2.2).prompt", ("7", "prompt")),
+        ("Kandinsky22Prior.prompt", ("7", "prompt")),
+        ("7.prompt", ("7", "prompt")),
+        ("Load Decoder (Kandinsky 2.2).model_name", ("2", "model_name")),
+        ("LoadDecoder.model_name", ("2", "model_name")),
     ],
 )
 def test_a_node_has_several_names(workflow, name, slot):
@@ -87,7 +87,7 @@ def test_both_halves_of_a_name_may_hold_dots():
     [
         (
             "Decodr.seed",
-            "no input 'Decodr.seed'; near it: Decoder.seed.*Its nodes: .*Prior, Canvas",
+            "no input 'Decodr.seed'; near it: Decoder.seed.*Its nodes: .*Prior, Empty Latent Image",
         ),
         ("Decoder.sed", "Decoder has no input 'sed'; near it: Decoder.seed.*It has: seed, steps"),
         ("seed", "has no input 'seed'"),
@@ -135,10 +135,10 @@ def test_ranges_make_every_combination(workflow):
 
 def test_an_id_is_that_of_what_is_computed(workflow):
     (default,) = Jobs(workflow, [])
-    (same,) = Jobs(workflow, ["4.seed=0"])
+    (same,) = Jobs(workflow, ["7.seed=0"])
     (other,) = Jobs(workflow, ["Prior.seed=1"])
     assert same.id == default.id != other.id
-    workflow["4"]["_meta"]["title"] = "Another title"
+    workflow["7"]["_meta"]["title"] = "Another title"
     assert content_id(workflow) == default.id
 
 
@@ -172,7 +172,7 @@ def test_tables(workflow, tmp_path, kind):
         ("t.csv", "Prior.prompt,Colour\na,red\n", "The column 'Colour' of .*t.csv matches nothing"),
         ("t.csv", "Prior.prompt,Decoder.seed\na cat, red,1\n", "line 2: 3 cells under 2 columns"),
         ("t.csv", "4.seed,4.seed\n1,2\n", "has the column '4.seed' twice"),
-        ("t.csv", "4.seed,Prior.seed\n1,2\n", "4.seed and Prior.seed are the same input"),
+        ("t.csv", "7.seed,Prior.seed\n1,2\n", "7.seed and Prior.seed are the same input"),
         ("t.csv", "Decoder.seed\nred\n", "Decoder.seed is a number"),
         ("t.jsonl", '{"Decoder.sed": 1}\n', "near it: Decoder.seed"),
         ("t.jsonl", '{"Decoder.seed": 1}\n{"Dec', "line 2: "),
@@ -190,7 +190,7 @@ def test_tables_refused(workflow, tmp_path, name, content, message):
 def test_a_column_that_is_set_too(workflow, tmp_path):
     (tmp_path / "t.csv").write_text("Prior.prompt\na\n")
     with pytest.raises(ValueError, match="are the same input"):
-        Jobs(workflow, ["4.prompt=b"], tmp_path / "t.csv")
+        Jobs(workflow, ["7.prompt=b"], tmp_path / "t.csv")
 
 
 # --- the manifest ---------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def test_runs_as_an_app(page, server, name):
     user.take_few_steps(page, 4)
     page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")
     before, done = set(server.get("/history")), set()
-    page.get_by_test_id("linear-run-button").click()
+    page.get_by_test_id("linear-run-button").get_by_role("button").last.click()
     for _ in range(300):
         page.wait_for_timeout(200)
         if done := set(server.get("/history")) - before:
