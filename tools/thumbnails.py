@@ -5,12 +5,13 @@ The nodes' help pages show a smaller one.
 
 from __future__ import annotations
 
+import functools
 import io
-from pathlib import Path
 
 from PIL import Image, ImageOps
 
-PICTURES = Path(__file__).resolve().parents[1] / "web" / "pictures"
+from tools.draw_pictures import PICTURES
+
 SIDE = 384
 HELP_SIDE = 256  # the help panel is 262 pixels wide
 GAP = 6  # between two pictures
@@ -51,10 +52,11 @@ def draw_thumbnail(before: list[Image.Image], after: list[Image.Image]) -> bytes
     else:
         width = SIDE // len(pictures)
         cells = [(i * width, 0, width, SIDE) for i in range(len(pictures))]
+    fitted = functools.partial(ImageOps.pad, color=GROUND) if wide else ImageOps.fit
+    gap = GAP if len(pictures) > 1 else 0
     for picture, (x, y, width, height) in zip(pictures, cells, strict=True):
-        size = (width - GAP, height - GAP) if len(pictures) > 1 else (width, height)
-        fitted = ImageOps.pad if wide else ImageOps.fit
-        cell = fitted(on_ground(picture), size, Image.Resampling.LANCZOS, **pad_colour(wide))
+        size = (width - gap, height - gap)
+        cell = fitted(on_ground(picture), size, Image.Resampling.LANCZOS)
         square.paste(cell, (x + (width - size[0]) // 2, y + (height - size[1]) // 2))
     return as_jpeg(square)
 
@@ -69,10 +71,6 @@ def as_jpeg(picture: Image.Image) -> bytes:
     jpeg = io.BytesIO()
     picture.save(jpeg, "JPEG", quality=88)
     return jpeg.getvalue()
-
-
-def pad_colour(wide: bool) -> dict:
-    return {"color": GROUND} if wide else {}
 
 
 def on_ground(picture: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ const WORDS = {
     choose: (name) => `: choose ${name}`,
     add: ": add Get Models",
     summary: "This workflow needs what is not on this computer",
-    fetch: (title) => `: add the node ${title}, press Run, then R. `,
+    fetch: (title) => `: add the node ${title}, press Download on it, then R. `,
     put: ": put it into ComfyUI's folders and press R, or choose another in the loader.",
   },
   ru: {
@@ -18,7 +18,7 @@ const WORDS = {
     choose: (name) => `: выберите ${name}`,
     add: ": добавьте Get Models",
     summary: "Этому процессу нужно то, чего нет на этом компьютере",
-    fetch: (title) => `: добавьте узел ${title}, запустите его и нажмите R. `,
+    fetch: (title) => `: добавьте узел ${title}, нажмите на нём Download, потом R. `,
     put: ": положите в папки ComfyUI и нажмите R или выберите другое в загрузчике.",
   },
 }

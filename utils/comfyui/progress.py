@@ -8,9 +8,7 @@ import comfy.utils
 OnStep = Callable[[int, int], None]
 
 
-def part_of(
-    report: Callable[[int, int], None], part: int, parts: int
-) -> Callable[[int, int], None]:
+def part_of(report: OnStep, part: int, parts: int) -> OnStep:
     """Reports the steps of one of several runs of equal length as those of the whole."""
     return lambda index, count: report(part * count + index, parts * count)
 

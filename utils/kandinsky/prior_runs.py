@@ -47,7 +47,7 @@ class Denoising:
 
 @dataclass(frozen=True)
 class OnePass:
-    """Noise → embeddings at once, in place of `prior.Denoising`."""
+    """Noise → embeddings at once, in place of `Denoising`."""
 
     steps: int = 1
     guided: bool = False
