@@ -104,6 +104,18 @@ def test_help_opens(page, node_id):
     user.keep_screenshot(page, f"help {node_id}")
 
 
+@pytest.mark.parametrize("title", ["1 Text to Image", "LoRA, With and Without"])
+def test_a_link_in_the_help_opens_a_template(page, title):
+    """In the same page, as the template browser does it."""
+    user.put_node(page, "Kandinsky22Decoder")
+    page.get_by_test_id("info-button").first.click()
+    page.get_by_role("link", name=title).click()
+    template = json.loads((PACK / "workflows" / f"Kandinsky 2.2 - {title}.json").read_text())
+    count = len(template["nodes"])
+    page.wait_for_function("count => app.graph.nodes.length == count", arg=count)
+    assert page.locator("body").get_by_text(f"Kandinsky 2.2 - {title}").first.is_visible()
+
+
 def test_titles_fit_new_nodes(page):
     cut = """() => Object.keys(LiteGraph.registered_node_types)
       .filter(type => type.startsWith('Kandinsky22'))

@@ -42,6 +42,11 @@ def names(text: str) -> set[str]:
     return set(re.findall(r"`([^`\n]+)`", text))
 
 
+def titles(text: str) -> set[str]:
+    """The templates that it links to; web/open_template.js opens them."""
+    return set(re.findall(r"\[([^]]+)\]\(#kandinsky22-template\)", text))
+
+
 @functools.cache
 def said_by_the_code() -> list[str]:
     """Every text in the pack's Python; an f-string is its parts."""
@@ -106,7 +111,7 @@ def test_wires(node):
 @each_node
 def test_names_templates_that_are_there_and_one_that_uses_the_node(node):
     node_id = node.define_schema().node_id
-    named = names(PAGES[node_id].partition("## See")[2])
+    named = titles(PAGES[node_id].partition("## See")[2])
     assert named <= set(USED)
     using = {name for name, types in USED.items() if node_id in types}
     assert not using or named & using
@@ -114,8 +119,9 @@ def test_names_templates_that_are_there_and_one_that_uses_the_node(node):
 
 @each_page
 def test_links_and_files(page):
-    # The page resolves a link against the server's root, so none between pages would work.
-    assert not re.findall(r"(?<!!)\[[^]]*\]\((?!https?://)", page)
+    # ComfyUI resolves a link against the server's root, so none between pages would work.
+    assert not re.findall(r"(?<!!)\[[^]]*\]\((?!https?://|#kandinsky22-template\))", page)
+    assert titles(page) <= set(USED)
     for name in re.findall(r"\b(?:scripts|docs|workflows)/[\w./]+\w", page):
         assert (PACK / name).exists(), name
 
@@ -189,7 +195,7 @@ def test_russian_page_has_what_the_english_one_has(node_id):
     for ours, theirs in zip(*parts, strict=True):
         assert ours.count("\n- ") == theirs.count("\n- ")
     assert quoted(russian) == quoted(english)
-    assert names(parts[0][-1]) & set(USED) == names(parts[1][-1]) & set(USED)
+    assert titles(parts[0][-1]) == titles(parts[1][-1])
     addresses = [[address for _, address in pictures(page)] for page in (russian, english)]
     assert addresses[0] == addresses[1]
     assert len(russian.splitlines()) <= 40
