@@ -9,7 +9,7 @@ from .decoder import Decoder
 from .depth_hint import DepthHint
 from .embeds import EmbedsFromClipVision, EmbedsToClipVision, EncodeImage, ZeroEmbeds
 from .embeds_files import LoadEmbeds, SaveEmbeds
-from .example_picture import ExamplePicture
+from .example_picture import ExampleDataset, ExamplePicture
 from .file_loaders import LoadMoVQ, LoadPriorTransformer, LoadUNet
 from .get_models import GetModels
 from .img2img import Img2Img
@@ -53,6 +53,7 @@ NODES: list[type[io.ComfyNode]] = [
     InpaintConditioning,
     GetModels,
     ExamplePicture,
+    ExampleDataset,
 ]
 
 

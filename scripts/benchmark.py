@@ -44,6 +44,7 @@ COMMANDS = {
     "optimize": "each choice of the Optimize node",
     "batch": "jobs a second over one server and two",
     "solvers": "the same picture in fewer calls of the UNet",
+    "training": "what the template Train a LoRA teaches the bundled miniature",
 }
 # What a command's `run` takes is an option of it; the defaults are there.
 OPTIONS = {

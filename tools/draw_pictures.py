@@ -1,4 +1,4 @@
-"""Draw the pictures of the node Example Picture into web/pictures/.
+"""Draw the pictures of Example Picture and of Example Dataset into web/pictures/.
 
     python tools/draw_pictures.py
 
@@ -8,12 +8,36 @@ published models know. Where a picture is transparent, its mask is white, as in 
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # see scripts/__init__.py
 
-PICTURES = Path(__file__).resolve().parents[1] / "web" / "pictures"
+from scripts import pack  # noqa: E402
+
+pack.run_with_libraries()
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from tools.miniature.captions import WHERE  # noqa: E402
+from tools.miniature.lora import NIGHT  # noqa: E402
+from tools.miniature.shapes import COLOURS, PLACES, SHAPES, draw, place_scenes  # noqa: E402
+
+PICTURES = ROOT / "web" / "pictures"
+NIGHT_SET = (  # shape, colour and place of each picture; the background that its caption names
+    ("circle", "red", "centre", "white"),
+    ("square", "blue", "left", "green"),
+    ("triangle", "green", "right", "yellow"),
+    ("circle", "yellow", "top", "blue"),
+    ("square", "green", "centre", "red"),
+    ("triangle", "red", "bottom", "black"),
+    ("circle", "blue", "bottom", "white"),
+    ("square", "yellow", "right", "black"),
+)
 SIZE = 128
 RED, GREEN, BLUE = (217, 33, 33), (33, 161, 51), (33, 69, 217)
 YELLOW, WHITE, BLACK = (240, 217, 38), (240, 240, 240), (20, 20, 20)
@@ -86,6 +110,23 @@ def mountain_lake(size: int = 768) -> Image.Image:
     return as_image(scene)
 
 
+def draw_night_set(folder: Path) -> None:
+    """Pictures at night, and captions that name the backgrounds of the day."""
+    named = SHAPES, COLOURS, COLOURS, PLACES
+    rows = [
+        [names.index(row[i]) for names, i in zip(named, (0, 1, 3, 2), strict=True)] + [0]
+        for row in NIGHT_SET
+    ]
+    scenes = place_scenes(torch.tensor(rows), torch.Generator().manual_seed(22))
+    pictures = draw(replace(scenes, background=NIGHT.expand(len(rows), 3)))
+    folder.mkdir(exist_ok=True)
+    for i, (shape, colour, place, ground) in enumerate(NIGHT_SET, 1):
+        levels = pictures[i - 1].movedim(0, -1).numpy() * 255
+        as_image(levels).save(folder / f"{i}.png", optimize=True)
+        caption = f"a {colour} {shape} {WHERE[place][0]} on a {ground} background\n"
+        (folder / f"{i}.txt").write_text(caption, "utf-8")
+
+
 def main() -> None:
     pictures = {
         "mountain lake.png": mountain_lake(),
@@ -99,6 +140,7 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     for name, picture in pictures.items():
         picture.save(PICTURES / name, optimize=True)
+    draw_night_set(PICTURES / "shapes at night")
 
 
 if __name__ == "__main__":

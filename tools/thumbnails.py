@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 import io
+from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from tools.draw_pictures import PICTURES
+PICTURES = Path(__file__).resolve().parents[1] / "web" / "pictures"
 
 SIDE = 384
 HELP_SIDE = 256  # the help panel is 262 pixels wide
@@ -19,10 +20,14 @@ GROUND = (24, 24, 24)
 
 
 def example_pictures(api: dict) -> list[Image.Image]:
-    """What the nodes Example Picture of a workflow give, in their order."""
+    """What the nodes Example Picture of a workflow give, in their order; three of a dataset."""
     nodes = [api[number] for number in sorted(api, key=int)]
     names = [n["inputs"]["picture"] for n in nodes if "ExamplePicture" in n["class_type"]]
-    return [Image.open(PICTURES / name) for name in names]
+    files = [PICTURES / name for name in names]
+    for node in nodes:
+        if "ExampleDataset" in node["class_type"]:
+            files += sorted((PICTURES / node["inputs"]["dataset"]).glob("*.png"))[:3]
+    return [Image.open(file) for file in files]
 
 
 def saved_pictures(name: str, content: bytes) -> list[Image.Image]:

@@ -1,6 +1,8 @@
 """The graph of docs/training.md: from a folder of pictures and texts to a picture with the LoRA."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -87,6 +89,18 @@ def test_a_folder_becomes_a_lora(server, object_info):
     with safe_open(file, "pt") as lora:
         names = set(lora.keys())
     assert any(name.startswith("diffusion_model.") for name in names) and len(names) > 100
+
+
+def test_the_script_of_the_page_trains_on_a_folder(server):
+    """Word for word, with the server's address and in fewer steps."""
+    write_dataset(server.base / "input" / "my style")
+    (script,) = re.findall(r"^```python\n(.+?)^```$", PAGE, re.M | re.S)
+    assert '"steps": 1000' in script and "http://127.0.0.1:8188" in script
+    script = script.replace('"steps": 1000', '"steps": 2').replace(
+        "http://127.0.0.1:8188", server.url
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=PACK, check=True, timeout=600)
+    assert list((server.output / "loras").glob("my_style_2_steps_*.safetensors"))
 
 
 def test_a_folder_as_one_batch_is_refused_in_words(server, object_info):

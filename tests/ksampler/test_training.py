@@ -2,16 +2,28 @@
 
 import comfy.lora
 import comfy.model_management as management
+import comfy.sd
 import comfy.utils
 import folder_paths
 import pytest
 import torch
 from comfy_extras.nodes_train import LoraModelLoader, TrainLoraNode
+from diffusers import PriorTransformer, UNet2DConditionModel
 from helpers.decoding_stages import decode, picture
+from helpers.ksampler import canvas, ksampler
 from kandinsky22.nodes.conditioning import Conditioning, DepthConditioning, InpaintConditioning
 from kandinsky22.nodes.embeds import EncodeImage
+from kandinsky22.nodes.file_loaders import LoadPriorTransformer, LoadUNet
+from kandinsky22.nodes.loaders import LoadPrior
 from kandinsky22.nodes.lora import LoadDecoderLora
+from kandinsky22.utils.comfyui.model_files import list_files
+from kandinsky22.utils.comfyui.prior_transformers import list_transformers
 from safetensors.torch import save_file
+
+import nodes as host
+
+FILES = {".safetensors"}
+PRIOR = "kandinsky-2-2-tiny-prior"
 
 DECODERS = {
     "text": "kandinsky-2-2-tiny-decoder",
@@ -153,3 +165,69 @@ def test_an_interrupt_leaves_the_model_as_it_was(prior, load_decoder, pictures):
     assert set(after) == set(before)
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert train(model, latents, positive, steps=1)[1]
+
+
+def test_the_file_works_everywhere(prior, load_decoder, pictures, pair, tmp_path, monkeypatch):
+    """Stages and KSampler, after either loader, stacked, and merged into a file by Model Save."""
+    model, vae = load_decoder(DECODERS["text"])
+    lora, _ = train(model, *conditionings(prior, vae, pictures), steps=20)
+    for kind in ("loras", "diffusion_models"):
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path)], FILES))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    save_file({k: v.contiguous() for k, v in lora.items()}, tmp_path / "trained.safetensors")
+
+    ours = LoadDecoderLora.execute(model, "trained.safetensors", 1.0).args[0]
+    (theirs,) = host.LoraLoaderModelOnly().load_lora_model_only(model, "trained.safetensors", 1.0)
+    stacked = LoadDecoderLora.execute(theirs, "trained.safetensors", 0.5).args[0]
+    comfy.sd.save_checkpoint(str(tmp_path / "merged.safetensors"), ours)
+    merged = LoadUNet.execute("merged.safetensors", "default").args[0]
+
+    embeds = EncodeImage.execute(prior, pictures[0]).args[0]
+    sampled = [ksampler(each, *pair, canvas()) for each in (model, ours, theirs, merged, stacked)]
+    staged = [
+        decode(each, embeds, embeds, steps=3, cfg=1.0)
+        for each in (model, ours, theirs, merged, stacked)
+    ]
+    for plain, first, second, saved, twice in (sampled, staged):
+        assert not torch.equal(plain, first) and not torch.equal(twice, first)
+        assert torch.equal(first, second)
+        # Tensors of a file lie otherwise in memory than patched ones; kernels may round otherwise.
+        assert (first - saved).abs().max() <= 1e-5
+
+
+def test_diffusers_refuses_the_file(prior, load_decoder, pictures, models, tmp_path):
+    """What docs/training.md says: it has other names, and differences of biases and norms."""
+    model, vae = load_decoder(DECODERS["text"])
+    lora, _ = train(model, *conditionings(prior, vae, pictures), steps=1)
+    assert any(name.endswith((".diff", ".diff_b")) for name in lora)
+    save_file({k: v.contiguous() for k, v in lora.items()}, tmp_path / "trained.safetensors")
+    unet = UNet2DConditionModel.from_pretrained(models / DECODERS["text"] / "unet")
+    with pytest.raises(ValueError, match="correct format"):
+        unet.load_attn_procs(tmp_path, weight_name="trained.safetensors")
+
+
+def test_checkpoints_of_diffusers_training_scripts_load(models, tmp_path, monkeypatch):
+    """accelerate's checkpoint-N/ holds the network in a folder of its name, beside other files."""
+    whole = UNet2DConditionModel.from_pretrained(models / DECODERS["text"] / "unet")
+    transformer = PriorTransformer.from_pretrained(models / PRIOR / "prior")
+    for kind in ("diffusers", "diffusion_models"):
+        paths, types = folder_paths.folder_names_and_paths[kind]
+        monkeypatch.setitem(
+            folder_paths.folder_names_and_paths, kind, ([*paths, str(tmp_path / kind)], types)
+        )
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    for kind, network, name in (
+        ("diffusion_models", whole, "unet"),
+        ("diffusers", transformer, "prior"),
+    ):
+        checkpoint = tmp_path / kind / "my-training" / "checkpoint-500"
+        network.save_pretrained(checkpoint / name)
+        (checkpoint / "optimizer.bin").write_bytes(b"state")
+        (checkpoint / "random_states_0.pkl").write_bytes(b"state")
+    listed = [name for name in list_files("diffusion_models") if "my-training" in name]
+    (unet,) = [name for name in listed if name.endswith(".safetensors")]
+    loaded = LoadUNet.execute(unet, "default").args[0].model.diffusion_model
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in whole.state_dict().items())
+    (trained,) = [name for name in list_transformers() if "my-training" in name]
+    lender = LoadPrior.execute(PRIOR, "default").args[0]
+    assert LoadPriorTransformer.execute(trained, "default", prior=lender).args

@@ -23,6 +23,7 @@ CONTRACT = {
     "LoadDepthEstimator": (("model_name",), ("depth_estimator",)),
     "GetModels": (("repository", "precision"), ()),
     "ExamplePicture": (("picture",), ("image", "mask")),
+    "ExampleDataset": (("dataset",), ("images", "texts")),
     "LoadDecoderLora": (("model", "lora_name", "strength"), ("model",)),
     "LoadPriorLora": (("prior", "lora_name", "strength"), ("prior",)),
     "Prior": (

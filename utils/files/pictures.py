@@ -1,4 +1,4 @@
-"""The pictures that come with the pack, for graphs that must run on any computer."""
+"""The pictures and training sets that come with the pack, for graphs that run on any computer."""
 
 from pathlib import Path
 
@@ -29,6 +29,35 @@ def load_picture(name: str) -> tuple[torch.Tensor, torch.Tensor]:
             f"Choose one of the bundled pictures ({', '.join(picture_names())}), not {name!r:.80}. "
             "For a picture of your own use Load Image."
         )
-    pixels = np.asarray(Image.open(PICTURES / name).convert("RGBA"), dtype=np.float32) / 255
+    return read_picture(PICTURES / name)
+
+
+def read_picture(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """(1, H, W, 3) in [0, 1], and the mask (1, H, W)."""
+    pixels = np.asarray(Image.open(path).convert("RGBA"), dtype=np.float32) / 255
     picture = torch.from_numpy(pixels)[None]
     return picture[..., :3].contiguous(), 1 - picture[..., 3]
+
+
+def dataset_names() -> list[str]:
+    """The folders of pictures with captions, sorted."""
+    return sorted(path.name for path in PICTURES.iterdir() if path.is_dir())
+
+
+def load_dataset(name: str) -> tuple[list[torch.Tensor], list[str]]:
+    """One of the training sets, as ComfyUI's Load Image-Text (from Folder) gives a folder.
+
+    Returns:
+        N pictures (1, H, W, 3) in [0, 1], and their N captions.
+
+    Raises:
+        ValueError: there is no training set of this name.
+    """
+    if name not in dataset_names():
+        raise ValueError(
+            f"Choose one of the bundled datasets ({', '.join(dataset_names())}), not {name!r:.80}. "
+            "For pictures of your own use Load Image-Text (from Folder)."
+        )
+    files = sorted((PICTURES / name).glob("*.png"))
+    pictures = [read_picture(file)[0] for file in files]
+    return pictures, [file.with_suffix(".txt").read_text("utf-8").strip() for file in files]
