@@ -34,6 +34,8 @@ def test_opens_and_runs_to_a_picture(page, server, name):
     assert all(width >= 128 and height >= 128 for width, height in sizes)
     assert sizes or name == "morph_as_a_video"
     assert page.evaluate(AMISS) == []
+    # Nodes have grown by the previews of their last step, and by what they saved.
+    assert page.evaluate("() => kandinsky22.layoutFaults({ leastScale: 0, wires: false })") == []
     page.evaluate("() => kandinsky22.fit()")
     page.wait_for_timeout(300)
     user.keep_screenshot(page, f"template {name}")

@@ -14,6 +14,7 @@ from kandinsky22.nodes import NODES
 from PIL import Image
 
 from tools.export_workflows import api_path, help_picture
+from tools.picture_page import wired_picture
 from tools.thumbnails import HELP_SIDE
 
 HELP = PACK / "web" / "docs"
@@ -76,7 +77,7 @@ def test_parts(node):
     page = PAGES[schema.node_id]
     assert page.startswith(f"# {schema.display_name}\n")
     assert re.findall(r"^## (.+)$", page, re.M) == ["Wired", "What goes wrong", "See"]
-    assert 12 <= len(page.splitlines()) <= 40
+    assert 12 <= len(page.splitlines()) <= 42
 
 
 @each_node
@@ -149,18 +150,17 @@ def pictures(page: str) -> list[tuple[str, str]]:
 
 
 @each_id
-def test_what_a_template_uses_has_its_picture_below_the_first_paragraph(node_id):
+def test_a_picture_is_below_the_first_paragraph(node_id):
+    """Of a template that uses the node, or else of the node itself (tools/picture_page.py)."""
     shown = {
         f"pictures/{api_path(path).stem}.jpg"
         for path in WORKFLOWS.glob("*.json")
         if node_id in USED[path.stem.split(" - ")[1]]
     }
-    found = pictures(PAGES[node_id])
-    assert len(found) == bool(shown)
-    for text, address in found:
-        assert address in shown
-        assert PAGES[node_id].split("\n\n")[2] == f"![{text}]({address})"
-        assert len(text) > 40 and text.endswith(".")
+    ((text, address),) = pictures(PAGES[node_id])
+    assert address in shown if shown else address == f"pictures/{wired_picture(node_id)}"
+    assert PAGES[node_id].split("\n\n")[2] == f"![{text}]({address})"
+    assert len(text) > 20 and text.endswith(".")
 
 
 def test_every_picture_is_there_in_its_size_and_used():
@@ -168,7 +168,11 @@ def test_every_picture_is_there_in_its_size_and_used():
     assert named == {f"pictures/{path.name}" for path in (HELP / "pictures").iterdir()}
     for name in named:
         picture = Image.open(HELP / name)
-        assert (picture.format, picture.size) == ("JPEG", (HELP_SIDE, HELP_SIDE))
+        assert picture.format == "JPEG"
+        if name.endswith("_wired.jpg"):
+            assert HELP_SIDE < picture.width < 2 * HELP_SIDE
+        else:
+            assert picture.size == (HELP_SIDE, HELP_SIDE)
 
 
 def test_a_new_thumbnail_brings_a_new_help_picture():
@@ -198,7 +202,7 @@ def test_russian_page_has_what_the_english_one_has(node_id):
     assert titles(parts[0][-1]) == titles(parts[1][-1])
     addresses = [[address for _, address in pictures(page)] for page in (russian, english)]
     assert addresses[0] == addresses[1]
-    assert len(russian.splitlines()) <= 40
+    assert len(russian.splitlines()) <= 42
 
 
 @each_id

@@ -1,0 +1,200 @@
+"""Draw the pictures of README and of some help pages, in ComfyUI's web interface.
+
+    python tools/picture_page.py
+
+docs/pictures/run.gif is the first template while it runs, blueprints.png shows the blueprints. A
+node that no template has gets a picture of itself, wired, in web/docs/pictures/.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # see scripts/__init__.py
+
+from scripts import host  # noqa: E402
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from playwright.sync_api import Page
+
+PICTURES = ROOT / "docs" / "pictures"
+HELP_PICTURES = ROOT / "web" / "docs" / "pictures"
+FIRST = ROOT / "workflows" / "Kandinsky 2.2 - 1 Text to Image.json"
+FRAME = 0.4  # seconds between two frames
+OPEN = "saved => app.loadGraphData(saved, true, true, null, { openSource: 'template' })"
+SHRUNK = (900, 506)
+
+# Node → its wires: (from node, its output, to node, its input). "*" is the only output.
+WIRED = {
+    "Kandinsky22LoadUNet": [("Kandinsky22LoadUNet", "model", "Kandinsky22Decoder", "model")],
+    "Kandinsky22LoadMoVQ": [("Kandinsky22LoadMoVQ", "vae", "VAEDecode", "vae")],
+    "Kandinsky22LoadPriorTransformer": [
+        ("Kandinsky22LoadPrior", "prior", "Kandinsky22LoadPriorTransformer", "prior"),
+        ("Kandinsky22LoadPriorTransformer", "prior", "Kandinsky22Prior", "prior"),
+    ],
+    "Kandinsky22LoadPriorLora": [
+        ("Kandinsky22LoadPrior", "prior", "Kandinsky22LoadPriorLora", "prior"),
+        ("Kandinsky22LoadPriorLora", "prior", "Kandinsky22Prior", "prior"),
+    ],
+    "Kandinsky22Optimize": [
+        ("Kandinsky22LoadDecoder", "model", "Kandinsky22Optimize", "model"),
+        ("Kandinsky22Optimize", "model", "Kandinsky22Decoder", "model"),
+    ],
+    "Kandinsky22ZeroEmbeds": [
+        ("Kandinsky22LoadPrior", "prior", "Kandinsky22ZeroEmbeds", "prior"),
+        ("Kandinsky22ZeroEmbeds", "*", "Kandinsky22Decoder", "negative_image_embeds"),
+    ],
+    "Kandinsky22EmbedsToClipVision": [
+        ("Kandinsky22Prior", "image_embeds", "Kandinsky22EmbedsToClipVision", "image_embeds"),
+        ("Kandinsky22EmbedsToClipVision", "*", "unCLIPConditioning", "clip_vision_output"),
+    ],
+    "Kandinsky22EmbedsFromClipVision": [
+        ("CLIPVisionEncode", "*", "Kandinsky22EmbedsFromClipVision", "clip_vision_output"),
+        ("Kandinsky22EmbedsFromClipVision", "*", "Kandinsky22Decoder", "image_embeds"),
+    ],
+}
+# Puts the nodes into a row, the wired one in the middle of the view; returns its place.
+DRAW = """([type, wires, files]) => {
+  app.graph.clear()
+  const made = {}
+  const names = [...new Set(wires.flatMap(([from, , to]) => [from, to]))]
+  for (const name of names) app.graph.add((made[name] = LiteGraph.createNode(name)))
+  const middle = names.indexOf(type)
+  const gap = 60
+  for (const [i, name] of names.entries())
+    made[name].pos = [i < middle ? -made[name].size[0] - gap : i && made[type].size[0] + gap, 0]
+  made[type].pos = [0, 0]
+  for (const [from, output, to, input] of wires) {
+    const o = Math.max(0, made[from].outputs.findIndex(slot => slot.name == output))
+    const i = made[to].inputs.findIndex(slot => slot.name == input)
+    if (!made[from].connect(o, made[to], i)) throw new Error(`${from} ${output} ${to} ${input}`)
+  }
+  for (const widget of made[type].widgets ?? [])
+    if (files[widget.name]) widget.value = files[widget.name]
+  app.canvas.deselectAll?.()
+  app.canvas.ds.scale = 1
+  app.canvas.ds.offset = [500, 200]
+  app.canvas.setDirty(true, true)
+  return made[type].size
+}"""
+FILES = {  # what the lists would name on a user's computer
+    "unet_name": "my_merge.safetensors",
+    "vae_name": "my_movq.safetensors",
+    "lora_name": "my_prior_lora.safetensors",
+}
+
+
+def wired_picture(node_id: str) -> str:
+    """The file that shows a node which no template has."""
+    words = re.sub("(?<=[a-z])(?=[A-Z])", "_", node_id.removeprefix("Kandinsky22"))
+    return f"{words.lower()}_wired.jpg"
+
+
+def frames_of_a_run(page: Page, server) -> Iterator[bytes]:
+    """Screenshots, from before Run is pressed to the picture."""
+    page.evaluate(OPEN, json.loads(FIRST.read_text("utf-8")))
+    page.wait_for_timeout(1500)
+    yield page.screenshot()
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_timeout(300)
+    while any(server.get("/queue").values()):
+        yield page.screenshot()
+        page.wait_for_timeout(1000 * FRAME)
+    page.wait_for_timeout(1500)
+    yield page.screenshot()
+
+
+def draw_run(page: Page, server) -> None:
+    from PIL import Image
+
+    shots = [Image.open(io.BytesIO(png)).convert("RGB") for png in frames_of_a_run(page, server)]
+    small = [
+        shot.resize(SHRUNK, Image.Resampling.LANCZOS).quantize(
+            256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
+        for shot in shots
+    ]
+    times = [1000, *[round(1000 * FRAME)] * (len(small) - 2), 3000]
+    small[0].save(
+        PICTURES / "run.gif", save_all=True, append_images=small[1:], duration=times, loop=0
+    )
+
+
+def draw_blueprints(page: Page) -> None:
+    """Each as the node that one drags from the node library, in two rows of three."""
+    from PIL import Image
+
+    pictures = []
+    for path in sorted((ROOT / "subgraphs").glob("*.json")):
+        page.evaluate("saved => kandinsky22.open(saved)", json.loads(path.read_text("utf-8")))
+        size = page.evaluate(
+            """() => { const [node] = app.graph._nodes
+              node.pos = [0, 0]
+              app.canvas.deselectAll?.()
+              app.canvas.ds.scale = 1
+              app.canvas.ds.offset = [500, 200]
+              app.canvas.setDirty(true, true)
+              return node.size }"""
+        )
+        pictures.append(screenshot_of_node(page, *size, margin=10))
+    width = max(picture.width for picture in pictures)
+    rows = [pictures[:3], pictures[3:]]
+    heights = [max(picture.height for picture in row) for row in rows]
+    sheet = Image.new("RGB", (3 * width, sum(heights)), pictures[0].getpixel((1, 1)))
+    for y, row in zip((0, heights[0]), rows, strict=True):
+        for column, picture in enumerate(row):
+            sheet.paste(picture, (column * width, y))
+    sheet.save(PICTURES / "blueprints.png", optimize=True)
+
+
+def screenshot_of_node(page: Page, width: float, height: float, margin: float) -> Image.Image:
+    """The node at the middle of the view, with its title, and that much on its left and right."""
+    from PIL import Image
+
+    page.wait_for_timeout(500)
+    view = page.locator("#graph-canvas").bounding_box()
+    assert view
+    clip = {"x": view["x"] + 500 - margin, "y": view["y"] + 150}
+    clip |= {"width": width + 2 * margin, "height": height + 70}
+    return Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+
+
+def draw_help(page: Page) -> None:
+    """A node at full size, with the ends of its wires."""
+    for node, wires in WIRED.items():
+        size = page.evaluate(DRAW, [node, wires, FILES])
+        picture = screenshot_of_node(page, *size, margin=40)
+        picture.save(HELP_PICTURES / wired_picture(node), quality=90)
+
+
+def main() -> None:
+    python = host.ensure().python
+    if Path(sys.prefix) != python.parents[1]:
+        sys.exit(subprocess.call([python, *sys.argv]))
+    from scripts.comfyui import Server
+    from tools.page import open_page
+
+    previews = ("--preview-method", "latent2rgb")
+    with tempfile.TemporaryDirectory() as base:
+        with Server(host.ensure(), Path(base), previews, cpu=True) as server:
+            hidden = {"Comfy_Minimap_Visible": False, "Comfy_Graph_CanvasInfo": False}
+            with open_page(server.url, 1600, 900, **hidden) as page:
+                draw_run(page, server)
+            with open_page(server.url, 1366, 900, **hidden) as page:
+                draw_help(page)
+                draw_blueprints(page)
+
+
+if __name__ == "__main__":
+    main()
