@@ -1,9 +1,9 @@
-"""Draw the pictures of README and of some help pages, in ComfyUI's web interface.
+"""Draw pictures for README and for some help pages, in ComfyUI's web interface.
 
     python tools/picture_page.py
 
-docs/pictures/run.gif is the first template while it runs, blueprints.png shows the blueprints. A
-node that no template has gets a picture of itself, wired, in web/docs/pictures/.
+docs/pictures/blueprints.png shows the blueprints. A node that no template has gets a picture of
+itself, wired, in web/docs/pictures/. (docs/pictures/run.gif is kept by a test of the page.)
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,10 +29,6 @@ if TYPE_CHECKING:
 
 PICTURES = ROOT / "docs" / "pictures"
 HELP_PICTURES = ROOT / "web" / "docs" / "pictures"
-FIRST = ROOT / "workflows" / "Kandinsky 2.2 - 1 Text to Image.json"
-FRAME = 0.4  # seconds between two frames
-OPEN = "saved => app.loadGraphData(saved, true, true, null, { openSource: 'template' })"
-SHRUNK = (900, 506)
 
 # Node → its wires: (from node, its output, to node, its input). "*" is the only output.
 WIRED = {
@@ -101,36 +96,6 @@ def wired_picture(node_id: str) -> str:
     return f"{words.lower()}_wired.jpg"
 
 
-def frames_of_a_run(page: Page, server) -> Iterator[bytes]:
-    """Screenshots, from before Run is pressed to the picture."""
-    page.evaluate(OPEN, json.loads(FIRST.read_text("utf-8")))
-    page.wait_for_timeout(1500)
-    yield page.screenshot()
-    page.get_by_test_id("queue-button").click()
-    page.wait_for_timeout(300)
-    while any(server.get("/queue").values()):
-        yield page.screenshot()
-        page.wait_for_timeout(1000 * FRAME)
-    page.wait_for_timeout(1500)
-    yield page.screenshot()
-
-
-def draw_run(page: Page, server) -> None:
-    from PIL import Image
-
-    shots = [Image.open(io.BytesIO(png)).convert("RGB") for png in frames_of_a_run(page, server)]
-    small = [
-        shot.resize(SHRUNK, Image.Resampling.LANCZOS).quantize(
-            256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-        )
-        for shot in shots
-    ]
-    times = [1000, *[round(1000 * FRAME)] * (len(small) - 2), 3000]
-    small[0].save(
-        PICTURES / "run.gif", save_all=True, append_images=small[1:], duration=times, loop=0
-    )
-
-
 def draw_blueprints(page: Page) -> None:
     """Each as the node that one drags from the node library, in two rows of three."""
     from PIL import Image
@@ -185,12 +150,9 @@ def main() -> None:
     from scripts.comfyui import Server
     from tools.page import open_page
 
-    previews = ("--preview-method", "latent2rgb")
+    hidden = {"Comfy_Minimap_Visible": False, "Comfy_Graph_CanvasInfo": False}
     with tempfile.TemporaryDirectory() as base:
-        with Server(host.ensure(), Path(base), previews, cpu=True) as server:
-            hidden = {"Comfy_Minimap_Visible": False, "Comfy_Graph_CanvasInfo": False}
-            with open_page(server.url, 1600, 900, **hidden) as page:
-                draw_run(page, server)
+        with Server(host.ensure(), Path(base), cpu=True) as server:
             with open_page(server.url, 1366, 900, **hidden) as page:
                 draw_help(page)
                 draw_blueprints(page)
