@@ -95,7 +95,7 @@ class LoadEmbeds(io.ComfyNode):
                     "file",
                     options=input_files(),
                     tooltip="A file in the input folder; through the API also one in the output "
-                    "folder, with ' [output]' behind its name.",
+                    "folder, with ' [output]' after its name.",
                 )
             ],
             outputs=[EMBEDS.output("image_embeds")],

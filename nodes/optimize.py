@@ -16,7 +16,7 @@ class Optimize(io.ComfyNode):
             display_name="Optimize (Kandinsky 2.2)",
             category="Kandinsky 2.2/decoder",
             description="Chooses the decoder's attention and memory format, for the stages and for "
-            "KSampler alike. For torch.compile put TorchCompileModel behind it.",
+            "KSampler alike. For torch.compile put TorchCompileModel after it.",
             search_aliases=["attention", "xformers", "sage attention", "sdpa", "channels last"],
             inputs=[
                 io.Model.Input("model"),

@@ -1,4 +1,4 @@
-"""Make the miniature Kandinsky 2.2 from nothing: data, training, export and scores.
+"""Make the miniature Kandinsky 2.2 from scratch: data, training, export and scores.
 
     python tools/train_miniature.py                       # every stage, on the CPU
     python tools/train_miniature.py --stage unet --steps 8000 --device cuda
@@ -76,7 +76,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--stage", choices=STAGES, action="append", help="only this; repeatable")
     parser.add_argument("--steps", type=int, help="instead of the stage's own number")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, help="torch threads (torch's own choice if unsaid)")
+    parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, default=WORK, help="checkpoints and stored latents")
     parser.add_argument("--export", type=Path, metavar="DIR", help="write the folders there")

@@ -1,7 +1,8 @@
 """Captions for scenes: the vocabulary, what a sentence may leave out, and what that then means.
 
-A sentence describes the whole picture: an unsaid size is medium, an unsaid place is the centre, an
-unsaid background is white (black behind something white), an unsaid colour is red (blue on red).
+A sentence describes the whole picture: without a size it is medium, without a place it is the
+centre, without a background it is white (black behind something white), without a colour it is red
+(blue on red).
 "shape" in place of a shape's name is any shape. A tag ("circle", "blue background", "on the left")
 names one thing and leaves the rest open; it is the form for negative prompts.
 """

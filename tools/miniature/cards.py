@@ -49,7 +49,7 @@ pipeline_tag: {tag}
 
 The {what} of a miniature Kandinsky 2.2: {parts}.
 
-Trained from nothing on a synthetic dataset of shapes, in the layout of the published checkpoints,
+Trained from scratch on a synthetic dataset of shapes, in the layout of the published checkpoints,
 and small enough to ship with a node pack. It shows what each stage does and lets tests check
 meaning; it knows nothing but these shapes.
 
@@ -65,7 +65,7 @@ meaning; it knows nothing but these shapes.
 - Shapes: {shapes}
 - Colours and backgrounds: {colours}
 - Places: {places}
-- Sizes: large and (unsaid) medium
+- Sizes: large, or medium where the prompt names none
 
 For example "a large red circle on a blue background, on the left".
 

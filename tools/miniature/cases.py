@@ -39,7 +39,7 @@ def two_colours(labels: torch.Tensor, shift: int) -> torch.Tensor:
 
 
 def say_colours(labels: torch.Tensor) -> list[str]:
-    """Prompts that name the shape and both colours; place and size stay unsaid."""
+    """Prompts that name the shape and both colours; not the place and the size."""
     return [
         f"a {COLOURS[c]} {SHAPES[s]} on a {COLOURS[b]} background"
         for s, c, b in labels[:, :3].tolist()

@@ -65,7 +65,7 @@ def choose(weights: list[float], n: int, generator: torch.Generator) -> torch.Te
 
 
 def sample_labels(n: int, generator: torch.Generator) -> torch.Tensor:
-    """(n, 5) labels; what a caption may leave unsaid (white, centre, medium) is more frequent."""
+    """(n, 5) labels; what a caption may leave out (white, centre, medium) is more frequent."""
     colour = choose([1.0] * 6, n, generator)
     background = choose([1, 1, 1, 1, 1.8, 1.2], n, generator)
     clash = colour == background
