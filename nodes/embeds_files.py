@@ -76,7 +76,7 @@ def input_file(name: str) -> Path | None:
 def missing(name: str) -> str:
     return (
         f"There is no file {name!r} in the input folder. Move what Save Embeds wrote there, then "
-        "press R in the page."
+        "press R in ComfyUI."
     )
 
 

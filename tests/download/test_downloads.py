@@ -25,7 +25,7 @@ def test_all_of_them(get, hub, published, models_dir):
     assert listed() == set(REPOSITORIES)
     for name, repository in REPOSITORIES.items():
         folder = models_dir / repository.comfyui_folder / name
-        assert f"Press R in the page, then choose {name} in {repository.loader}. It" in text
+        assert f"Press R in ComfyUI, then choose {name} in {repository.loader}. It" in text
         assert f"It is in {folder}: fp32, " in text
         files = files_in(folder)
         assert json.loads(files.pop("download.json"))["commit"] == repository.commit

@@ -187,7 +187,7 @@ def test_without_the_image_encoder_and_then_with_it(get, start, hub, models_dir)
     assert PRIOR.name in listed() and not (folder / "image_encoder").exists()
     hub.cut.clear()
     said = get("text-to-image", "--precision", "fp32")  # the folder is fp16
-    assert f"Ready. Press R in the page, then choose {PRIOR.name} in Load Prior." in said
+    assert f"Ready. Press R in ComfyUI, then choose {PRIOR.name} in Load Prior." in said
     assert ": fp16, " in said
     assert set(hub.served) == {"", ENCODER, "image_encoder/config.json"}
     LoadPrior.execute(PRIOR.name, "default").args[0].zero_embeds()

@@ -79,13 +79,13 @@ def test_interrupted_then_fetched_then_used(bare_server, hub):
     hub.release.set()
     hub.served.clear()
     said = bare_server.run(get(DECODER)).outputs["get"]["text"][0]
-    assert said.startswith(f"Ready. Press R in the page, then choose {DECODER} in Load Decoder")
+    assert said.startswith(f"Ready. Press R in ComfyUI, then choose {DECODER} in Load Decoder")
     assert f"It is in {folder / DECODER}: fp16, " in said
     assert hub.served[UNET] == size - half
     assert choices(bare_server, "Kandinsky22LoadDecoder") == [DECODER]
 
     said = bare_server.run(get("text-to-image")).outputs["get"]["text"][0].splitlines()
-    prior = f"Ready. Press R in the page, then choose {PRIOR} in Load Prior. It is in "
+    prior = f"Ready. Press R in ComfyUI, then choose {PRIOR} in Load Prior. It is in "
     assert said[0].startswith(prior) and said[1].startswith("Already there. ") and len(said) == 2
     prompt = json.loads((WORKFLOWS / "api" / "text_to_image.json").read_text())
     for node in prompt.values():

@@ -34,7 +34,7 @@ def find_file(name: str, kind: str) -> Path:
         folders = ", ".join(folder_paths.get_folder_paths(kind))
         raise FileNotFoundError(
             f"No file named {name!r} among {kind}. Found: {', '.join(list(files)[:5]) or 'none'}. "
-            f"Put it into {folders}, then press R in the page."
+            f"Put it into {folders}, then press R in ComfyUI."
         )
     if path.suffix.lower() not in (".safetensors", ".sft"):
         raise ValueError(

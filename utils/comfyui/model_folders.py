@@ -159,7 +159,7 @@ def describe_missing(name: str, kind: str, folders: dict[str, Path]) -> str:
         f"{choose} Get Models (Kandinsky 2.2) fetch what is missing. No model named {name!r} for "
         f"{wanted.loader}. Found: {', '.join(known) or 'none'}.{passed_over} Looked in: {roots}. "
         f"Put the folder of {wanted.published} (or another) into the first of these, then "
-        "press R in the page."
+        "press R in ComfyUI."
     )
 
 

@@ -32,7 +32,7 @@ def make_folder(
         elsewhere: folders in which some of the files may be already, under any name.
     """
     name, folder = repository.name, root / repository.name
-    next_step = f"Press R in the page, then choose {name} in {repository.loader}."
+    next_step = f"Press R in ComfyUI, then choose {name} in {repository.loader}."
     already = f"Already there. {next_step} It is in {folder}"
     if stored := ready(folder, repository):
         return f"{already}: {stored}."
