@@ -28,8 +28,9 @@ class Conditioning(io.ComfyNode):
             node_id="Kandinsky22Conditioning",
             display_name="Conditioning (Kandinsky 2.2)",
             category=CATEGORY,
-            description="Image embeddings as CONDITIONING, for KSampler and ComfyUI's other "
-            "samplers. One for the positive, one for the negative embeddings of Prior.",
+            description="Turns image embeddings into CONDITIONING, for KSampler and ComfyUI's "
+            "other samplers. Use one node for the positive embeddings of Prior, and one for the "
+            "negative ones.",
             search_aliases=["KSampler", "unCLIP conditioning", "embeds to conditioning"],
             inputs=[EMBEDS.input("image_embeds")],
             outputs=[io.Conditioning.Output(id="conditioning", display_name="conditioning")],
@@ -44,13 +45,14 @@ class DepthConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         hint = io.Image.Input(
-            "hint", tooltip="A depth map, white is near. It is resized to the latent."
+            "hint", tooltip="A depth map in which white is near. It is resized to the latent."
         )
         return io.Schema(
             node_id="Kandinsky22DepthConditioning",
             display_name="Depth Conditioning (Kandinsky 2.2)",
             category=CATEGORY,
-            description="Adds a depth hint, for KSampler with the controlnet-depth decoder.",
+            description="Adds a depth hint to CONDITIONING, for KSampler with the "
+            "controlnet-depth decoder.",
             search_aliases=["controlnet", "depth control", "apply controlnet", "KSampler"],
             inputs=[*conditioning_inputs(), hint],
             outputs=conditioning_outputs(),
@@ -70,8 +72,8 @@ class InpaintConditioning(io.ComfyNode):
             node_id="Kandinsky22InpaintConditioning",
             display_name="Inpaint Conditioning (Kandinsky 2.2)",
             category=CATEGORY,
-            description="Adds the picture and its mask, for KSampler with the inpaint decoder. "
-            "Give the sampler all three outputs.",
+            description="Adds the picture and its mask to CONDITIONING, for KSampler with the "
+            "inpaint decoder. Connect all three outputs to the sampler.",
             search_aliases=["inpainting", "inpaint model conditioning", "mask", "KSampler"],
             inputs=[*conditioning_inputs(), latent, mask],
             outputs=[

@@ -16,7 +16,8 @@ class EncodeImage(io.ComfyNode):
             node_id="Kandinsky22EncodeImage",
             display_name="Encode Image (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
-            description="Turns pictures into image embeddings: their contents, not their layout.",
+            description="Turns pictures into image embeddings, which hold what is in a picture, "
+            "but not where.",
             search_aliases=[
                 *("image prompt", "IP-Adapter", "IP adapter", "style", "CLIP vision"),
                 *("image to embeds", "image embedding", "image variation", "unCLIP"),
@@ -37,7 +38,8 @@ class ZeroEmbeds(io.ComfyNode):
             node_id="Kandinsky22ZeroEmbeds",
             display_name="Zero Embeds (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
-            description="The negative to use where there is none: CLIP's view of an empty picture.",
+            description="Gives the negative embeddings that the published pipeline uses if there "
+            "is no negative prompt: CLIP's embedding of an empty picture.",
             search_aliases=["empty", "negative prompt", "unconditional", "zero image"],
             inputs=[PRIOR.input("prior")],
             outputs=[EMBEDS.output("image_embeds")],
@@ -55,8 +57,8 @@ class EmbedsFromClipVision(io.ComfyNode):
             node_id="Kandinsky22EmbedsFromClipVision",
             display_name="Embeds From CLIP Vision (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
-            description="Image embeddings from ComfyUI's own CLIP Vision Encode. Its model must be "
-            "CLIP ViT-bigG/14, the one Kandinsky 2.2 was trained on.",
+            description="Takes image embeddings from ComfyUI's own CLIP Vision Encode. Its model "
+            "must be CLIP ViT-bigG/14, which Kandinsky 2.2 was trained with.",
             search_aliases=["CLIP vision", "bigG", "unCLIP conditioning", "convert"],
             inputs=[io.ClipVisionOutput.Input("clip_vision_output")],
             outputs=[EMBEDS.output("image_embeds")],
@@ -74,9 +76,9 @@ class EmbedsToClipVision(io.ComfyNode):
             node_id="Kandinsky22EmbedsToClipVision",
             display_name="Embeds To CLIP Vision (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
-            description="Image embeddings as an output of ComfyUI's CLIP Vision Encode: prompts, "
-            "mixes and morphs for whatever takes those of CLIP ViT-bigG/14, such as "
-            "unCLIPConditioning with SDXL.",
+            description="Gives image embeddings to nodes that take the output of CLIP Vision "
+            "Encode with CLIP ViT-bigG/14, such as unCLIPConditioning with SDXL. So prompts, "
+            "mixes and morphs work there.",
             search_aliases=["CLIP vision output", "bigG", "unCLIP", "SDXL", "revision", "convert"],
             inputs=[EMBEDS.input("image_embeds")],
             outputs=[

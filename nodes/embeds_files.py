@@ -36,7 +36,7 @@ class SaveEmbeds(io.ComfyNode):
             node_id="Kandinsky22SaveEmbeds",
             display_name="Save Embeds (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
-            description="Keeps image embeddings in a safetensors file in the output folder.",
+            description="Saves image embeddings to a safetensors file in the output folder.",
             search_aliases=["export", "store", "file"],
             is_output_node=True,
             inputs=[
@@ -44,7 +44,7 @@ class SaveEmbeds(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="embeds/kandinsky22",
-                    tooltip="A name, with folders before it if you like, under the output folder.",
+                    tooltip="The file's name under the output folder. It may begin with folders.",
                 ),
             ],
         )
@@ -87,15 +87,15 @@ class LoadEmbeds(io.ComfyNode):
             node_id="Kandinsky22LoadEmbeds",
             display_name="Load Embeds (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
-            description="Image embeddings from a file in the input folder: of Save Embeds, or any "
-            "safetensors file with one (batch, width) tensor.",
+            description="Loads image embeddings from a file in the input folder. Save Embeds "
+            "writes such files; any safetensors file with one tensor (batch, width) works, too.",
             search_aliases=["import", "open", "file"],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=input_files(),
-                    tooltip="A file in the input folder; through the API also one in the output "
-                    "folder, with ' [output]' after its name.",
+                    tooltip="A file in the input folder. Through the API it may also be one in "
+                    "the output folder, with ' [output]' after its name.",
                 )
             ],
             outputs=[EMBEDS.output("image_embeds")],

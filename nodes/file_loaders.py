@@ -24,8 +24,9 @@ class LoadUNet(io.ComfyNode):
             node_id="Kandinsky22LoadUNet",
             display_name="Load UNet (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
-            description="Loads a decoder's UNet from one file, as ModelSave writes it: a merge, or "
-            "a fine-tuned decoder. Which of the three kinds it is, its tensors tell.",
+            description="Loads a decoder's UNet from one file, as ModelSave writes it: a merge, "
+            "or a fine-tuned decoder. The kind (text to image, inpaint or depth) is detected from "
+            "the file.",
             search_aliases=["unet", "diffusion model", "safetensors", "merge", "fine-tune"],
             inputs=[
                 io.Combo.Input(
@@ -59,15 +60,15 @@ class LoadMoVQ(io.ComfyNode):
             node_id="Kandinsky22LoadMoVQ",
             display_name="Load MoVQ (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
-            description="Loads a MoVQ from one file, as VAESave writes it: to use it with another "
-            "decoder, or a fine-tuned one.",
+            description="Loads a MoVQ from one file, as VAESave writes it. Use it for a "
+            "fine-tuned MoVQ, or with another decoder.",
             search_aliases=["VQ", "VAE", "load vae", "safetensors", "fine-tune"],
             inputs=[
                 io.Combo.Input(
                     "vae_name",
                     options=list(list_files("vae")),
-                    tooltip="A safetensors file under models/vae. Load Decoder brings its own MoVQ "
-                    "along; this is for another.",
+                    tooltip="A safetensors file under models/vae. You do not need it for the MoVQ "
+                    "that Load Decoder gives.",
                 ),
             ],
             outputs=[io.Vae.Output(id="vae", display_name="vae")],
@@ -108,7 +109,8 @@ class LoadPriorTransformer(io.ComfyNode):
                 PRIOR.input(
                     "prior",
                     optional=True,
-                    tooltip="Lends its encoders, and its scheduler. None is needed with clip.",
+                    tooltip="The prior whose encoders and scheduler are used. Not needed if clip "
+                    "is connected.",
                 ),
                 io.Clip.Input(
                     "clip",

@@ -79,8 +79,8 @@ class GetModels(io.ComfyNode):
             display_name="Get Models (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
             description="Downloads published models from the Hugging Face Hub into the models "
-            "folder, and checks them. Interrupt stops it; queued again, it goes on from there. "
-            "What is there already is left as it is.",
+            "folder, and checks them. After an interrupt, the next run resumes. Files that are "
+            "there already stay as they are.",
             search_aliases=["download", "hugging face", "hub", "fetch", "weights", "checkpoint"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -99,8 +99,8 @@ class GetModels(io.ComfyNode):
                     "precision",
                     options=list(PRECISIONS),
                     default="fp16",
-                    tooltip="fp16: weights are stored in half the size, as most GPUs run them. "
-                    "fp32: as published. A download that was begun in the other begins again.",
+                    tooltip="fp16: weights are stored in half the size, as most GPUs use them. "
+                    "fp32: as published. If you change this during a download, it begins again.",
                 ),
             ],
         )

@@ -28,8 +28,8 @@ def method_input(default: str) -> io.Input:
         "method",
         options=list(METHODS),
         default=default,
-        tooltip="linear: the plain weighted sum, as diffusers does it. slerp: along the sphere, so "
-        "that a mix is as strong as what it is made of.",
+        tooltip="linear: the weighted sum, as in diffusers. slerp: along the sphere, so that the "
+        "mix is as long a vector as the embeddings that it is made of.",
     )
 
 
@@ -45,7 +45,8 @@ def weighted_inputs(count: int) -> list[io.Input]:
                 max=10.0,
                 step=0.05,
                 round=0.001,
-                tooltip="How much of this one. With linear, weights usually add up to 1.",
+                tooltip="How much of this embedding the mix gets. With linear, the weights "
+                "usually add up to 1.",
             )
         )
     return pairs
@@ -63,7 +64,7 @@ class Interpolate(io.ComfyNode):
             display_name="Interpolate (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
             description="Mixes pictures and prompts: a weighted blend of 2 to 8 embeddings. The "
-            "bars on the node say how like each of them the mix is.",
+            "bars on the node show how similar the mix is to each of them.",
             search_aliases=["mix", "blend", "merge", "average", "slerp", "combine", "style"],
             inputs=[
                 io.DynamicCombo.Input(
@@ -96,14 +97,19 @@ class InterpolateSequence(io.ComfyNode):
             node_id="Kandinsky22InterpolateSequence",
             display_name="Interpolate Sequence (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
-            description="A morph: a batch of embeddings that goes from one to another. Decode it "
-            "on a canvas of batch 1, and every frame has the same noise.",
+            description="Makes a morph: a batch of embeddings that goes from one embedding to "
+            "another. Decode it with an empty latent of batch size 1: then every frame has the "
+            "same noise.",
             search_aliases=["morph", "animation", "travel", "transition", "slerp", "video"],
             inputs=[
                 EMBEDS.input("start_embeds"),
                 EMBEDS.input("end_embeds"),
                 io.Int.Input(
-                    "frames", default=8, min=2, max=MOST_ITEMS, tooltip="Both ends are among them."
+                    "frames",
+                    default=8,
+                    min=2,
+                    max=MOST_ITEMS,
+                    tooltip="How many frames, the first and the last included.",
                 ),
                 method_input("slerp"),
             ],

@@ -20,7 +20,7 @@ class LoadPrior(io.ComfyNode):
             node_id="Kandinsky22LoadPrior",
             display_name="Load Prior (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
-            description="Loads a prior: what turns text and pictures into image embeddings.",
+            description="Loads a prior, which turns text and pictures into image embeddings.",
             search_aliases=[
                 *("unCLIP", "CLIP", "text encoder", "image encoder", "load diffusers"),
                 *NAMES_OF_THE_MODEL,
@@ -98,8 +98,8 @@ class LoadDepthEstimator(io.ComfyNode):
             node_id="Kandinsky22LoadDepthEstimator",
             display_name="Load Depth Estimator (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
-            description="Loads a model that sees depth in a picture: DPT, Depth Anything, GLPN, … "
-            "from transformers.",
+            description="Loads a model that estimates the depth in a picture: DPT, Depth "
+            "Anything, GLPN and others of transformers.",
             search_aliases=["depth anything", "DPT", "MiDaS", "GLPN", "depth map", "controlnet"],
             inputs=[
                 io.Combo.Input(

@@ -17,8 +17,8 @@ def lora_inputs() -> list[io.Input]:
         io.Combo.Input(
             "lora_name",
             options=list(list_files("loras")),
-            tooltip="A safetensors file under models/loras, or the bundled one. diffusers, peft "
-            "and kohya names are known.",
+            tooltip="A safetensors file under models/loras, or the bundled one. Files from "
+            "diffusers, peft and kohya work.",
         ),
         io.Float.Input(
             "strength",
@@ -26,7 +26,8 @@ def lora_inputs() -> list[io.Input]:
             min=-100.0,
             max=100.0,
             step=0.01,
-            tooltip="How much of the change to add. 0: nothing changes; below 0: the opposite.",
+            tooltip="How much of the change to add. At 0 nothing changes, and below 0 the change "
+            "is reversed.",
         ),
     ]
 
@@ -50,8 +51,8 @@ class LoadDecoderLora(LoraNode):
             node_id="Kandinsky22LoadDecoderLora",
             display_name="Load Decoder LoRA (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
-            description="Puts a LoRA on the decoder's UNet: a style, say. Several can follow one "
-            "another.",
+            description="Adds a LoRA to the decoder's UNet, for example a style. Several of these "
+            "nodes can follow one another.",
             search_aliases=ALIASES,
             inputs=[io.Model.Input("model"), *lora_inputs()],
             outputs=[io.Model.Output(id="model", display_name="model")],
@@ -71,8 +72,8 @@ class LoadPriorLora(LoraNode):
             node_id="Kandinsky22LoadPriorLora",
             display_name="Load Prior LoRA (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
-            description="Puts a LoRA on the prior's transformer: what a prompt stands for. Several "
-            "can follow one another.",
+            description="Adds a LoRA to the prior's transformer: it changes what a prompt means. "
+            "Several of these nodes can follow one another.",
             search_aliases=ALIASES,
             inputs=[PRIOR.input("prior"), *lora_inputs()],
             outputs=[PRIOR.output("prior")],

@@ -15,8 +15,8 @@ class Optimize(io.ComfyNode):
             node_id="Kandinsky22Optimize",
             display_name="Optimize (Kandinsky 2.2)",
             category="Kandinsky 2.2/decoder",
-            description="Chooses the decoder's attention and memory format, for the stages and for "
-            "KSampler alike. For torch.compile put TorchCompileModel after it.",
+            description="Chooses the decoder's attention and memory format, for the stage nodes "
+            "and for KSampler. For torch.compile, put TorchCompileModel after this node.",
             search_aliases=["attention", "xformers", "sage attention", "sdpa", "channels last"],
             inputs=[
                 io.Model.Input("model"),
@@ -24,16 +24,18 @@ class Optimize(io.ComfyNode):
                     "attention",
                     options=list(ATTENTIONS),
                     default="sdpa",
-                    tooltip="sdpa: PyTorch's own, the default. host: what your ComfyUI was started "
-                    "with (xformers, sage, flash, split, …). plain: slow and with much memory, but "
-                    "of nothing but products of matrices.",
+                    tooltip="sdpa: PyTorch's own attention, the default. host: what your ComfyUI "
+                    "was started with (xformers, sage, flash, split, …). plain: slow, and needs "
+                    "much memory, but is made of matrix multiplications only, so it works "
+                    "everywhere.",
                 ),
                 io.Boolean.Input(
                     "channels_last",
                     default=False,
-                    tooltip="Pixels before channels in memory: convolutions, most of this model's "
-                    "work, can be faster so; on NVIDIA's cards more likely when compiled. Under "
-                    "dynamic memory the weights are turned at every call.",
+                    tooltip="Stores pixels before channels. Convolutions, which are most of this "
+                    "model's work, can be faster in this format: on a CPU they are; on NVIDIA "
+                    "cards it is more likely for a compiled model. With ComfyUI's dynamic VRAM "
+                    "the weights are converted at every call, so little is gained.",
                 ),
             ],
             outputs=[io.Model.Output(id="model", display_name="model")],

@@ -15,7 +15,7 @@ class PasteBack(io.ComfyNode):
             display_name="Paste Back (Kandinsky 2.2)",
             category="Kandinsky 2.2/decoder",
             description="Pastes the repainted part of a picture into the original. Outside of the "
-            "mask every pixel stays the original's, to the bit.",
+            "mask every pixel of the original stays as it is, to the bit.",
             search_aliases=["composite", "stitch", "uncrop", "blend", "inpaint", "outpaint"],
             inputs=[
                 io.Image.Input(
@@ -36,7 +36,7 @@ class PasteBack(io.ComfyNode):
                     default=0,
                     min=0,
                     max=MOST_FEATHER,
-                    tooltip="Over how many pixels outside of the mask the two pictures blend.",
+                    tooltip="How many pixels wide the two pictures blend, outside of the mask.",
                 ),
             ],
             outputs=[io.Image.Output(id="image", display_name="image")],

@@ -19,8 +19,8 @@ def prompt_inputs() -> list[io.Input]:
             multiline=True,
             dynamic_prompts=True,
             default="",
-            tooltip="What the picture should not be. Steers the prior away from it, and becomes "
-            "negative_image_embeds. Empty: the zero-image embedding.",
+            tooltip="What the picture should not show. It steers the prior away, and becomes "
+            "negative_image_embeds. If it is empty, those are the embedding of an empty picture.",
         ),
     ]
 
@@ -30,8 +30,8 @@ def sampling_inputs() -> list[io.Input]:
         seed_input(),
         io.Int.Input("steps", default=25, min=2, max=1000, tooltip="Denoising steps."),
         cfg_input(
-            "How closely to follow the prompt. The diffusers guide uses 1.0 (no guidance, half the "
-            "time), the pipeline's default is 4.0."
+            "How closely to follow the prompt. The pipeline's default is 4.0. The diffusers guide "
+            "uses 1.0: no guidance, in half the time."
         ),
     ]
 
@@ -92,8 +92,8 @@ class PriorEmb2Emb(io.ComfyNode):
             node_id="Kandinsky22PriorEmb2Emb",
             display_name="Prior Emb2Emb (Kandinsky 2.2)",
             category="Kandinsky 2.2/prior",
-            description="Changes image embeddings towards a prompt: a picture's contents, edited "
-            "with words.",
+            description="Changes image embeddings towards a prompt. So you edit what is in a "
+            "picture with words.",
             search_aliases=[
                 *("image and prompt", "image prompt", "IP-Adapter", "edit", "strength"),
                 *("unCLIP", "variation"),
@@ -109,8 +109,8 @@ class PriorEmb2Emb(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="How far to go towards the prompt: the last steps × strength of the "
-                    "steps are run. The guide's robot cat uses 0.85.",
+                    tooltip="How far to go towards the prompt. Of all steps, the last steps × "
+                    "strength are run. The robot cat of the diffusers guide uses 0.85.",
                 ),
                 *sampling_inputs(),
             ],

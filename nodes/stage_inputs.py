@@ -10,13 +10,13 @@ from .sockets import EMBEDS
 from .widgets import cfg_input, seed_input
 
 CANVAS = (
-    "The canvas: its size and batch count, its content does not (unless it has a noise mask). "
-    "Use Empty Latent Image."
+    "An empty latent: only its size and its batch size are used, and its noise mask if it has "
+    "one. Use Empty Latent Image."
 )
 PICTURE = "The picture to start from: VAE Encode with the VAE of Load Decoder."
 SIZES = (
-    " Any size works; multiples of 64 pixels are what the model knows, others are extended to the "
-    "right and below for the run and cut back."
+    " Any size works. The model knows multiples of 64 pixels; other sizes are padded on the right "
+    "and below while sampling, and cropped afterwards."
 )
 
 
@@ -27,7 +27,7 @@ def condition_inputs(latent_tooltip: str, *more: io.Input) -> list[io.Input]:
         EMBEDS.input(
             "negative_image_embeds",
             optional=True,
-            tooltip="Needed where cfg is above 1: the second output of Prior, or Zero Embeds.",
+            tooltip="Needed if cfg is above 1. Connect the second output of Prior, or Zero Embeds.",
         ),
         io.Latent.Input("latent", tooltip=latent_tooltip + SIZES),
         *more,
@@ -39,8 +39,8 @@ def sampling_inputs(*more: io.Input) -> list[io.Input]:
         seed_input(),
         io.Int.Input("steps", default=50, min=1, max=500, tooltip="Denoising steps."),
         cfg_input(
-            "How closely to follow the embeddings. 1 or less: no guidance, the negative is not "
-            "used, half the time."
+            "How closely to follow the embeddings. At 1 or less there is no guidance: the "
+            "negative embeddings are not used, and sampling takes half the time."
         ),
         io.Combo.Input(
             "sampler_name",
@@ -66,15 +66,16 @@ def denoise_input(default: float) -> io.Input:
         max=1.0,
         step=0.01,
         round=0.001,
-        tooltip="How much to change: the strength of diffusers. The last steps × denoise of the "
-        "steps are run; KSampler runs all its steps over that part instead.",
+        tooltip="How much to change; diffusers calls it strength. Of all steps, the last steps × "
+        "denoise are run. KSampler differs: it spreads all its steps over that part.",
     )
 
 
 def hint_input() -> io.Input:
     return io.Image.Input(
         "hint",
-        tooltip="A depth map, white is near: Depth Hint, or any other node's. It is resized.",
+        tooltip="A depth map in which white is near, from Depth Hint or from any other node. It "
+        "is resized to fit.",
     )
 
 

@@ -20,8 +20,9 @@ def seed_input() -> io.Input:
         min=0,
         max=2**64 - 1,
         control_after_generate=True,
-        tooltip="Item i of the batch draws its noise from seed + i, on the CPU, so it can be made "
-        "again alone and is the same on every device. KSampler counts differently.",
+        tooltip="Item i of the batch draws its noise from seed + i, on the CPU. So you can make "
+        "one picture of a batch again by itself, and it is the same on every device. KSampler "
+        "does this differently.",
     )
 
 
@@ -37,7 +38,7 @@ def weight_dtype_input() -> io.Input:
         options=list(WEIGHT_DTYPES),
         default="default",
         advanced=True,
-        tooltip="The type weights are kept in. default: what the device computes well in "
+        tooltip="The dtype of the weights. default: the one that the device computes well in "
         "(fp32 on a CPU, usually fp16 on a GPU).",
     )
 
