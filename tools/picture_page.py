@@ -17,18 +17,19 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
+    ROOT = Path(__file__).resolve().parents[1]
     sys.path[0] = str(ROOT)  # see scripts/__init__.py
 
-from scripts import host  # noqa: E402
+    from scripts import host
 
 if TYPE_CHECKING:
     from PIL import Image
     from playwright.sync_api import Page
 
-PICTURES = ROOT / "docs" / "pictures"
-HELP_PICTURES = ROOT / "web" / "docs" / "pictures"
+PACK = Path(__file__).resolve().parents[1]
+PICTURES = PACK / "docs" / "pictures"
+HELP_PICTURES = PACK / "web" / "docs" / "pictures"
 
 # Node → its wires: (from node, its output, to node, its input). "*" is the only output.
 WIRED = {
@@ -101,7 +102,7 @@ def draw_blueprints(page: Page) -> None:
     from PIL import Image
 
     pictures = []
-    for path in sorted((ROOT / "subgraphs").glob("*.json")):
+    for path in sorted((PACK / "subgraphs").glob("*.json")):
         page.evaluate("saved => kandinsky22.open(saved)", json.loads(path.read_text("utf-8")))
         size = page.evaluate(
             """() => { const [node] = app.graph._nodes
