@@ -71,9 +71,13 @@ class Jobs:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         now = {name: self.now(name) for name in self.slots}
+        texts = {name for name, value in now.items() if isinstance(value, str)}
         for number, row in enumerate(read_rows(self.table) if self.table else [{}], 1):
             try:
-                yield {name: read_cell(value, now[name], name) for name, value in row.items()}
+                for name, value in row.items():
+                    if type(value) is not str or name not in texts:
+                        row[name] = read_cell(value, now[name], name)
+                yield row
             except ValueError as error:
                 raise ValueError(f"{self.table}, row {number}: {error}") from None
 

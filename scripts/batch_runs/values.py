@@ -72,8 +72,6 @@ def as_number(number: Decimal) -> int | float:
 
 def read_cell(value: Any, now: Any, name: str) -> Any:
     """A value out of a table. JSONL and Parquet have kinds of their own; seeds may come as 7.0."""
-    if isinstance(value, str) and isinstance(now, str):
-        return value
     if isinstance(value, float | Decimal):
         value = str(value)
     if isinstance(value, str):
@@ -132,13 +130,15 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         with open_text(path) as file:
             rows = csv.reader(file, strict=True)
             columns = next(rows, [])
-            for row in rows:
-                if row and len(row) != len(columns):
+            for row in filter(None, rows):
+                if len(row) != len(columns):
                     raise ValueError(
                         f"{path}, line {rows.line_num}: {len(row)} cells under {len(columns)} "
                         "columns. A text with a comma in it stands in quotes."
                     )
-                if row:
+                if all(row):
+                    yield dict(zip(columns, row, strict=True))
+                else:
                     yield {n: cell for n, cell in zip(columns, row, strict=True) if cell}
     elif path.suffix == ".jsonl":
         with open_text(path) as file:
