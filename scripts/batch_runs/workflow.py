@@ -14,6 +14,7 @@ from typing import Any
 Slot = tuple[str, str]  # the id of a node, the name of one of its inputs
 
 SEEDS = ("seed", "noise_seed")
+LAST_BRACKETS = r" \([^()]*\)$"
 
 
 def read_workflow(path: Path) -> dict:
@@ -67,12 +68,13 @@ def names_of(number: str, node: dict) -> list[str]:
     "Kandinsky22Prior", "4"; and "Load Decoder" of a Kandinsky22LoadDecoder with another title."""
     title, kind = (node.get("_meta") or {}).get("title") or "", node["class_type"]
     short = kind.removeprefix("Kandinsky22")
-    return [title, short_title(node), kind, short, number, letters(title), letters(short)]
+    titles = [title, re.sub(LAST_BRACKETS, "", title), short_title(node)]
+    return [*titles, kind, short, number, letters(title), letters(short)]
 
 
 def short_title(node: dict) -> str:
     """Without what stands in brackets behind it: "Prior (Kandinsky 2.2)" → "Prior"."""
-    return re.sub(r" \([^()]*\)$", "", (node.get("_meta") or {}).get("title") or "")
+    return re.sub(r"( \([^()]*\))+$", "", (node.get("_meta") or {}).get("title") or "")
 
 
 def letters(name: str) -> str:
@@ -91,7 +93,7 @@ def find_nodes(workflow: dict, name: str, slot: str | None = None) -> list[str]:
     """Those of that name that have that input. A name that people see counts before one that only
     resembles it."""
     nodes = {n: node for n, node in workflow.items() if slot is None or slot in node["inputs"]}
-    wanted = [name] * 5 + [letters(name)] * 2
+    wanted = [name] * 6 + [letters(name)] * 2
     for names, like in zip(
         zip(*(names_of(*item) for item in nodes.items()), strict=True), wanted, strict=False
     ):
