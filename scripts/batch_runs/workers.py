@@ -186,7 +186,7 @@ class StartedWorker(Worker):
         if self.models:
             folders = [folder.name for folder in Path(self.models).iterdir() if folder.is_dir()]
             paths = {"base_path": self.models, **{name: name for name in folders}}
-            (base / "models.yaml").write_text(json.dumps({"batch": paths}))
+            (base / "models.yaml").write_text(json.dumps({"batch": paths}), "utf-8")
             arguments = ["--extra-model-paths-config", str(base / "models.yaml")]
         return Server(found, base, arguments, cpu=self.cpu)
 
