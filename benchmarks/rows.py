@@ -1,5 +1,6 @@
 """scripts/batch.py on a long table, with servers that answer at once: how long it takes to its
-first job, how much memory, and how many jobs a second it then does. It is stopped after some."""
+first job, how much of that the command itself computes (on a busy machine it waits for its turn),
+how much memory, and how many jobs a second it then does. It is stopped after some."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ COLUMNS = {
     "rows": "{rows}",
     "of them done": "{done}",
     "seconds to the first job": "{first:.1f}",
+    "computing, not waiting": "{cpu:.1f}",
     "most memory, MB": "{memory:.0f}",
     "then jobs a second": "{rate:.0f}",
 }
@@ -43,9 +45,10 @@ def run(rows: int = 1_000_000, done: int = 0) -> list[dict]:
             text=True,
         )
         try:
-            client, memory = psutil.Process(process.pid), 0
+            client, memory, cpu = psutil.Process(process.pid), 0, 0.0
             while server.count < min(JOBS, rows - done) and process.poll() is None:
                 memory = max(memory, client.memory_info().rss)
+                cpu = cpu if server.first else sum(client.cpu_times()[:2])
                 time.sleep(0.02)
             seconds = time.monotonic() - (server.first or start)
             process.send_signal(signal.SIGINT)
@@ -54,7 +57,8 @@ def run(rows: int = 1_000_000, done: int = 0) -> list[dict]:
         if server.first is None:
             raise RuntimeError(f"No job was begun: {shown}")
     first, rate = server.first - start, server.count / seconds
-    return [{"rows": rows, "done": done, "first": first, "memory": memory / 1e6, "rate": rate}]
+    found = {"rows": rows, "done": done, "first": first, "cpu": cpu, "rate": rate}
+    return [{**found, "memory": memory / 1e6}]
 
 
 def write_table(path: Path, rows: int) -> Path:
