@@ -1,5 +1,6 @@
 """--host VERSION+newest: what it installs is what the package index has at that moment."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -28,7 +29,7 @@ def write_wheel(folder: Path, name: str, number: str, needs: str = "") -> None:
 
 
 def test_the_newest_torch_is_one_that_a_torchvision_goes_with(tmp_path, monkeypatch):
-    """From an index in a folder: what is newer there than here; of torch, what torchvision names."""
+    """From an index in a folder: what is newer there than here; of torch, what torchvision says."""
     index = tmp_path / "index"
     index.mkdir()
     for name in host.LATEST_OF:
@@ -39,7 +40,7 @@ def test_the_newest_torch_is_one_that_a_torchvision_goes_with(tmp_path, monkeypa
     write_wheel(index, "transformers", "99.1")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     with open(tmp_path / "lock", "w") as lock:
         steps = host.Steps(print, lock, 1)
         lines = host.newest_lines(Path(sys.executable), tmp_path / "log.txt", steps)
