@@ -13,6 +13,7 @@ import argparse
 import sys
 from contextlib import ExitStack
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,6 +63,13 @@ def parse_arguments() -> argparse.Namespace:
         metavar="S",
         help="seconds without an answer after which a server is given up; default: 60",
     )
+    where.add_argument(
+        "--job-timeout",
+        type=float,
+        default=3600,
+        metavar="S",
+        help="seconds without progress after which a job is given up; default: 3600",
+    )
     options = parser.parse_args()
     if options.servers is not None and not options.servers.strip(", "):
         parser.error("--servers names none: http://one:8188,http://two:8188")
@@ -103,25 +111,30 @@ def run(options: argparse.Namespace) -> int:
     try:
         with ExitStack() as stack:
             jobs = Jobs(read_workflow(options.workflow), options.set, options.table)
+            total = jobs.count()
             manifest = stack.enter_context(Manifest(path, output, options.retry))
-            all_jobs = {job.id: job for job in jobs}
-            todo = [job for job in all_jobs.values() if job.id not in manifest.done]
-            say(f"{len(all_jobs)} jobs, {len(all_jobs) - len(todo)} of them in {path}.")
-            if todo:
+            if manifest.odd:
+                numbers = ", ".join(str(number + 1) for number in manifest.odd[:10])
+                say(f"{path} had lines that no run writes ({numbers}). They are left out.")
+            session.announce(jobs, total, manifest, say)
+            todo = session.Todo(jobs, manifest)
+            left = iter(todo)
+            if first := next(left, None):
                 needed = session.node_types(jobs.workflow, options.stages_apart)
                 workers = open_workers(stack, options, needed)
                 if options.stages_apart:
                     folder = output / "embeds"
                     embeds = Manifest(folder / "manifest.jsonl", folder, options.retry)
                     stack.enter_context(embeds)
-                    session.run_apart(jobs, todo, manifest, embeds, workers, say)
+                    session.run_apart(jobs, todo, total, manifest, embeds, workers, say)
                 else:
-                    session.run(map(jobs.task, todo), len(todo), manifest, workers, say)
-            failed = [job for job in all_jobs if manifest.done[job]]
+                    tasks = map(jobs.task, chain([first], left))
+                    session.run(tasks, total, manifest, workers, say, passed=todo.count_passed)
     except (ValueError, OSError, NoServer, SetupError) as error:
         say(str(error))
         return 1
-    outcome = f"{len(failed)} of the {len(all_jobs)} failed. See {path}."
+    failed = todo.failed()
+    outcome = f"{failed} of the {len(todo.ids)} failed. See {path}."
     say(f"{manifest.written} jobs were run; {outcome}")
     return 1 if failed else 0
 
@@ -134,13 +147,16 @@ def open_workers(stack: ExitStack, options: argparse.Namespace, needed: list[str
     )
     if urls:
         stack.enter_context(cluster.connect(options.ray, cluster.SCRIPTS, cpus=1))
-        return stack.enter_context(cluster.reach_servers(urls, needed, options.patience))
+        return stack.enter_context(
+            cluster.reach_servers(urls, needed, options.patience, options.job_timeout)
+        )
     if not options.ray:
         ensure(options.host)  # the workers would do so, too, but where nobody sees it
     stack.enter_context(cluster.connect(options.ray, cluster.PACK, cpus=None))
     models = str(options.models_dir.resolve()) if options.models_dir else ""
+    times = options.patience, options.job_timeout
     workers = stack.enter_context(
-        cluster.start_servers(needed, options.patience, options.host, models, options.cpus)
+        cluster.start_servers(needed, *times, options.host, models, options.cpus)
     )
     say(f"Starting ComfyUI {options.host}, {len(workers)} of it (about 15 seconds) ...")
     return workers

@@ -43,6 +43,7 @@ COMMANDS = {
     "peak": "the most main memory of a server for text to image with a negative prompt",
     "optimize": "each choice of the Optimize node",
     "batch": "jobs a second over one server and two",
+    "rows": "how long scripts/batch.py takes to its first job, by rows of the table",
     "solvers": "the same picture in fewer calls of the UNet",
     "training": "what the template Train a LoRA teaches the bundled miniature",
 }
@@ -61,6 +62,8 @@ OPTIONS = {
     "against": dict(type=Path, metavar="FOLDER", help="another checkout of this pack, too"),
     "prompts": dict(type=int, help="how many"),
     "seeds": dict(type=int, help="pictures of each"),
+    "rows": dict(type=int, help="of the table"),
+    "done": dict(type=int, help="of them in the manifest, from a run before"),
 }
 
 

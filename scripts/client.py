@@ -10,6 +10,7 @@ Needs aiohttp, which ComfyUI itself needs: every Python that runs a ComfyUI can 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import time
@@ -17,19 +18,30 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
-from .followed import Followed, WorkflowError, WorkflowInterrupted, refusal, server_seconds
+from .followed import (
+    Clock,
+    Followed,
+    Stuck,
+    WorkflowError,
+    WorkflowInterrupted,
+    refusal,
+    server_seconds,
+)
+from .timed_http import read_pieces, timed_opener
 
 __all__ = ["Client", "Result", "ServerError", "WorkflowError", "WorkflowInterrupted"]
 
 GATEWAY = (502, 503, 504)  # what a proxy says while the server behind it is not there
-# Not through a proxy that the environment may name: servers are on this machine, or near it.
-HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+HTTP = timed_opener()
+MOST_JSON = 2**28  # bytes of an answer that is not a file: a queue of thousands of workflows
+MOST_EVENT = 2**26  # bytes of one message of the websocket: a preview, a text that a node shows
+SLOWEST = 1024  # bytes a second of a file: a server that sends it slower is not sending it
 
 
 class ServerError(RuntimeError):
@@ -43,7 +55,7 @@ class Result:
     executed: list[str]  # ids of the nodes that ran, in order
     cached: list[str]  # ids of the nodes whose outputs the server still had
     seconds: float  # from queueing to the end, as seen from here
-    server_seconds: float  # of that, what the server says that it worked
+    server_seconds: float | None  # of that, what the server says that it worked
 
 
 class Client:
@@ -52,6 +64,7 @@ class Client:
     def __init__(self, url: str, patience: float = 60):
         self.url = url
         self.patience = patience
+        self.clock = Clock()
 
     def object_info(self, node: str | None = None) -> dict:
         """The schema of every node, or of one, as the page gets it."""
@@ -62,8 +75,12 @@ class Client:
         prompt: dict,
         on_event: Callable[[str, Any], None] | None = None,
         timeout: float | None = 600,
+        stall: float | None = None,
     ) -> Result:
         """Queue a workflow in API form and follow it to its end.
+
+        timeout: seconds that it may take. stall: seconds that it may take without getting further;
+        a workflow that waits in the queue may, for as long as another one of ours gets further.
 
         on_event(name, fields) is called for every websocket event of this workflow ("progress",
         "progress_state", "executing", "executed", ...), on_event("preview", image_bytes) for
@@ -71,7 +88,7 @@ class Client:
         WorkflowError, WorkflowInterrupted, ServerError, TimeoutError.
         """
         try:
-            return asyncio.run(self._run(prompt, on_event or (lambda *_: None), timeout))
+            return asyncio.run(self._run(prompt, on_event or (lambda *_: None), timeout, stall))
         except aiohttp.ClientError as error:
             raise self.silent(error) from error
 
@@ -83,22 +100,33 @@ class Client:
         except urllib.error.HTTPError as error:
             if error.code != 400:
                 raise
-            raise refusal(json.load(error)) from None
-        if answer["node_errors"]:  # it would run the other outputs and leave these out
-            self.cancel(answer["prompt_id"])
+            raise refusal(json.loads(self.read_whole(error.fp))) from None
+        prompt_id = answer.get("prompt_id") if isinstance(answer, dict) else None
+        if not isinstance(prompt_id, str):
+            raise WorkflowError(f"The answer of /prompt has no prompt_id: {str(answer)[:80]}", {})
+        if answer.get("node_errors"):  # it would run the other outputs and leave these out
+            self.cancel(prompt_id)
             raise refusal(answer)
-        return answer["prompt_id"]
+        return prompt_id
 
     def history(self, prompt_id: str) -> dict:
         """What the server remembers of a finished workflow; empty while it is not finished."""
-        return self.get(f"/history/{prompt_id}").get(prompt_id, {})
+        return self.get(f"/history/{urllib.parse.quote(prompt_id, '')}").get(prompt_id, {})
 
-    def knows(self, prompt_id: str) -> bool:
-        """Whether a workflow waits, runs, or is in the history."""
-        places = self.get("/queue").values()
-        return any(prompt_id in job for jobs in places for job in jobs) or bool(
-            self.history(prompt_id)
-        )
+    def place(self, prompt_id: str) -> str:
+        """Where a workflow is: "running", "waiting", "finished", or "" if the server has it not."""
+        queue = self.get("/queue")
+        for key, place in (("queue_running", "running"), ("queue_pending", "waiting")):
+            if any(prompt_id in job for job in queue[key]):
+                return place
+        return "finished" if self.history(prompt_id) else ""
+
+    def seen_at(self, prompt_id: str) -> str:
+        """The same of one whose websocket is open: if that breaks, the server is lost, not here."""
+        try:
+            return self.place(prompt_id)
+        except ServerError:
+            return "unknown"
 
     def interrupt(self) -> None:
         """Stop whatever runs now."""
@@ -111,8 +139,28 @@ class Client:
 
     def fetch(self, file: dict) -> bytes:
         """A picture, or another file that a node wrote: {"filename", "subfolder", "type"}."""
+        return b"".join(self.fetch_pieces(file))
+
+    def fetch_pieces(self, file: dict, timeout: float | None = None) -> Iterator[bytes]:
+        """The same, in pieces of some megabytes; timeout: seconds for the whole of it.
+
+        Raises ServerError if the server is lost over it, WorkflowError if it sends no such file.
+        """
         fields = {name: file[name] for name in ("filename", "subfolder", "type")}
-        return self.ask(urllib.request.Request(f"{self.url}/view?{urllib.parse.urlencode(fields)}"))
+        request = urllib.request.Request(f"{self.url}/view?{urllib.parse.urlencode(fields)}")
+        name, received, start = file["filename"], 0, time.monotonic()
+        try:
+            with self.opened(request) as answer:
+                for piece in read_pieces(answer):
+                    received += len(piece)
+                    seconds = time.monotonic() - start
+                    slow = seconds > self.patience and received < SLOWEST * seconds
+                    if slow or (timeout and seconds > timeout):
+                        shown = f"{received} bytes of {name} in {seconds:.0f} s"
+                        raise WorkflowError(f"{self.url} sent {shown}, and was given up.", {})
+                    yield piece
+        except urllib.error.HTTPError as error:
+            raise WorkflowError(f"/view says {error.code} {error.reason} of {name}.", {}) from None
 
     def upload(self, content: bytes, name: str, subfolder: str = "") -> str:
         """Put a file into the server's input folder; returns the name that Load nodes know it by.
@@ -133,9 +181,24 @@ class Client:
 
     def ask(self, request: urllib.request.Request) -> bytes:
         """Raises ServerError where there is no answer, HTTPError where it is not a good one."""
+        with self.opened(request) as answer:
+            return self.read_whole(answer)
+
+    def read_whole(self, answer: http.client.HTTPResponse) -> bytes:
+        start, pieces, size = time.monotonic(), [], 0
+        for piece in read_pieces(answer):
+            pieces.append(piece)
+            size += len(piece)
+            seconds = time.monotonic() - start
+            if size > MOST_JSON or seconds > self.patience:
+                raise self.silent(ValueError(f"{size} bytes in {seconds:.0f} s, and no end"))
+        return b"".join(pieces)
+
+    @contextlib.contextmanager
+    def opened(self, request: urllib.request.Request) -> Iterator[http.client.HTTPResponse]:
         try:
             with HTTP.open(request, timeout=self.patience) as answer:
-                return answer.read()
+                yield answer
         except urllib.error.HTTPError as error:
             if error.code in GATEWAY:
                 raise self.silent(error) from error
@@ -158,7 +221,7 @@ class Client:
     def session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.patience))
 
-    async def _run(self, prompt, on_event, timeout: float | None) -> Result:
+    async def _run(self, prompt, on_event, timeout: float | None, stall: float | None) -> Result:
         start = time.monotonic()
         client_id = uuid.uuid4().hex
         socket_url = f"{self.url}/ws?clientId={client_id}"
@@ -166,7 +229,7 @@ class Client:
             try:
                 # The heartbeat tells a server that is busy from one that is gone.
                 events = await session.ws_connect(
-                    socket_url, max_msg_size=0, heartbeat=self.patience
+                    socket_url, max_msg_size=MOST_EVENT, heartbeat=self.patience
                 )
             except TimeoutError as error:
                 raise self.silent(error) from None
@@ -178,15 +241,17 @@ class Client:
                 on_event("queued", {"prompt_id": await queuing})
                 raise
             on_event("queued", {"prompt_id": prompt_id})
-            followed = Followed(prompt_id, on_event, lambda: self.knows(prompt_id))
+            followed = Followed(prompt_id, on_event, lambda: self.seen_at(prompt_id), self.clock)
+            following = followed.to_the_end(events, self.patience, stall)
             try:
                 async with events:
-                    await asyncio.wait_for(followed.to_the_end(events), timeout)
-            except TimeoutError:
-                await asyncio.to_thread(self.cancel, prompt_id)
-                raise TimeoutError(
-                    f"The workflow was not done after {timeout:g} s.{self.explain()}"
-                ) from None
+                    await asyncio.wait_for(following, timeout)
+            except (TimeoutError, Stuck) as error:
+                with contextlib.suppress(ServerError, urllib.error.HTTPError):
+                    await asyncio.to_thread(self.cancel, prompt_id)
+                late = f"The workflow was not done after {timeout or 0:g} s."
+                reason = str(error) if isinstance(error, Stuck) else late
+                raise TimeoutError(f"{reason}{self.explain()}") from None
             except ConnectionError:
                 raise ServerError(f"{self.url} went away.{self.explain()}") from None
         if followed.failure:

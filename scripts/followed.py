@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -28,42 +31,95 @@ class WorkflowInterrupted(WorkflowError):
     """Somebody asked the server to stop this workflow, and it did."""
 
 
+class Stuck(RuntimeError):
+    """A workflow has not got further for too long."""
+
+
+@dataclass
+class Clock:
+    """When a workflow last got further, of all that one client has on one server."""
+
+    moved: float = field(default_factory=time.monotonic)
+
+
+MOST_STEPS = 100_000  # of one workflow: so a server that only counts on is stopped some time, too
+
+
 class Followed:
     """One workflow, as the websocket tells it.
 
-    is_known() asks the server whether it still has the workflow; it is called in a thread.
+    place() asks the server where the workflow is, as Client.place does; it is called in a thread.
+    clock: that of all workflows of this client.
     """
 
     def __init__(
-        self, prompt_id: str, on_event: Callable[[str, Any], None], is_known: Callable[[], bool]
+        self,
+        prompt_id: str,
+        on_event: Callable[[str, Any], None],
+        place: Callable[[], str],
+        clock: Clock,
     ):
         self.prompt_id = prompt_id
         self.on_event = on_event
-        self.is_known = is_known
+        self.place = place
+        self.clock = clock
         self.has_started = False
         self.queue_changed = asyncio.Event()
+        self.moved = time.monotonic()
+        self.steps: set[int] = set()  # what was progress once is none when it is said again
         self.executed: list[str] = []
         self.cached: list[str] = []
         self.failure: WorkflowError | None = None
 
-    async def to_the_end(self, events: aiohttp.ClientWebSocketResponse) -> None:
-        """Raises WorkflowInterrupted, ConnectionError, and what is_known raises."""
-        reading = asyncio.create_task(self._read(events))
-        looking = asyncio.create_task(self._look_for_it())
+    async def to_the_end(
+        self,
+        events: aiohttp.ClientWebSocketResponse,
+        patience: float = 60,
+        stall: float | None = None,
+    ) -> None:
+        """patience: seconds without progress after which the server is asked; stall: seconds after
+        which it is not waited for any longer.
+
+        Raises WorkflowInterrupted, Stuck, ConnectionError, and what place() raises.
+        """
+        tasks = [self._read(events), self._look_for_it()]
+        tasks += [] if stall is None else [self._watch(patience, stall)]
+        running = [asyncio.create_task(task) for task in tasks]
         try:
-            await asyncio.wait({reading, looking}, return_when=asyncio.FIRST_COMPLETED)
-            await (reading if reading.done() else looking)
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            await next(task for task in running if task in done)
         finally:
-            reading.cancel()
-            looking.cancel()
-            await asyncio.gather(reading, looking, return_exceptions=True)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     async def _look_for_it(self) -> None:
         """Of a workflow that is cleared, no event tells; one that runs cannot be."""
         while await self.queue_changed.wait():
             self.queue_changed.clear()
-            if not self.has_started and not await asyncio.to_thread(self.is_known):
+            if not self.has_started and not await asyncio.to_thread(self.place):
                 raise WorkflowInterrupted("Somebody took it out of the server's queue.", {})
+
+    async def _watch(self, patience: float, stall: float) -> None:
+        """Words are no progress: a server may answer, and its workflow may never end."""
+        waits = False
+        while True:
+            still = time.monotonic() - (max(self.moved, self.clock.moved) if waits else self.moved)
+            if still > stall:
+                raise Stuck(
+                    f"It has not got further for {still:.0f} s, and was given up. "
+                    "A longer --job-timeout waits longer."
+                )
+            if still < min(patience, stall):
+                await asyncio.sleep(min(patience, stall) - still)
+                continue
+            place = await asyncio.to_thread(self.place)
+            if place == "finished":  # the event that says so was lost
+                return
+            if not place:
+                raise WorkflowInterrupted("The server has lost it: it is not in its queue.", {})
+            waits = place == "waiting"
+            await asyncio.sleep(min(patience, max(stall - still, 0) + 0.1))
 
     async def _read(self, events: aiohttp.ClientWebSocketResponse) -> None:
         async for message in events:
@@ -73,14 +129,17 @@ class Followed:
                 continue
             if message.type != aiohttp.WSMsgType.TEXT:
                 break
-            event = json.loads(message.data)
-            name, fields = event["type"], event["data"]
-            if fields.get("prompt_id", self.prompt_id) != self.prompt_id:
-                continue
-            self.on_event(name, fields)
-            if name == "executing" and fields["node"] is None and "prompt_id" in fields:
-                return  # the history is written by now, and the next workflow can start
-            self._note(name, fields)
+            try:
+                event = json.loads(message.data)
+                name, fields = str(event["type"]), event["data"]
+                if fields.get("prompt_id", self.prompt_id) != self.prompt_id:
+                    continue
+                self.on_event(name, fields)
+                if name == "executing" and fields["node"] is None and "prompt_id" in fields:
+                    return  # the history is written by now, and the next workflow can start
+                self._note(name, fields)
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                continue  # other packs send what they like
         raise ConnectionError
 
     def _note(self, name: str, fields: dict) -> None:
@@ -88,25 +147,40 @@ class Followed:
             self.queue_changed.set()
         elif name == "execution_start":
             self.has_started = True
-        elif name == "executing" and fields["node"] not in self.executed:
-            self.executed.append(fields["node"])
+            self._step(name)
+        elif name == "progress":
+            self._step(name, fields["node"], fields["value"], fields["max"])
+        elif name in ("executing", "executed"):
+            self._step(name, fields["node"])
+            if name == "executing" and fields["node"] not in self.executed:
+                self.executed.append(fields["node"])
         elif name == "execution_cached":
             self.cached = list(fields["nodes"])
         elif name == "execution_error":
-            kind, text = fields["exception_type"], fields["exception_message"].strip()
-            where = fields["node_id"], fields["node_type"]
+            where = fields.get("node_id"), str(fields.get("node_type"))
+            text = str(fields.get("exception_message", "")).strip()
+            kind = fields.get("exception_type", "no reason given")
             message = f"Node {where[0]} ({where[1]}) failed: {kind}: {text}"
             self.failure = WorkflowError(message, fields, *where)
         elif name == "execution_interrupted":
-            where = fields["node_id"], fields["node_type"]
+            where = fields.get("node_id"), str(fields.get("node_type"))
             message = f"Interrupted at node {where[0]} ({where[1]})."
             self.failure = WorkflowInterrupted(message, fields, *where)
 
+    def _step(self, *what: Any) -> None:
+        if (step := hash(what)) not in self.steps and len(self.steps) < MOST_STEPS:
+            self.steps.add(step)
+            self.moved = self.clock.moved = time.monotonic()
 
-def server_seconds(history: dict) -> float:
-    """How long a finished workflow ran, by the server's own clock."""
-    times = {name: fields.get("timestamp") for name, fields in history["status"]["messages"]}
-    return (times["execution_success"] - times["execution_start"]) / 1000
+
+def server_seconds(history: dict) -> float | None:
+    """How long a finished workflow ran, by the server's own clock, if that can be told."""
+    try:
+        times = {name: fields.get("timestamp") for name, fields in history["status"]["messages"]}
+        seconds = (times["execution_success"] - times["execution_start"]) / 1000
+        return seconds if math.isfinite(seconds) else None
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        return None
 
 
 def refusal(answer: dict) -> WorkflowError:

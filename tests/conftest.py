@@ -7,6 +7,7 @@ the end of the path because ComfyUI has top-level modules named `nodes` and `uti
 import sys
 import types
 import weakref
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,13 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, metavar="N", help="N new random graphs in test_fuzz.py")
     parser.addoption("--soak", type=int, metavar="N", help="N prompts in test_soak.py")
     parser.addoption("--replay", metavar="FILE", help="one graph that test_fuzz.py kept")
+
+
+def pytest_report_header():
+    """What of the libraries changes from host to host; +newest is what the index had."""
+    names = "torch torchvision transformers diffusers accelerate huggingface_hub ray pyarrow"
+    names = [*names.split(), "comfyui-frontend-package"]
+    return f"ComfyUI {HOST['version']}: " + ", ".join(f"{n} {version(n)}" for n in names)
 
 
 @pytest.fixture(autouse=True)

@@ -40,6 +40,12 @@ CATEGORY = "Kandinsky 2.2"  # of the blueprints: ComfyUI's web interface does no
 KEPT_EXTRA = ("reroutes", "linkExtensions", "linearData")
 
 
+# How much larger the pictures of the published weights are, and the inputs that say so.
+LARGER = 6
+SIZES = ("width", "height", "x", "y", "largest_size", "left", "top", "right", "bottom")
+PUBLISHED = {"mini-depth-estimator": "Depth-Anything-V2-Small-hf"}
+
+
 class WorkflowFault(Exception):
     """A file is not what a shipped workflow must be; the message says why."""
 
@@ -68,7 +74,23 @@ def export(page: Page, path: Path) -> tuple[dict, dict]:
         raise WorkflowFault(f"These values are not in the API form: {', '.join(lost)}.")
     if errors := errors_of_pack(page):
         raise WorkflowFault(f"The pack's own scripts fail: {' '.join(errors)}")
+    name_published(api)
     return saved, api
+
+
+def name_published(api: dict) -> None:
+    """Says in the titles what to change for the published weights, as --set of batch.py takes it:
+    "Load Decoder (Kandinsky 2.2) (published: model_name=kandinsky-2-2-decoder)"."""
+    for node in api.values():
+        changes = {}
+        for name, value in node["inputs"].items():
+            if name in SIZES and type(value) is int and value:
+                changes[name] = LARGER * value
+            elif name == "model_name":
+                changes[name] = PUBLISHED.get(value, value.replace("-mini", ""))
+        if changes:
+            said = ", ".join(f"{name}={value}" for name, value in changes.items())
+            node["_meta"]["title"] += f" (published: {said})"
 
 
 def nodes_of(graph: dict) -> dict[tuple, dict]:

@@ -20,7 +20,7 @@ EVERY = 0.5  # seconds between two looks at the servers
 class Bars:
     """As many servers as there are lines have theirs; none, where nobody looks at a terminal."""
 
-    def __init__(self, total: int, workers: list[ActorHandle], title: str = "jobs"):
+    def __init__(self, total: int | None, workers: list[ActorHandle], title: str = "jobs"):
         self.jobs = tqdm(total=total, desc=title, unit="job", disable=None, smoothing=0.05)
         lines = 0 if self.jobs.disable else os.get_terminal_size(sys.stderr.fileno()).lines - 3
         shown = workers[: max(lines, 0)]
@@ -39,8 +39,8 @@ class Bars:
         for bar in [*self.steps.values(), self.jobs]:
             bar.close()
 
-    def update(self) -> None:
-        self.jobs.update()
+    def update(self, count: int) -> None:
+        self.jobs.update(count - self.jobs.n)
 
     def tick(self) -> None:
         """Show what has been answered, and ask again; never waits."""

@@ -7,11 +7,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 
 import ray
 from ray.actor import ActorHandle
 
+from .leftovers import own_folder, sweep
 from .workers import IN_FLIGHT, StartedWorker, Worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,14 +41,16 @@ def connect(address: str | None, carried: tuple[str, ...], cpus: int | None) -> 
             ray.init(address, **quiet)
         else:
             # Not where temporary files are elsewhere: the names of sockets must be short.
-            place = "/tmp" if os.path.isdir("/tmp") else None
-            logs = TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True)
+            place = Path("/tmp" if os.path.isdir("/tmp") else gettempdir())
+            sweep("ray-", place)
+            logs = own_folder("ray-", place)
+            stack.callback(logs.remove)
             ray.init(
                 "local",
                 num_cpus=cpus,
                 object_store_memory=OBJECT_STORE,
                 include_dashboard=False,
-                _temp_dir=stack.enter_context(logs),
+                _temp_dir=str(logs.path),
                 **quiet,
             )
         stack.callback(ray.shutdown)
@@ -66,17 +69,22 @@ def check_address(address: str) -> None:
 
 @contextmanager
 def reach_servers(
-    urls: list[str], needed: list[str], patience: float
+    urls: list[str], needed: list[str], patience: float, job_timeout: float
 ) -> Iterator[list[ActorHandle]]:
     """A worker for each server that runs."""
     actor = as_actor(Worker, num_cpus=0)
-    with stopping([actor.remote(url, needed, patience) for url in urls], 5) as workers:
+    with stopping([actor.remote(url, needed, patience, job_timeout) for url in urls], 5) as workers:
         yield workers
 
 
 @contextmanager
 def start_servers(
-    needed: list[str], patience: float, version: str, models: str, cpus: int | None
+    needed: list[str],
+    patience: float,
+    job_timeout: float,
+    version: str,
+    models: str,
+    cpus: int | None,
 ) -> Iterator[list[ActorHandle]]:
     """A worker with a server of its own for each GPU; or for every `cpus` CPUs, which are by
     default those of the smallest machine."""
@@ -92,7 +100,7 @@ def start_servers(
         if not count:
             raise ValueError(f"No machine has {cpus} CPUs for a server; they have {there}.")
     actor = as_actor(StartedWorker, **each)
-    arguments = needed, patience, version, models, cpu
+    arguments = needed, patience, job_timeout, version, models, cpu
     with stopping([actor.remote(*arguments) for _ in range(count)], 20) as workers:
         yield workers
 

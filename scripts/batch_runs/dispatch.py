@@ -74,7 +74,7 @@ def dispatch(
                     say(f"A server is given up: {reason}")
                 losses[task.id] += 1
                 if losses[task.id] < MOST_LOSSES:
-                    first_sentence = str(reason).partition(". ")[0]
+                    first_sentence = str(reason).partition(". ")[0].rstrip(".")
                     say(f"Job {task.id} goes to the next free server: {first_sentence}.")
                     again.append(task)
                 else:

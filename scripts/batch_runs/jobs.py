@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .values import read_cell, read_columns, read_rows, read_setting, read_values
-from .workflow import Slot, content_id, fill, find_input, seeds
+from .workflow import Slot, fill, find_input, id_maker, seeds
 
 
 class Job(NamedTuple):
@@ -62,15 +63,30 @@ class Jobs:
         node, slot = self.slots[name]
         return self.workflow[node]["inputs"][slot]
 
-    def __iter__(self) -> Iterator[Job]:
+    def count(self) -> int:
+        """How many rows and combinations there are, of which some may be the same. Looks at every
+        cell, so that a table is refused before its first job begins."""
+        rows = sum(1 for _ in self.rows())
+        return rows * math.prod(map(len, self.settings.values()))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        now = {name: self.now(name) for name in self.slots}
+        texts = {name for name, value in now.items() if isinstance(value, str)}
         for number, row in enumerate(read_rows(self.table) if self.table else [{}], 1):
             try:
-                inputs = {n: read_cell(value, self.now(n), n) for n, value in row.items()}
+                for name, value in row.items():
+                    if type(value) is not str or name not in texts:
+                        row[name] = read_cell(value, now[name], name)
+                yield row
             except ValueError as error:
                 raise ValueError(f"{self.table}, row {number}: {error}") from None
+
+    def __iter__(self) -> Iterator[Job]:
+        make_id = id_maker(self.workflow, self.slots)
+        for inputs in self.rows():
             for values in itertools.product(*self.settings.values()):
                 chosen = inputs | dict(zip(self.settings, values, strict=True))
-                yield Job(content_id(self.fill(chosen)), chosen)
+                yield Job(make_id(chosen), chosen)
 
     def fill(self, inputs: dict[str, Any]) -> dict:
         return fill(self.workflow, {self.slots[name]: value for name, value in inputs.items()})

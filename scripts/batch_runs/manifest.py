@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
 from scripts.host import try_lock
 
+from .files import Content, content_pieces, suffix_of
 from .jobs import Task
 from .workers import Outcome
 
-NEEDED = ("name", "bytes")  # of a file, to see whether it is there
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Manifest:
@@ -34,6 +37,9 @@ class Manifest:
         self.folder = folder
         self.again = again
         self.done: dict[str, str | None] = {}  # id of a job → what went wrong, if anything did
+        self.forgotten: set[str] = set()  # jobs that have a line and are not done
+        self.odd: list[int] = []  # lines that hold what no run writes; they are left out
+        self.untidy = False  # whether some job has two lines, or one was cut off
         self.written = 0  # lines of this run
 
     def __enter__(self) -> Manifest:
@@ -47,85 +53,163 @@ class Manifest:
         self.lines: IO[str] = self.path.open("a", encoding="utf-8", newline="\n")
         return self
 
-    def __exit__(self, *_) -> None:
-        self.lines.close()
-        self.tidy()
-        if self.parquet:
-            write_parquet(self.path, self.parquet)
-        self.locked.close()
+    def __exit__(self, kind, *_) -> None:
+        try:
+            self.lines.close()
+            self.tidy()
+            if self.parquet:
+                write_parquet(self.path, self.parquet)
+        except OSError:  # of a full disk has been told; the next run tidies
+            if kind is None:
+                raise
+        finally:
+            self.locked.close()
 
-    def read(self) -> Iterator[dict]:
-        """What each line says, but for a last one that was cut off."""
+    def read(self) -> Iterator[tuple[int, dict | None]]:
+        """The number of each line and what it says, None if it is odd; not a last one cut off."""
         if not self.path.exists():
             return
         with self.path.open("rb") as lines:
-            for line in lines:
+            for number, line in enumerate(lines):
                 if line.endswith(b"\n"):
-                    try:
-                        record = json.loads(line)
-                        files = [{key: file[key] for key in NEEDED} for file in record["files"]]
-                        yield {"job": record["job"], "files": files, "error": record["error"]}
-                    except (ValueError, LookupError, TypeError):
-                        shown = line.decode("utf-8", "replace").strip()[:80]
-                        raise ValueError(f"{self.path} is no manifest: {shown}") from None
+                    yield number, self.record_of(line)
+                else:
+                    self.untidy = True
+
+    def record_of(self, line: bytes) -> dict | None:
+        try:
+            record = json.loads(line)
+            return record if is_record(record) else None
+        except (ValueError, LookupError, TypeError, RecursionError):
+            shown = line.decode("utf-8", "replace").strip()[:80]
+            raise ValueError(f"{self.path} is no manifest: {shown}") from None
 
     def recall(self) -> None:
         """What is done, and its files are there. The last line of a job counts."""
-        for record in self.read():
-            failed = self.again and record["error"]
-            if not failed and all(self.is_there(file) for file in record["files"]):
-                self.done[record["job"]] = record["error"]
+        for number, record in self.read():
+            if record is None:
+                self.odd.append(number)
+                continue
+            job, error = record["job"], record["error"]
+            self.untidy |= job in self.done or job in self.forgotten
+            self.forgotten.discard(job)
+            self.done.pop(job, None)
+            if (self.again and error) or not all(map(self.is_there, record["files"])):
+                self.forgotten.add(job)
             else:
-                self.done.pop(record["job"], None)
+                self.done[job] = error
 
     def tidy(self) -> None:
         """Keep the last line of each job; also of those that this run is not about."""
-        if not self.path.exists():
+        if not self.untidy and not self.odd:
             return
-        last = {record["job"]: number for number, record in enumerate(self.read())}
+        last = {record["job"]: number for number, record in self.read() if record}
         keep = set(last.values())
         kept = Path(f"{self.path}.new")
-        with self.path.open("rb") as old, kept.open("wb") as new:
-            new.writelines(line for number, line in enumerate(old) if number in keep)
-            new.flush()
-            os.fsync(new.fileno())
-        os.replace(kept, self.path)
+        try:
+            with self.path.open("rb") as old, kept.open("wb") as new:
+                new.writelines(line for number, line in enumerate(old) if number in keep)
+                new.flush()
+                os.fsync(new.fileno())
+            os.replace(kept, self.path)
+        finally:
+            kept.unlink(missing_ok=True)
+        self.untidy = False
 
     def is_there(self, file: dict) -> bool:
         path = self.folder / file["name"]
         return path.is_file() and path.stat().st_size == file["bytes"]
 
     def write(self, task: Task, outcome: Outcome) -> dict:
-        """Keep the files, then the line; returns it."""
-        record = {
-            "job": task.id,
-            "inputs": task.inputs,
-            "seed": task.seed,
-            "server": outcome.server,
-            "seconds": outcome.seconds,
-            "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "files": [self.keep(task.id, i, *file) for i, file in enumerate(outcome.files)],
-            "error": outcome.error,
-        }
-        self.lines.write(json.dumps(record) + "\n")
-        self.lines.flush()
+        """Keep the files, then the line; returns it. Raises OSError, which says so of a full disk,
+        and what Ray raises where a large file was lost on its way."""
+        try:
+            files = [self.keep(task.id, i, *file) for i, file in enumerate(outcome.files)]
+            record = {
+                "job": task.id,
+                "inputs": task.inputs,
+                "seed": task.seed,
+                "server": outcome.server,
+                "seconds": outcome.seconds,
+                "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "files": files,
+                "error": outcome.error,
+            }
+            self.lines.write(json.dumps(record) + "\n")
+            self.lines.flush()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise OSError(error.errno, self.when_full()) from None
+        self.untidy |= task.id in self.done or task.id in self.forgotten
         self.written += 1
         self.done[task.id] = outcome.error
         return record
 
-    def keep(self, job: str, number: int, node: str, name: str, content: bytes) -> dict:
-        path = self.place(job, number, PurePosixPath(name).suffix)
+    def when_full(self) -> str:
+        free = shutil.disk_usage(self.folder).free / 1e6
+        return (
+            f"The disk of {self.folder} is full: {free:.0f} MB are free. {len(self.done)} jobs are "
+            f"kept, with their files, in {self.path}. Make room, or give another --output, and run "
+            "the same command again: it goes on from here."
+        )
+
+    def keep(self, job: str, number: int, node: str, name: str, content: Content) -> dict:
+        path = self.place(job, number, suffix_of(name))
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.part")
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
+        checksum, size = hashlib.sha256(), 0
+        try:
+            with unfinished.open("wb") as file:
+                for piece in content_pieces(content):
+                    file.write(piece)
+                    checksum.update(piece)
+                    size += len(piece)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
         place = path.relative_to(self.folder).as_posix()
-        checksum = hashlib.sha256(content).hexdigest()
-        return {"name": place, "node": node, "bytes": len(content), "sha256": checksum}
+        return {"name": place, "node": node, "bytes": size, "sha256": checksum.hexdigest()}
 
     def place(self, job: str, number: int, suffix: str) -> Path:
         """Where a file of a job is: 256 folders, for one with a million files is slow to list."""
         return self.folder / job[:2] / f"{job}-{number}{suffix}"
+
+
+def is_record(record: dict) -> bool:
+    """Whether a line has what write() writes, of these kinds. Raises LookupError and TypeError for
+    one that no run has written at all."""
+    job, error, files = record["job"], record["error"], record["files"]
+    number = record.get("seconds")
+    return (
+        isinstance(job, str)
+        and isinstance(error, str | None)
+        and isinstance(record.get("inputs"), dict)
+        and isinstance(record.get("server"), str)
+        and isinstance(number, float | int | None)
+        and isinstance(record.get("seed"), dict)
+        and all(type(seed) is int for seed in record["seed"].values())
+        and isinstance(files, list)
+        and all(map(is_file_record, files))
+        and is_time(record.get("finished"))
+    )
+
+
+def is_file_record(file) -> bool:
+    texts = ("name", "node", "sha256")
+    return (
+        isinstance(file, dict)
+        and all(isinstance(file.get(key), str) for key in texts)
+        and type(file.get("bytes")) is int
+        and "\0" not in file["name"]
+    )
+
+
+def is_time(text) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
 
 
 def write_parquet(lines: Path, path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
 from . import stages
 from .bars import Bars
@@ -16,6 +17,7 @@ from .workers import UPLOADS, Outcome
 from .workflow import content_id, seeds
 
 Say = Callable[[str], None]
+COUNTED = 100_000  # jobs whose ids are made before the first begins, to say how many are done
 
 
 def node_types(workflow: dict, apart: bool) -> list[str]:
@@ -24,25 +26,65 @@ def node_types(workflow: dict, apart: bool) -> list[str]:
     return sorted(kinds | ({stages.SAVE, stages.LOAD} if apart else set()))
 
 
+class Todo:
+    """The jobs that are still to be done, each once, whenever they are asked for: their ids are
+    made as they are needed."""
+
+    def __init__(self, jobs: Iterable[Job], manifest: Manifest):
+        self.jobs = jobs
+        self.manifest = manifest
+        self.ids: set[str] = set()  # of all jobs that have been come to, done or not
+        self.passed = 0  # jobs that were done, and rows that are the same as others
+
+    def __iter__(self) -> Iterator[Job]:
+        self.ids, self.passed = set(), 0
+        for job in self.jobs:
+            if job.id in self.ids or job.id in self.manifest.done:
+                self.passed += 1
+                self.ids.add(job.id)
+            else:
+                self.ids.add(job.id)
+                yield job
+
+    def count_passed(self) -> int:
+        return self.passed
+
+    def failed(self) -> int:
+        return sum(1 for job in self.ids if self.manifest.done.get(job))
+
+
+def announce(jobs: Jobs, total: int, manifest: Manifest, say: Say) -> None:
+    done = manifest.done.keys()
+    if total <= COUNTED:
+        ids = {job.id for job in jobs}
+        say(f"{len(ids)} jobs, {len(ids & done)} of them in {manifest.path}.")
+    else:
+        say(f"{total} jobs, if no two are the same; {len(done)} are in {manifest.path}.")
+
+
 def run(
     tasks: Iterator[Task],
-    total: int,
+    total: int | None,
     manifest: Manifest,
     workers: list[ActorHandle],
     say: Say,
     title: str = "jobs",
+    passed: Callable[[], int] = lambda: 0,
 ) -> None:
-    """Every task on some server, every outcome in the manifest."""
-    if not total:
-        return
+    """Every task on some server, every outcome in the manifest. passed: how many of the total were
+    not to be run, so far."""
     with Bars(total, workers, title) as bars:
-        for task, outcome in dispatch(tasks, workers, say, bars.tick):
+        for number, (task, outcome) in enumerate(dispatch(tasks, workers, say, bars.tick), 1):
             record(manifest, task, outcome, say)
-            bars.update()
+            bars.update(number + passed())
 
 
 def record(manifest: Manifest, task: Task, outcome: Outcome, say: Say) -> None:
-    manifest.write(task, outcome)
+    try:
+        manifest.write(task, outcome)
+    except RayError as error:  # large files are fetched while they are written
+        outcome = Outcome(outcome.server, error=f"Its files were lost on their way: {error}")
+        manifest.write(task, outcome)
     if outcome.error:
         what = ", ".join(f"{name}={value}" for name, value in task.inputs.items())
         say(f"Job {task.id} failed ({what}): {outcome.error}")
@@ -50,26 +92,27 @@ def record(manifest: Manifest, task: Task, outcome: Outcome, say: Say) -> None:
 
 def run_apart(
     jobs: Jobs,
-    todo: list[Job],
+    todo: Todo,
+    total: int,
     manifest: Manifest,
     embeds: Manifest,
     workers: list[ActorHandle],
     say: Say,
 ) -> None:
     """First the embeddings of all jobs, each that is the same once; then the pictures."""
-    priors = {prior_task(jobs, job).id: job for job in todo}
-    missing = [job for number, job in priors.items() if number not in embeds.done]
-    tasks = (prior_task(jobs, job) for job in missing)
-    run(tasks, len(missing), embeds, workers, say, "embeddings")
-    ready = []
-    for job in todo:
-        if error := embeds.done[prior_task(jobs, job).id]:
-            outcome = Outcome("", error=f"Its embeddings failed. {error}")
-            record(manifest, jobs.task(job), outcome, say)
-        else:
-            ready.append(job)
-    tasks = (decode_task(jobs.task(job), embeds) for job in ready)
-    run(tasks, len(ready), manifest, workers, say)
+    priors = Todo((prior_task(jobs, job) for job in todo), embeds)
+    run(iter(priors), None, embeds, workers, say, "embeddings")
+
+    def decodings() -> Iterator[Task]:
+        for job in todo:
+            if error := embeds.done[prior_task(jobs, job).id]:
+                outcome = Outcome("", error=f"Its embeddings failed. {error}")
+                record(manifest, jobs.task(job), outcome, say)
+                todo.passed += 1
+            else:
+                yield decode_task(jobs.task(job), embeds)
+
+    run(decodings(), total, manifest, workers, say, passed=todo.count_passed)
 
 
 def prior_task(jobs: Jobs, job: Job) -> Task:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 MOST = 10_000_000  # values of a range
+DIGITS = 400  # before the point: more than any number has that a node takes
 
 
 def read_value(text: str, now: Any, name: str) -> Any:
@@ -23,16 +24,22 @@ def read_value(text: str, now: Any, name: str) -> Any:
             raise ValueError(f"{name} is true or false, not {text!r}.")
         return text.lower() == "true"
     if isinstance(now, int | float):
+        if len(text) < 20 and text.isascii() and text.isdigit():
+            return int(text)  # a table may have a million of them
         try:
             return as_number(Decimal(text))
         except InvalidOperation:
-            raise ValueError(f"{name} is a number (now {now}), not {text!r}.") from None
+            raise ValueError(f"{name} is a number (now {now}), not {shorten(text)}.") from None
     if isinstance(now, str):
         return text
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
+
+
+def shorten(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:80]}…")
 
 
 def read_values(text: str, now: Any, name: str) -> Sequence:
@@ -41,6 +48,7 @@ def read_values(text: str, now: Any, name: str) -> Sequence:
         return [read_value(text, now, name)]
     try:
         first, last, *rest = map(Decimal, text.split(".."))
+        as_number(first), as_number(last)
         (step,) = rest or [Decimal(1)]
         count = int((last - first) // step) + 1 if step > 0 else 0
     except (InvalidOperation, OverflowError, ValueError):
@@ -51,11 +59,13 @@ def read_values(text: str, now: Any, name: str) -> Sequence:
         raise ValueError(f"{name}={text} is {count} values; at most {MOST} are meant.")
     if count < 1:
         raise ValueError(f"{name}={text} has nothing in it: count upwards, by a step above 0.")
+    if first == int(first) and step == 1:
+        return list(range(int(first), int(first) + count))
     return [as_number(first + i * step) for i in range(count)]
 
 
 def as_number(number: Decimal) -> int | float:
-    if not number.is_finite():
+    if not number.is_finite() or number.adjusted() > DIGITS:
         raise InvalidOperation
     return int(number) if number == number.to_integral_value() else float(number)
 
@@ -120,24 +130,27 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         with open_text(path) as file:
             rows = csv.reader(file, strict=True)
             columns = next(rows, [])
-            for row in rows:
-                if row and len(row) != len(columns):
+            for row in filter(None, rows):
+                if len(row) != len(columns):
                     raise ValueError(
                         f"{path}, line {rows.line_num}: {len(row)} cells under {len(columns)} "
                         "columns. A text with a comma in it stands in quotes."
                     )
-                if row:
+                if all(row):
+                    yield dict(zip(columns, row, strict=True))
+                else:
                     yield {n: cell for n, cell in zip(columns, row, strict=True) if cell}
     elif path.suffix == ".jsonl":
         with open_text(path) as file:
             for number, line in enumerate(file, 1):
                 try:
                     row = json.loads(line) if line.strip() else None
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:
                     raise ValueError(f"{path}, line {number}: {error}") from None
                 if isinstance(row, dict):
                     yield {name: value for name, value in row.items() if value is not None}
                 elif row is not None:
-                    raise ValueError(f"{path}, line {number} is not an object: {line.strip()}")
+                    shown = shorten(line.strip())
+                    raise ValueError(f"{path}, line {number} is not an object: {shown}")
     else:
         raise ValueError(f"{path}: a table is a .csv, .jsonl or .parquet file.")

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 import socket
-import tempfile
 import threading
 import time
 import urllib.error
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from ray.exceptions import RayError
 
 from scripts import host
 from scripts.client import Client, ServerError, WorkflowError
 from scripts.comfyui import Server
 
+from .files import BadAnswer, Content, files_of, receive, safe_text
 from .jobs import Task
+from .leftovers import own_folder, sweep
 from .workflow import label
 
 IN_FLIGHT = 2  # jobs at one server: while it works on one, the next is already in its queue
@@ -32,7 +34,7 @@ class Outcome:
 
     server: str
     seconds: float | None = None  # by the server's own clock
-    files: tuple[tuple[str, str, bytes], ...] = ()
+    files: tuple[tuple[str, str, Content], ...] = ()
     error: str | None = None
 
 
@@ -48,13 +50,15 @@ class Worker:
     """The server at `url`.
 
     needed: the node types that it must have. patience: seconds that it may be silent.
+    job_timeout: seconds that a job may take without getting further, and its files to come.
     """
 
-    def __init__(self, url: str, needed: list[str], patience: float):
+    def __init__(self, url: str, needed: list[str], patience: float, job_timeout: float):
         self.name = url
         self.client = Client(url, patience)
         self.needed = needed
         self.patience = patience
+        self.job_timeout = job_timeout
         self.step = Step(url, "", 0, 1)
         self.uploaded: set[str] = set()
         self.queued: set[str] = set()  # prompt ids
@@ -81,41 +85,54 @@ class Worker:
 
     def run(self, task: Task) -> Outcome:
         """Raises ServerError if the server is lost; all else that goes wrong is an outcome."""
-
-        def follow(name: str, fields) -> None:
-            if name == "queued":
-                self.queued.add(fields["prompt_id"])
-            elif name == "executing" and fields["node"] is None:
-                self.queued.discard(fields.get("prompt_id"))
-            elif (
-                name == "progress" and fields["node"] in task.workflow
-            ):  # not of one made on the way
-                node = label(task.workflow, fields["node"])
-                self.step = Step(self.name, node, fields["value"], fields["max"])
-
         try:
-            for name, content in task.uploads.items():
-                if name not in self.uploaded:
-                    self.client.upload(content, name, UPLOADS)
-                    self.uploaded.add(name)
-            result = self.client.run(task.workflow, follow, timeout=None)
-            files = self.take_all(
-                (node, file)
-                for node, output in sorted(result.outputs.items())
-                for file in files_of(output, "output")
-            )
+            return self.made(task)
         except ServerError:
             raise
-        except WorkflowError as error:
-            return Outcome(self.name, error=str(error))
+        except (WorkflowError, BadAnswer, TimeoutError) as error:
+            return self.failed(str(error))
+        except RayError as error:
+            return self.failed(f"Ray cannot take its files: {error}")
         except Exception as error:  # a fault that one job meets, and the next may not
-            return Outcome(self.name, error=f"{type(error).__name__}: {error}")
-        if not files and any(files_of(output, "temp") for output in result.outputs.values()):
-            return Outcome(self.name, error="It only shows previews, which are not kept: save it.")
+            what = f"{type(error).__name__}: {error}"
+            return self.failed(f"{self.name} does not answer as ComfyUI does: {what}")
+
+    def failed(self, message: str) -> Outcome:
+        return Outcome(self.name, error=safe_text(message))
+
+    def made(self, task: Task) -> Outcome:
+        for name, content in task.uploads.items():
+            if name not in self.uploaded:
+                self.client.upload(content, name, UPLOADS)
+                self.uploaded.add(name)
+
+        def follow(name: str, fields) -> None:
+            self.follow(task, name, fields)
+
+        result = self.client.run(task.workflow, follow, timeout=None, stall=self.job_timeout)
+        files = self.take_all(files_of(result.outputs, "output"))
+        if not files and files_of(result.outputs, "temp"):
+            return self.failed("It only shows previews, which are not kept: save it.")
         return Outcome(self.name, result.server_seconds, files)
 
-    def take_all(self, files: Iterable[tuple[str, dict]]) -> tuple[tuple[str, str, bytes], ...]:
-        return tuple((node, file["filename"], self.client.fetch(file)) for node, file in files)
+    def follow(self, task: Task, name: str, fields) -> None:
+        """What the server says of a workflow, for stop() and progress()."""
+        if name == "queued":
+            self.queued.add(fields["prompt_id"])
+        elif name == "executing" and fields["node"] is None:
+            self.queued.discard(fields.get("prompt_id"))
+        elif name == "progress" and fields["node"] in task.workflow:  # not of one made on the way
+            value, most = int(fields["value"]), int(fields["max"])
+            if 0 <= value <= most < 2**31:
+                self.step = Step(self.name, label(task.workflow, fields["node"]), value, most)
+
+    def take_all(self, files: list[tuple[str, dict]]) -> tuple[tuple[str, str, Content], ...]:
+        deadline = time.monotonic() + self.job_timeout
+        return tuple((node, file["filename"], self.take(file, deadline)) for node, file in files)
+
+    def take(self, file: dict, deadline: float) -> Content:
+        left = max(deadline - time.monotonic(), 1)
+        return receive(file["filename"], self.client.fetch_pieces(file, left))
 
     def progress(self) -> Step:
         return self.step
@@ -134,9 +151,15 @@ class StartedWorker(Worker):
     """
 
     def __init__(
-        self, needed: list[str], patience: float, version: str, models: str, cpu: bool | None
+        self,
+        needed: list[str],
+        patience: float,
+        job_timeout: float,
+        version: str,
+        models: str,
+        cpu: bool | None,
     ):
-        super().__init__("", needed, patience)
+        super().__init__("", needed, patience, job_timeout)
         self.version = version
         self.models = models
         self.cpu = cpu
@@ -157,12 +180,13 @@ class StartedWorker(Worker):
     def make_server(self) -> Server:
         os.environ.pop("PYTHONPATH", None)  # Ray's: the pack's `utils` would hide ComfyUI's
         found = host.ensure(self.version)
-        base = Path(tempfile.mkdtemp(prefix="batch-", dir=host.cache_folder()))
-        arguments = []
+        sweep("batch-", host.cache_folder())
+        self.folder = own_folder("batch-", host.cache_folder())
+        base, arguments = self.folder.path, []
         if self.models:
             folders = [folder.name for folder in Path(self.models).iterdir() if folder.is_dir()]
             paths = {"base_path": self.models, **{name: name for name in folders}}
-            (base / "models.yaml").write_text(json.dumps({"batch": paths}))
+            (base / "models.yaml").write_text(json.dumps({"batch": paths}), "utf-8")
             arguments = ["--extra-model-paths-config", str(base / "models.yaml")]
         return Server(found, base, arguments, cpu=self.cpu)
 
@@ -171,32 +195,27 @@ class StartedWorker(Worker):
             self.start()
         return super().run(task)
 
-    def take_all(self, files: Iterable[tuple[str, dict]]) -> tuple[tuple[str, str, bytes], ...]:
+    def take_all(self, files: list[tuple[str, dict]]) -> tuple[tuple[str, str, Content], ...]:
         """Files go when they are taken, or a machine would fill up; but not at once: where nothing
         has changed for a node that saves, ComfyUI names the file that it saved for the job before.
         """
-        files = list(files)
         contents = super().take_all(files)
-        output = self.server.output
         with self.tidying:
-            self.taken.append({output / f["subfolder"] / f["filename"] for _, f in files})
+            self.taken.append({path for _, file in files if (path := self.own_file(file))})
             if len(self.taken) > 2 * IN_FLIGHT:
                 for path in self.taken.popleft().difference(*self.taken):
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        path.unlink()
         return contents
+
+    def own_file(self, file: dict) -> Path | None:
+        """Where the server has it; nothing outside of its output folder, whatever it says."""
+        folder = self.server.output.resolve()
+        path = (folder / file["subfolder"]).resolve() / file["filename"]
+        inside = path.parent.is_relative_to(folder) and path.name == file["filename"]
+        return path if inside and path.name != ".." else None
 
     def stop(self) -> None:
         if self.server:
             self.server.stop()
-            shutil.rmtree(self.server.base, ignore_errors=True)
-
-
-def files_of(output: dict, kind: str) -> list[dict]:
-    """What a node wrote into the server's folder "output", or as a preview into "temp"."""
-    return [
-        item
-        for items in output.values()
-        if isinstance(items, list)
-        for item in items
-        if isinstance(item, dict) and item.get("type") == kind and "filename" in item
-    ]
+            self.folder.remove()

@@ -6,12 +6,15 @@ import difflib
 import hashlib
 import json
 import re
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 Slot = tuple[str, str]  # the id of a node, the name of one of its inputs
 
 SEEDS = ("seed", "noise_seed")
+LAST_BRACKETS = r" \([^()]*\)$"
 
 
 def read_workflow(path: Path) -> dict:
@@ -62,23 +65,39 @@ def is_wire(value) -> bool:
 
 def names_of(number: str, node: dict) -> list[str]:
     """What a node may be called, the first that fits counts: "Prior (Kandinsky 2.2)", "Prior",
-    "Kandinsky22Prior", "4"."""
+    "Kandinsky22Prior", "4"; and "Load Decoder" of a Kandinsky22LoadDecoder with another title."""
     title, kind = (node.get("_meta") or {}).get("title") or "", node["class_type"]
-    short = re.sub(r" \([^()]*\)$", "", title)
-    return [title, short, kind, kind.removeprefix("Kandinsky22"), number]
+    short = kind.removeprefix("Kandinsky22")
+    titles = [title, re.sub(LAST_BRACKETS, "", title), short_title(node)]
+    return [*titles, kind, short, number, letters(title), letters(short)]
+
+
+def short_title(node: dict) -> str:
+    """Without what stands in brackets behind it: "Prior (Kandinsky 2.2)" → "Prior"."""
+    return re.sub(r"( \([^()]*\))+$", "", (node.get("_meta") or {}).get("title") or "")
+
+
+def letters(name: str) -> str:
+    """As people may write it: "Load Decoder" and "LoadDecoder" are the same."""
+    return "".join(filter(str.isalnum, name)).lower()
 
 
 def label(workflow: dict, number: str) -> str:
     """The shortest name that is this node's alone."""
-    shorts = [names_of(*item)[1] for item in workflow.items()]
-    short = names_of(number, workflow[number])[1]
+    shorts = [short_title(node) for node in workflow.values()]
+    short = short_title(workflow[number])
     return short if short and shorts.count(short) == 1 else number
 
 
-def find_nodes(workflow: dict, name: str) -> list[str]:
-    for names in zip(*(names_of(*item) for item in workflow.items()), strict=True):
-        found = [number for number, known in zip(workflow, names, strict=True) if known == name]
-        if found:
+def find_nodes(workflow: dict, name: str, slot: str | None = None) -> list[str]:
+    """Those of that name that have that input. A name that people see counts before one that only
+    resembles it."""
+    nodes = {n: node for n, node in workflow.items() if slot is None or slot in node["inputs"]}
+    wanted = [name] * 6 + [letters(name)] * 2
+    for names, like in zip(
+        zip(*(names_of(*item) for item in nodes.items()), strict=True), wanted, strict=False
+    ):
+        if found := [n for n, known in zip(nodes, names, strict=True) if like and known == like]:
             return found
     return []
 
@@ -90,26 +109,31 @@ def find_input(workflow: dict, name: str) -> Slot:
     """
     splits = [(name[: dot.start()], name[dot.end() :]) for dot in re.finditer(r"\.", name)]
     found = [
-        (number, slot)
-        for title, slot in splits
-        for number in find_nodes(workflow, title)
-        if slot in workflow[number]["inputs"]
+        (number, slot) for title, slot in splits for number in find_nodes(workflow, title, slot)
     ]
     if len(found) == 1:
         return found[0]
     if found:
         choices = " or ".join(f"{label(workflow, number)}.{slot}" for number, slot in found)
         raise ValueError(f"{name} may be several inputs: say {choices}.")
-    known = [
-        f"{label(workflow, n)}.{slot}" for n, node in workflow.items() for slot in node["inputs"]
-    ]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = near_inputs(workflow, name, [slot for _, slot in splits])
     for title, slot in splits:
         for number in find_nodes(workflow, title):
             inputs = ", ".join(workflow[number]["inputs"])
             raise ValueError(f"{title} has no input {slot!r}{hint(near)} It has: {inputs}.")
     nodes = ", ".join(dict.fromkeys(label(workflow, number) for number in workflow))
     raise ValueError(f"The workflow has no input {name!r}{hint(near)} Its nodes: {nodes}.")
+
+
+def near_inputs(workflow: dict, name: str, slots: list[str]) -> list[str]:
+    """Of the nodes that have such an input, if there are any; the most alike first."""
+    known = {
+        f"{label(workflow, n)}.{slot}": slot
+        for n, node in workflow.items()
+        for slot in node["inputs"]
+    }
+    same = [full for full, slot in known.items() if slot in slots]
+    return difflib.get_close_matches(name, same or known, n=3, cutoff=0.0 if same else 0.5)
 
 
 def hint(near: list[str]) -> str:
@@ -128,9 +152,36 @@ def fill(workflow: dict, values: dict[Slot, Any]) -> dict:
 def content_id(workflow: dict) -> str:
     """The same for workflows that compute the same: titles do not count. 16 hexadecimal digits,
     so among a million two are alike once in 37 million times."""
-    content = {n: (node["class_type"], node["inputs"]) for n, node in workflow.items()}
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(content_text(workflow).encode()).hexdigest()[:16]
+
+
+def content_text(workflow: dict) -> str:
+    return as_json({n: (node["class_type"], node["inputs"]) for n, node in workflow.items()})
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def id_maker(workflow: dict, slots: dict[str, Slot]) -> Callable[[dict[str, Any]], str]:
+    """What makes content_id(fill(…)) of values by name, without making the workflow: its text is
+    made once, with a mark in the place of each value."""
+    marks = {name: uuid.uuid4().hex for name in slots}
+    text = content_text(fill(workflow, {slot: marks[name] for name, slot in slots.items()}))
+    first, *rest = re.split('"(' + "|".join(marks.values()) + ')"', text) if marks else [text]
+    names = {mark: name for name, mark in marks.items()}
+    parts = [(names[mark], after) for mark, after in zip(rest[::2], rest[1::2], strict=True)]
+    own = {name: as_json(workflow[node]["inputs"][slot]) for name, (node, slot) in slots.items()}
+    begun = hashlib.sha256(first.encode())
+
+    def make(values: dict[str, Any]) -> str:
+        made = begun.copy()
+        for name, after in parts:
+            value = as_json(values[name]) if name in values else own[name]
+            made.update((value + after).encode())
+        return made.hexdigest()[:16]
+
+    return make
 
 
 def seeds(workflow: dict) -> dict[str, int]:

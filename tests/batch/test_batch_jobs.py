@@ -1,18 +1,29 @@
 """What scripts/batch.py makes of its arguments, before any server is asked."""
 
+import itertools
 import json
+import tracemalloc
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.checkout import WORKFLOWS
+from helpers.checkout import PACK, WORKFLOWS
 
 from scripts.batch_runs import stages
 from scripts.batch_runs.jobs import Jobs, Task
 from scripts.batch_runs.manifest import Manifest
+from scripts.batch_runs.session import Todo
 from scripts.batch_runs.values import read_values
 from scripts.batch_runs.workers import Outcome
-from scripts.batch_runs.workflow import content_id, find_input, read_workflow, seeds
+from scripts.batch_runs.workflow import (
+    content_id,
+    fill,
+    find_input,
+    id_maker,
+    read_workflow,
+    seeds,
+)
 
 API = WORKFLOWS / "api"
 NAMES = sorted(path.stem for path in API.glob("*.json"))
@@ -53,6 +64,9 @@ def test_values(text, now, values):
         ("1..2..3..4", 0, "is not a range"),
         ("red", 0, r"is a number \(now 0\), not 'red'"),
         ("nan", 0.5, "is a number"),
+        ("1e999999999", 0, "is a number .now 0., not '1e999999999'"),
+        ("1e999999999..1e999999999", 0, "is not a range"),
+        ("1" * 5000, 0, "is a number"),
         ("1", True, "true or false"),
     ],
 )
@@ -70,6 +84,10 @@ def test_values_refused(text, now, message):
         ("7.prompt", ("7", "prompt")),
         ("Load Decoder (Kandinsky 2.2).model_name", ("2", "model_name")),
         ("LoadDecoder.model_name", ("2", "model_name")),
+        ("Load Decoder.model_name", ("2", "model_name")),
+        ("load decoder.model_name", ("2", "model_name")),
+        ("EmptyLatentImage.width", ("8", "width")),
+        ("Save Image.filename_prefix", ("5", "filename_prefix")),
     ],
 )
 def test_a_node_has_several_names(workflow, name, slot):
@@ -96,6 +114,29 @@ def test_both_halves_of_a_name_may_hold_dots():
 def test_unknown_names_list_the_near_ones(workflow, name, message):
     with pytest.raises(ValueError, match=message):
         find_input(workflow, name)
+
+
+@pytest.mark.parametrize("title", ["What decodes", "Prior", "デコーダー"])
+def test_a_node_with_a_title_of_its_own_keeps_the_name_that_the_docs_have(workflow, title):
+    workflow["2"]["_meta"]["title"] = title
+    for name in (title, "Load Decoder", "Kandinsky22LoadDecoder", "2"):
+        assert find_input(workflow, f"{name}.model_name") == ("2", "model_name")
+
+
+def test_every_name_in_the_docs_is_found():
+    """As README's table and the locales have it, whatever the title is now."""
+    names = json.loads((PACK / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
+    for kind, node in names.items():
+        name = node["display_name"].removesuffix(" (Kandinsky 2.2)")
+        workflow = {"1": {"class_type": kind, "inputs": {"x": 1}, "_meta": {"title": "Other"}}}
+        assert find_input(workflow, f"{name}.x") == ("1", "x")
+
+
+def test_what_is_near_has_that_input(workflow):
+    with pytest.raises(ValueError, match="near it: Load Decoder.model_name, Load Prior.model_name"):
+        find_input(workflow, "Lode Decoder.model_name")
+    with pytest.raises(ValueError, match="Result has no input 'seed'; near it: .*Decoder.seed"):
+        find_input(workflow, "Result.seed")
 
 
 def test_a_name_that_two_nodes_have_is_not_guessed():
@@ -142,6 +183,59 @@ def test_an_id_is_that_of_what_is_computed(workflow):
     assert content_id(workflow) == default.id
 
 
+def test_ids_are_the_same_however_they_are_made(workflow):
+    """Those of a run are made without the workflow: as fast as a million rows need them."""
+    values = [
+        "",
+        'a "b" \\ \n',
+        "müde 🦊",
+        "\ud83d",
+        0,
+        -1,
+        2**64,
+        0.1,
+        1e-7,
+        True,
+        ["2", 0],
+        [1.5],
+    ]
+    slots = {
+        name: find_input(workflow, name) for name in ("Prior.prompt", "Decoder.cfg", "8.width")
+    }
+    make = id_maker(workflow, slots)
+    for first, second in itertools.product(values, values):
+        chosen = {"Prior.prompt": first, "Decoder.cfg": second}
+        filled = fill(workflow, {slots[name]: value for name, value in chosen.items()})
+        assert make(chosen) == content_id(filled)
+    assert id_maker(workflow, {})({}) == make({}) == content_id(workflow)
+
+
+def test_rows_that_are_the_same_are_one_job(workflow, tmp_path):
+    (tmp_path / "t.csv").write_text("Prior.prompt\na\nb\na\n")
+    jobs = Jobs(workflow, ["Decoder.seed=1..2"], tmp_path / "t.csv")
+    assert jobs.count() == 6
+    with Manifest(tmp_path / "m.jsonl", tmp_path) as manifest:
+        todo = Todo(jobs, manifest)
+        left = iter(todo)
+        manifest.write(Task(next(left).id, {}), FAILED)
+        assert len(list(left)) == 3 and todo.count_passed() == 2
+        assert len(todo.ids) == 4 and todo.failed() == 1
+        assert len(list(todo)) == 3
+
+
+def test_no_id_is_made_before_it_is_needed(workflow, tmp_path):
+    """Nor is any row kept: the table may have more of them than fit into memory."""
+    with (tmp_path / "t.csv").open("w") as table:
+        table.write("Decoder.seed\n")
+        table.writelines(f"{seed}\n" for seed in range(200_000))
+    jobs = Jobs(workflow, [], tmp_path / "t.csv")
+    tracemalloc.start()
+    assert jobs.count() == 200_000 and next(iter(jobs)).inputs == {"Decoder.seed": 0}
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2_000_000
+
+
 TABLES = {
     "csv": '\ufeffPrior.prompt,Decoder.seed,Decoder.cfg\n"a red cat, asleep",7,\nb,,2.5\n',
     "jsonl": '{"Prior.prompt": "a red cat, asleep", "Decoder.seed": 7, "Decoder.cfg": null}\n\n'
@@ -174,6 +268,10 @@ def test_tables(workflow, tmp_path, kind):
         ("t.csv", "4.seed,4.seed\n1,2\n", "has the column '4.seed' twice"),
         ("t.csv", "7.seed,Prior.seed\n1,2\n", "7.seed and Prior.seed are the same input"),
         ("t.csv", "Decoder.seed\nred\n", "Decoder.seed is a number"),
+        ("t.csv", "7.seed\n1\n1e999999999\n", "row 2: 7.seed is a number .*'1e999999999'"),
+        ("t.jsonl", '{"7.seed": 1e999999999}\n', "row 1: 7.seed is a number .*'inf'"),
+        ("t.jsonl", '{"4.seed": ' + "1" * 5000 + "}\n", "line 1: Exceeds the limit"),
+        ("t.jsonl", '{"4.seed": ' + "[" * 100_000 + "\n", "line 1: maximum recursion depth"),
         ("t.jsonl", '{"Decoder.sed": 1}\n', "near it: Decoder.seed"),
         ("t.jsonl", '{"Decoder.seed": 1}\n{"Dec', "line 2: "),
         ("t.jsonl", "[1]\n", "line 1 is not an object"),
@@ -275,6 +373,80 @@ def test_another_file_is_not_taken_for_a_manifest(tmp_path):
     with pytest.raises(ValueError, match="prompts.jsonl is no manifest: {.Prior.prompt"):
         Manifest(path, tmp_path).__enter__()
     assert path.read_text() == '{"Prior.prompt": "a"}\n'
+
+
+GOOD_LINE = {
+    "job": "a" * 16,
+    "inputs": {},
+    "seed": {"Decoder.seed": 1},
+    "server": "http://a",
+    "seconds": None,
+    "finished": "2026-01-01T00:00:00.000+00:00",
+    "files": [],
+    "error": None,
+}
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("job", ["a"]),
+        ("job", 7),
+        ("inputs", None),
+        ("seed", {"Decoder.seed": "one"}),
+        ("server", 5),
+        ("seconds", "1"),
+        ("finished", "soon"),
+        ("finished", 5),
+        ("files", "x"),
+        ("files", [7]),
+        ("files", [{"name": 1, "node": "5", "bytes": 1, "sha256": ""}]),
+        ("files", [{"name": "x\0", "node": "5", "bytes": 1, "sha256": ""}]),
+        ("files", [{"name": "x", "node": "5", "bytes": "1", "sha256": ""}]),
+        ("error", {"a": 1}),
+    ],
+)
+def test_a_line_of_wrong_types_is_left_out(tmp_path, key, value):
+    path = tmp_path / "m.parquet"
+    odd = {**GOOD_LINE, "job": "b" * 16, key: value}
+    Path(f"{path}.jsonl").write_text(f"{json.dumps(GOOD_LINE)}\n{json.dumps(odd)}\n")
+    with Manifest(path, tmp_path) as manifest:
+        assert manifest.odd == [1] and manifest.done == {"a" * 16: None}
+    assert lines(Path(f"{path}.jsonl")) == [GOOD_LINE]
+    assert len(pq.read_table(path)) == 1
+
+
+def test_a_manifest_is_read_once_and_written_anew_only_where_a_job_has_two_lines(tmp_path):
+    path = tmp_path / "m.jsonl"
+    with Manifest(path, tmp_path) as manifest:
+        manifest.write(TASK, FAILED)
+    number = path.stat().st_ino
+    with Manifest(path, tmp_path, again=True) as manifest:
+        manifest.write(Task("f" * 16, {}), FAILED)
+    assert path.stat().st_ino == number
+    with Manifest(path, tmp_path, again=True) as manifest:
+        manifest.write(TASK, MADE)
+    assert [record["error"] for record in lines(path)] == ["Node 8 failed", None]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is full")
+@pytest.mark.parametrize("what", ["file", "line"])
+def test_a_full_disk(tmp_path, what):
+    """It says which, what is kept and what to do; the lines before stay as they are."""
+    path = tmp_path / "m.jsonl"
+    with Manifest(path, tmp_path) as manifest:
+        manifest.write(TASK, MADE)
+    with pytest.raises(OSError, match=f"{tmp_path} is full: .*1 jobs are kept.*Make room"):
+        with Manifest(path, tmp_path) as manifest:
+            if what == "line":
+                manifest.lines.close()
+                manifest.lines = open("/dev/full", "w")
+            else:
+                (tmp_path / "ff").mkdir()
+                (tmp_path / "ff" / f"{'f' * 16}-0.png.part").symlink_to("/dev/full")
+            manifest.write(Task("f" * 16, {}), MADE)
+    assert [record["job"] for record in lines(path)] == [TASK.id]
+    assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.parametrize("again", [False, True])

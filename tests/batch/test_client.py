@@ -1,12 +1,18 @@
-"""scripts/client.py with a server that is slow to answer over HTTP while its websocket goes on."""
+"""scripts/client.py with servers that are slow, or broken, or mean harm."""
 
 import asyncio
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
+from helpers.hostile_server import DEEDS, HostileServer
 
-from scripts.client import Client, WorkflowInterrupted
+from benchmarks.instant_server import running
+from scripts.batch_runs.jobs import Task
+from scripts.batch_runs.workers import StartedWorker, Worker
+from scripts.client import Client, ServerError, WorkflowInterrupted
 
 TIMES = [["execution_start", {"timestamp": 0}], ["execution_success", {"timestamp": 500}]]
 
@@ -97,3 +103,62 @@ def test_a_workflow_that_the_server_no_longer_has(serve):
     with pytest.raises(WorkflowInterrupted, match="out of the server's queue"):
         Client(server.url).run({}, server.note, timeout=30)
     assert server.heard_meanwhile
+
+
+# --- servers that say what none would: helpers/hostile_server.py ----------------------------------
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    with running(HostileServer(lambda workflow: str(workflow))) as server:
+        yield server
+
+
+def ask(hostile, deed: str):
+    """What a worker of scripts/batch.py makes of a job to which this is done."""
+    hostile.left = [deed]
+    worker = Worker(hostile.urls[0], [], patience=1, job_timeout=2)
+    return worker.run(Task("0" * 16, {"5": {"class_type": "SaveImage", "inputs": {}}}))
+
+
+@pytest.mark.parametrize("deed", [deed for deed in DEEDS if deed != "a large picture"])
+def test_a_hostile_server_ends_nothing(hostile, deed):
+    if deed == "a drip of headers":
+        with pytest.raises(ServerError, match="silent for 1 s"):
+            ask(hostile, deed)
+        return
+    outcome, reason = ask(hostile, deed), DEEDS[deed]
+    assert (reason in outcome.error) if reason else outcome.error is None
+    assert bool(outcome.files) == (reason is None)
+
+
+def test_an_answer_that_drips(hostile):
+    """A byte now and then is no answer either."""
+    hostile.deeds["x"] = "a drip"
+    start = time.monotonic()
+    with pytest.raises(ServerError, match="bytes in 1 s, and no end"):
+        Client(hostile.urls[0], patience=1).get("/view?subfolder=x")
+    assert time.monotonic() - start < 5
+
+
+def test_a_started_server_loses_no_file_but_its_own(tmp_path):
+    """Whatever its history says that it has written."""
+    worker = StartedWorker([], 1, 1, "0.30.0", "", True)
+    worker.server = SimpleNamespace(output=tmp_path / "output")
+    (tmp_path / "output" / "sub").mkdir(parents=True)
+    (tmp_path / "output" / "link").symlink_to(tmp_path, target_is_directory=True)
+    own = {"subfolder": "sub", "filename": "x.png"}
+    assert worker.own_file(own) == tmp_path / "output" / "sub" / "x.png"
+    for subfolder, name in (
+        ("", "../x.png"),
+        ("..", "x.png"),
+        ("sub/../..", "x.png"),
+        (str(tmp_path), "x.png"),
+        ("", str(tmp_path / "x.png")),
+        ("link", "x.png"),
+        ("", ".."),
+    ):
+        assert worker.own_file({"subfolder": subfolder, "filename": name}) is None, (
+            subfolder,
+            name,
+        )

@@ -106,7 +106,7 @@ def test_no_absolute_path(path):
 
 def test_what_inpaint_leaves_alone_is_the_same_to_the_bit(server, tiny_workflow):
     prompt = tiny_workflow("inpaint")
-    titles = {node["_meta"]["title"]: number for number, node in prompt.items()}
+    titles = {node["_meta"]["title"].split(" (")[0]: number for number, node in prompt.items()}
     picture = titles["Size of the Picture"]
     prompt["before"] = {
         "class_type": "SaveImage",

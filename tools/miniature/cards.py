@@ -122,7 +122,7 @@ def score_table(scores: dict[str, float]) -> str:
 
 def write_cards(root: Path, result: Path, seed: int) -> None:
     """A README.md in every folder that is there; the LoRA's scores are in its own."""
-    found = json.loads(result.read_text()) if result.exists() else {}
+    found = json.loads(result.read_text("utf-8")) if result.exists() else {}
     loras = {name: value for name, value in found.items() if name.startswith("lora:")}
     scores = {name: value for name, value in found.items() if name not in loras}
     for name, (what, parts, tag) in ABOUT.items():

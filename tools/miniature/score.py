@@ -198,10 +198,10 @@ def score_all(root: Path, result: Path, parts: list[str] | None = None) -> Score
         if mini.has(folder):
             found = measure(mini)
             scores = read_scores(result) | found  # read late: another run may have written
-            result.write_text(json.dumps(scores, indent=1) + "\n")
+            result.write_text(json.dumps(scores, indent=1) + "\n", "utf-8")
     return read_scores(result)
 
 
 def read_scores(result: Path) -> Scores:
     """What is in the JSON file, or nothing."""
-    return json.loads(result.read_text()) if result.exists() else {}
+    return json.loads(result.read_text("utf-8")) if result.exists() else {}
