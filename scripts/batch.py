@@ -40,14 +40,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/batch/WORKFLOW")
     parser.add_argument(
-        "--manifest", type=Path, metavar="FILE", help=".jsonl or .parquet; in --output if unsaid"
+        "--manifest", type=Path, metavar="FILE", help=".jsonl or .parquet; default: in --output"
     )
-    parser.add_argument("--retry", action="store_true", help="what failed before, too")
+    parser.add_argument("--retry", action="store_true", help="run failed jobs again")
     parser.add_argument(
         "--stages-apart", action="store_true", help="all embeddings first, then the pictures"
     )
     where = parser.add_argument_group("where it runs")
-    where.add_argument("--servers", metavar="URL,URL", help="ComfyUI servers that run")
+    where.add_argument("--servers", metavar="URL,URL", help="URLs of running ComfyUI servers")
     where.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster; else Ray starts here")
     where.add_argument(
         "--cpus", type=int, metavar="N", help="a server for every N CPUs, not for every GPU"
