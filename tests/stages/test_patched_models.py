@@ -4,9 +4,7 @@ import comfy.hooks
 import pytest
 import torch
 from helpers import oracle
-from helpers.decoding_stages import (
-    run,
-)
+from helpers.decoding_stages import STAGES, run
 from helpers.tiny_models import TEXT_TO_IMAGE
 from kandinsky22 import nodes
 
@@ -100,3 +98,22 @@ def test_weight_patches_are_honoured_and_taken_back(load_decoder, embeds):
     patched = run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), latent)
     assert oracle.max_diff(before, patched) > 0.01
     assert torch.equal(run(nodes.Decoder, plain, embeds(1, 1), embeds(1, 2), latent), before)
+
+
+@pytest.mark.parametrize("node", [nodes.Decoder, nodes.ControlNet])
+def test_model_compute_dtype_is_honoured(load_decoder, embeds, node):
+    from comfy_extras.nodes_model_advanced import ModelComputeDtype
+
+    name, widgets = STAGES[node]
+    plain, latent = load_decoder(name)[0], {"samples": torch.zeros(1, 4, 8, 8)}
+    samples = {
+        dtype: run(node, model, embeds(1, 1), embeds(1, 2), latent, **widgets)
+        for dtype, model in {
+            "": plain,
+            **{kind: ModelComputeDtype().patch(plain, kind)[0] for kind in ("default", "bf16")},
+        }.items()
+    }
+    assert torch.equal(samples[""], samples["default"])
+    difference = (samples["bf16"] - samples[""]).norm()
+    assert 0 < difference < 0.2 * samples[""].norm()
+    assert torch.equal(run(node, plain, embeds(1, 1), embeds(1, 2), latent, **widgets), samples[""])

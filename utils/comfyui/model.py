@@ -18,7 +18,7 @@ from ..files.decoder_configs import DecoderConfigs
 from ..kandinsky.images import resize_hint
 from ..kandinsky.masks import keep_from_mask
 from .conditioning import HINT, KEEP, PICTURE, HintCond, check_conditioning
-from .model_options import refuse_foreign_parts, unet_arguments
+from .model_options import refuse_foreign_parts, refuse_mixed_kinds, unet_arguments
 from .unet import Kandinsky22UNet
 
 # Numbers in memory at the peak of a forward: for each latent pixel and channel of the first level
@@ -115,6 +115,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """What CONDITIONING brings to the UNet; raises ValueError where it does not fit."""
         noise, hint = kwargs["noise"], kwargs.get(HINT)
+        refuse_mixed_kinds(self.current_patcher)
         check_conditioning(self.diffusion_model, noise, kwargs)
         conds = super().extra_conds(**kwargs)
         if hint is not None:

@@ -40,3 +40,21 @@ def refuse_foreign_parts(transformer_options: dict[str, Any], control: Any = Non
             "models (PAG, SAG, HyperTile, GLIGEN, …). Take that node out; for depth use Depth "
             "Conditioning (Kandinsky 2.2)."
         )
+
+
+def refuse_mixed_kinds(model: Any) -> None:
+    """Raises ValueError for a merge of two kinds of decoder; ComfyUI would skip what does not fit.
+
+    The kinds differ in how many channels go into their first layer.
+    """
+    name = "diffusion_model.conv_in.weight"
+    shape = model.model.diffusion_model.conv_in.weight.shape
+    for _, value, *_ in model.patches.get(name, []):
+        # A merge brings the other model's weight in a list, and its own patches after it.
+        other = value[0][0] if isinstance(value, list) else None
+        if other is not None and other.shape != shape:
+            raise ValueError(
+                "Merge decoders of one kind. This MODEL is a merge of two kinds (text to image, "
+                f"inpaint, depth): the first layer of one takes {shape[1]} channels, that of the "
+                f"other {other.shape[1]}."
+            )

@@ -14,6 +14,9 @@ from ..kandinsky import decoder
 from ..kandinsky.checks import check_numbers
 from .model_options import refuse_foreign_parts, unet_arguments
 
+# What a MODEL may have put in place of its own: TorchCompileModel, and ModelComputeDtype.
+HONOURED_OBJECTS = ("diffusion_model", "manual_cast_dtype")
+
 
 def is_honoured(kind: str, wrapper: Any) -> bool:
     """Wrappers of a model; and ComfyUI's CFG Override, which only sets the cfg of some steps."""
@@ -54,7 +57,7 @@ def refuse_what_only_samplers_honour(model: Any, options: dict[str, Any]) -> Non
         for kind in options["wrappers"]
         if not all(is_honoured(kind, wrapper) for wrapper in get_all_wrappers(kind, options))
     ]
-    found += [f"another {name}" for name in model.object_patches if name != "diffusion_model"]
+    found += [f"another {name}" for name in model.object_patches if name not in HONOURED_OBJECTS]
     if model.hook_patches:
         found.append("hooks")
     if found:

@@ -16,7 +16,7 @@ from ..kandinsky.masks import keep_from_mask, keep_from_noise_mask
 from ..kandinsky.schedulers import build_scheduler, set_strength
 from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
 from .model import kandinsky_of
-from .model_options import wrapped_options
+from .model_options import refuse_mixed_kinds, wrapped_options
 from .prediction import cfg_of_steps, refuse_what_only_samplers_honour
 from .unet import Kandinsky22UNet
 
@@ -81,6 +81,7 @@ def plan_stage(
     require_condition(variant, hint, mask)
     options = wrapped_options(model)
     refuse_what_only_samplers_honour(model, options)
+    refuse_mixed_kinds(model)
     picture = check_latent(latent)
     scheduler, timesteps = plan_steps(model.model.scheduler_config, sampling)
     cfg = cfg_of_steps(model, options, sampling.cfg, timesteps)

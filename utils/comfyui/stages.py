@@ -62,18 +62,19 @@ def run(model: Any, plan: StagePlan, generators: list[torch.Generator]) -> torch
     if plan.from_picture:
         start = plan.scheduler.add_noise(picture, noise, plan.timesteps[:1].repeat(plan.batch))
     rows = len(plan.embeds)  # 2 for each item where steps are guided
-    concat = preserve = hint = None
+    concat = preserve = None
     if plan.kept:
         keep = torch.stack([on_device(keep) for keep in plan.kept]).amax(0)
         preserve = decoder.Preserve(picture, noise, keep)
         if plan.mask_shown:
             concat = torch.cat([picture * keep, keep], dim=1)  # (B, 5, h, w)
             concat = torch.cat([concat] * rows)
-    if plan.hint is not None:
-        hint = torch.cat([on_device(plan.hint)] * rows).to(model.model.get_dtype_inference())
 
     memory = forward_memory(model, [rows * plan.batch, *picture.shape[1:]])
     comfy.model_management.load_models_gpu([model], memory_required=memory)
+    hint = plan.hint
+    if hint is not None:  # in the dtype that the loaded MODEL computes in
+        hint = torch.cat([on_device(hint)] * rows).to(model.model.get_dtype_inference())
     samples = decoder.denoise(
         prediction(model, plan.options, hint),
         plan.scheduler,

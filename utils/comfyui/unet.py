@@ -60,17 +60,9 @@ class Kandinsky22UNet(UNet2DConditionModel):
             hint: (B, 3, 8h, 8w) in [0, 1], for the depth variant.
             control: None; what has a ControlNet does not come this far.
             attention, channels_last: see `unet_arguments`.
-
-        Raises:
-            ValueError: an area of a CONDITIONING has nothing in it.
         """
         options = transformer_options or {}
         height, width = x.shape[-2:]
-        if 0 in (height, width):
-            raise ValueError(
-                f"There are no latents to denoise: {height}×{width}. An area that is set on a "
-                "CONDITIONING lies outside of the canvas; move it, or make the canvas larger."
-            )
         # Mirrored noise is still noise; a repeated edge is not, but the only way for tiny sizes.
         mode = "reflect" if min(height, width) >= self.grid else "replicate"
         x = pad_to_grid(x, self.grid, mode)
