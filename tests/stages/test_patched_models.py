@@ -9,14 +9,6 @@ from helpers.tiny_models import TEXT_TO_IMAGE
 from kandinsky22 import nodes
 
 
-def cfg_function(model):
-    model.set_model_sampler_cfg_function(lambda arguments: arguments["cond"])
-
-
-def post_cfg_function(model):
-    model.set_model_sampler_post_cfg_function(lambda arguments: arguments["denoised"])
-
-
 def function_wrapper(model):
     model.set_model_unet_function_wrapper(lambda apply, arguments: None)
 
@@ -29,7 +21,7 @@ def sampling_patch(model):
     model.add_object_patch("model_sampling", model.model.model_sampling)
 
 
-def easy_cache(model):
+def unknown_wrapper(model):
     from comfy.patcher_extension import WrappersMP
 
     model.add_wrapper(WrappersMP.OUTER_SAMPLE, lambda executor, *args: executor(*args))
@@ -44,11 +36,9 @@ def hook(model):
 @pytest.mark.parametrize(
     "change, named",
     [
-        (cfg_function, "sampler_cfg_function"),
-        (post_cfg_function, "sampler_post_cfg_function"),
         (function_wrapper, "model_function_wrapper"),
         (sampling_patch, "another model_sampling"),
-        (easy_cache, "outer_sample wrapper"),
+        (unknown_wrapper, "outer_sample wrapper"),
         (hook, "hooks"),
     ],
 )
@@ -58,6 +48,25 @@ def test_what_only_samplers_honour_is_refused(load_decoder, embeds, change, name
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     with pytest.raises(ValueError, match=f"cannot honour: .*{named}.*Use KSampler"):
         run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), latent)
+
+
+def test_a_refusal_names_the_node(load_decoder, embeds):
+    from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    model = load_decoder(TEXT_TO_IMAGE)[0]
+    for patched, named in (
+        (DifferentialDiffusion.execute(model).args[0], r"DifferentialDiffusion \(denoise_mask_f"),
+        (ModelSamplingDiscrete().patch(model, "eps", False)[0], "ModelSamplingDiscrete .another"),
+    ):
+        with pytest.raises(ValueError, match=f"cannot honour: {named}"):
+            run(
+                nodes.Decoder,
+                patched,
+                embeds(1, 1),
+                embeds(1, 2),
+                {"samples": torch.zeros(1, 4, 8, 8)},
+            )
 
 
 def test_attention_patches_are_refused_everywhere(load_decoder, embeds):

@@ -18,7 +18,8 @@ from ..files.decoder_configs import DecoderConfigs
 from ..kandinsky.images import resize_hint
 from ..kandinsky.masks import keep_from_mask
 from .conditioning import HINT, KEEP, PICTURE, HintCond, check_conditioning
-from .model_options import refuse_foreign_parts, refuse_mixed_kinds, unet_arguments
+from .model_options import TIMESTEP, refuse_foreign_parts, refuse_mixed_kinds, unet_arguments
+from .sampling import sampling_of
 from .unet import Kandinsky22UNet
 
 # Numbers in memory at the peak of a forward: for each latent pixel and channel of the first level
@@ -26,42 +27,6 @@ from .unet import Kandinsky22UNet
 # latent pixels and head, where attention has no fused kernel and writes its scores out; and for the
 # same in diffusers' plain attention, which keeps them twice.
 ACTIVATIONS, SCORES, PLAIN_SCORES = 16, 1 / 8, 1 / 4
-
-
-# What a scheduler's config says → ComfyUI's name for it; ComfyUI's "linear" is "scaled_linear".
-MODEL_TYPES = {
-    "epsilon": comfy.model_base.ModelType.EPS,
-    "v_prediction": comfy.model_base.ModelType.V_PREDICTION,
-}
-BETA_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear"}
-
-
-def sampling_of(configs: DecoderConfigs) -> tuple[Any, dict[str, Any]]:
-    """ComfyUI's (model type, sampling settings) for a checkpoint's scheduler config.
-
-    Raises:
-        ValueError: ComfyUI's samplers have no such noise levels or no such prediction.
-    """
-    scheduler = configs.scheduler
-    prediction = scheduler.get("prediction_type", "epsilon")
-    betas = scheduler.get("beta_schedule", "linear")
-    for name, value, known in (
-        ("prediction_type", prediction, MODEL_TYPES),
-        ("beta_schedule", betas, BETA_SCHEDULES),
-        ("trained_betas", scheduler.get("trained_betas"), (None,)),
-    ):
-        if value not in known:
-            raise ValueError(
-                f"{configs.source} has {name} {value!r:.80}, which ComfyUI's samplers cannot "
-                f"follow; they know {', '.join(map(str, known))}. Use another checkpoint."
-            )
-    return MODEL_TYPES[prediction], {
-        "beta_schedule": BETA_SCHEDULES[betas],
-        "linear_start": scheduler["beta_start"],
-        "linear_end": scheduler["beta_end"],
-        "timesteps": scheduler.get("num_train_timesteps", 1000),
-        "zsnr": scheduler.get("rescale_betas_zero_snr", False),
-    }
 
 
 class MoVQLatents(comfy.latent_formats.LatentFormat):
@@ -109,8 +74,14 @@ class Kandinsky22(comfy.model_base.BaseModel):
         """ComfyUI's way to the UNet; raises ValueError for what has no place in it."""
         options = transformer_options or {}
         refuse_foreign_parts(options, control)
-        kwargs |= unet_arguments(options)
+        kwargs |= unet_arguments(options) | {"exact": options.get(TIMESTEP)}
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    def process_timestep(  # type: ignore[override]
+        self, timestep: torch.Tensor, exact: float | None = None, **_: Any
+    ) -> torch.Tensor:
+        """ComfyUI's whole number; or that of a stage, which may lie between two of them."""
+        return timestep if exact is None else torch.full_like(timestep, exact)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """What CONDITIONING brings to the UNet; raises ValueError where it does not fit."""

@@ -3,9 +3,25 @@
 from typing import Any
 
 import comfy.patcher_extension
+from comfy.patcher_extension import WrappersMP, get_all_wrappers
 
 # Keys of a MODEL's `transformer_options` that the Optimize node sets.
 ATTENTION, CHANNELS_LAST = "kandinsky22_attention", "kandinsky22_channels_last"
+# A key that a stage sets at each step: the timestep, which may lie between two noise levels.
+TIMESTEP = "kandinsky22_timestep"
+# What of a MODEL's `model_options` ComfyUI's guidance reads.
+GUIDANCE = (
+    "sampler_cfg_function",
+    "sampler_pre_cfg_function",
+    "sampler_post_cfg_function",
+    "sampler_calc_cond_batch_function",
+    "disable_cfg1_optimization",
+    "context_handler",
+)
+# Wrappers that change nothing but what a stage honours, by the modules that bring them.
+SAMPLING_MODULES = ("comfy_extras.nodes_easycache", "comfy.context_windows")
+IN_THE_UNET = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+IN_GUIDANCE = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH)
 
 
 def wrapped_options(model: Any) -> dict[str, Any]:
@@ -15,6 +31,34 @@ def wrapped_options(model: Any) -> dict[str, Any]:
         options.setdefault("wrappers", {}), model.wrappers, copy_dict1=False
     )
     return options
+
+
+def node_of(part: Any) -> str:
+    """The node that brought a function or an object: ComfyUI's nodes make them inside of theirs."""
+    return getattr(part, "__qualname__", type(part).__qualname__).split(".")[0]
+
+
+def is_override(wrapper: Any) -> bool:
+    """Whether a wrapper is ComfyUI's CFG Override, which only sets the cfg of some steps."""
+    return node_of(wrapper) == "CFGOverride"
+
+
+def needs_guider(model: Any, options: dict[str, Any]) -> bool:
+    """Whether a stage has to ask ComfyUI's guider for each step; `options` are wrapped."""
+    wrappers = [
+        wrapper
+        for kind in options["wrappers"]
+        if kind not in IN_THE_UNET
+        for wrapper in get_all_wrappers(kind, options)
+    ]
+    return any(model.model_options.get(name) for name in GUIDANCE) or not all(
+        is_override(wrapper) for wrapper in wrappers
+    )
+
+
+def needs_both(model: Any) -> bool:
+    """Whether a node on the MODEL needs the picture without the prompt, too, at any cfg."""
+    return bool(model.model_options.get("disable_cfg1_optimization"))
 
 
 def unet_arguments(transformer_options: dict[str, Any]) -> dict[str, Any]:
@@ -48,8 +92,8 @@ def refuse_mixed_kinds(model: Any) -> None:
     The kinds differ in how many channels go into their first layer.
     """
     name = "diffusion_model.conv_in.weight"
-    shape = model.model.diffusion_model.conv_in.weight.shape
-    for _, value, *_ in model.patches.get(name, []):
+    for _, value, *_ in getattr(model, "patches", {}).get(name, []):
+        shape = model.model.diffusion_model.conv_in.weight.shape
         # A merge brings the other model's weight in a list, and its own patches after it.
         other = value[0][0] if isinstance(value, list) else None
         if other is not None and other.shape != shape:
