@@ -142,9 +142,10 @@ def test_a_controlnet_of_other_models_is_refused(load_decoder, pair):
 @pytest.mark.parametrize(
     "patch",
     [
-        lambda model: model.set_model_attn1_patch(lambda q, k, v, options: (q, k, v)),
-        lambda model: model.set_model_attn1_replace(lambda q, k, v, options: q, "middle", 0),
-        lambda model: model.set_model_output_block_patch(lambda h, skip, options: (h, skip)),
+        lambda model: model.set_model_attn2_patch(lambda q, k, v, options: (q, k, v)),
+        lambda model: model.set_model_attn2_replace(lambda q, k, v, options: q, "middle", 0),
+        lambda model: model.set_model_attn1_replace(lambda q, k, v, options: q, "input", 0),
+        lambda model: model.set_model_patch(lambda h, options: h, "noise_refiner"),
     ],
 )
 def test_patches_for_other_models_are_refused(load_decoder, pair, patch):

@@ -14,7 +14,7 @@ def function_wrapper(model):
 
 
 def attention_patch(model):
-    model.set_model_attn1_patch(lambda q, k, v, options: (q, k, v))
+    model.set_model_attn2_patch(lambda q, k, v, options: (q, k, v))
 
 
 def sampling_patch(model):

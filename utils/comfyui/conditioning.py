@@ -19,7 +19,7 @@ from ..kandinsky.images import images_to_model
 from ..kandinsky.latents import check_latent
 from ..kandinsky.masks import keep_from_mask, keep_from_noise_mask
 from ..kandinsky.sizes import PIXELS_PER_LATENT
-from .model_options import refuse_foreign_parts
+from .foreign_parts import refuse_foreign_parts
 from .unet import Kandinsky22UNet
 
 HINT = "kandinsky22_hint"  # an IMAGE, resized when its noise is known
@@ -161,7 +161,7 @@ def check_cross_attention(unet: Kandinsky22UNet, embeds: Any) -> None:
 
 def check_companions(unet: Kandinsky22UNet, given: dict[str, Any]) -> None:
     """Raises ValueError unless the values beside the embeddings are exactly the UNet's own."""
-    refuse_foreign_parts({}, given.get("control"))
+    refuse_foreign_parts(unet, {}, given.get("control"))
     for key, instead in FOREIGN.items():
         if given.get(key) is not None:
             raise ValueError(f"{key} does nothing on Kandinsky 2.2. Use {instead} instead.")

@@ -5,6 +5,7 @@ The stage nodes take the same MODEL and run its UNet through `prediction`.
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import comfy.latent_formats
@@ -18,7 +19,8 @@ from ..files.decoder_configs import DecoderConfigs
 from ..kandinsky.images import resize_hint
 from ..kandinsky.masks import keep_from_mask
 from .conditioning import HINT, KEEP, PICTURE, HintCond, check_conditioning
-from .model_options import TIMESTEP, refuse_foreign_parts, refuse_mixed_kinds, unet_arguments
+from .foreign_parts import naming_failures, refuse_foreign_parts
+from .model_options import TIMESTEP, refuse_mixed_kinds, unet_arguments
 from .sampling import sampling_of
 from .unet import Kandinsky22UNet
 
@@ -38,7 +40,7 @@ class MoVQLatents(comfy.latent_formats.LatentFormat):
 
 
 class Kandinsky22Config(comfy.supported_models_base.BASE):
-    unet_config = {"disable_unet_model_creation": True}
+    unet_config: dict[str, Any] = {"disable_unet_model_creation": True}
     unet_extra_config = {}
     latent_format = MoVQLatents
 
@@ -55,6 +57,9 @@ class Kandinsky22(comfy.model_base.BaseModel):
         weights, compute = dtypes
         config: Any = Kandinsky22Config(Kandinsky22Config.unet_config)
         config.latent_format = MoVQLatents(configs.preview)
+        # FreeU changes blocks of four times and twice this width: the deepest and the second.
+        widths = unet.config["block_out_channels"]
+        config.unet_config = config.unet_config | {"model_channels": widths[-1] // 4}
         model_type, config.sampling_settings = sampling_of(configs)
         config.set_inference_dtype(weights, None if weights == compute else compute)
         super().__init__(config, model_type)
@@ -73,9 +78,11 @@ class Kandinsky22(comfy.model_base.BaseModel):
     ) -> torch.Tensor:
         """ComfyUI's way to the UNet; raises ValueError for what has no place in it."""
         options = transformer_options or {}
-        refuse_foreign_parts(options, control)
+        refuse_foreign_parts(self.diffusion_model, options, control)
         kwargs |= unet_arguments(options) | {"exact": options.get(TIMESTEP)}
-        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        apply = super()._apply_model
+        with naming_failures(options, x) if "patches" in kwargs else nullcontext():
+            return apply(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def process_timestep(  # type: ignore[override]
         self, timestep: torch.Tensor, exact: float | None = None, **_: Any

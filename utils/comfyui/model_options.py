@@ -51,9 +51,8 @@ def needs_guider(model: Any, options: dict[str, Any]) -> bool:
         if kind not in IN_THE_UNET
         for wrapper in get_all_wrappers(kind, options)
     ]
-    return any(model.model_options.get(name) for name in GUIDANCE) or not all(
-        is_override(wrapper) for wrapper in wrappers
-    )
+    asked = has_patches(options) or any(model.model_options.get(name) for name in GUIDANCE)
+    return asked or not all(is_override(wrapper) for wrapper in wrappers)
 
 
 def needs_both(model: Any) -> bool:
@@ -72,18 +71,24 @@ def unet_arguments(transformer_options: dict[str, Any]) -> dict[str, Any]:
     if "optimized_attention_override" in transformer_options:
         attention = "host"
     channels_last = bool(transformer_options.get(CHANNELS_LAST))
-    return {"attention": attention, "channels_last": channels_last}
+    chosen = {"attention": attention, "channels_last": channels_last}
+    if has_patches(transformer_options):
+        chosen["patches"] = unet_patches(transformer_options)
+    return chosen
 
 
-def refuse_foreign_parts(transformer_options: dict[str, Any], control: Any = None) -> None:
-    """Raises ValueError for what is made for other UNets and would do nothing in this one."""
-    found = [name for name in ("patches", "patches_replace") if transformer_options.get(name)]
-    if found or control is not None:
-        raise ValueError(
-            f"Kandinsky 2.2 has no place for {found[0] if found else 'a ControlNet'} of other "
-            "models (PAG, SAG, HyperTile, GLIGEN, …). Take that node out; for depth use Depth "
-            "Conditioning (Kandinsky 2.2)."
-        )
+def has_patches(transformer_options: dict[str, Any]) -> bool:
+    return bool(transformer_options.get("patches") or transformer_options.get("patches_replace"))
+
+
+def unet_patches(transformer_options: dict[str, Any]) -> dict[str, Any]:
+    """What other nodes run between and in the blocks of the UNet, and what those functions ask for
+    that may change from call to call."""
+    return {
+        "patches": transformer_options.get("patches", {}),
+        "replace": transformer_options.get("patches_replace", {}),
+        "options": {"cond_or_uncond": transformer_options.get("cond_or_uncond", [0])},
+    }
 
 
 def refuse_mixed_kinds(model: Any) -> None:

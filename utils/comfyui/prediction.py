@@ -12,6 +12,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 
 from ..kandinsky import decoder
 from ..kandinsky.checks import check_numbers
+from .foreign_parts import refuse_foreign_parts
 from .model_options import (
     GUIDANCE,
     IN_GUIDANCE,
@@ -19,7 +20,6 @@ from .model_options import (
     SAMPLING_MODULES,
     is_override,
     node_of,
-    refuse_foreign_parts,
     refuse_mixed_kinds,
     unet_arguments,
 )
@@ -56,7 +56,7 @@ def refuse_what_only_samplers_honour(model: Any, options: dict[str, Any]) -> Non
     A stage runs diffusers' loop: weight patches, merges, guidance and model wrappers take part in
     it; what hooks into the loop of ComfyUI's samplers would be passed over in silence.
     """
-    refuse_foreign_parts(options)
+    refuse_foreign_parts(model.model.diffusion_model, options)
     refuse_mixed_kinds(model)
     found = {
         name: part

@@ -10,7 +10,7 @@ def is_guided(model: Any, options: dict[str, Any], scheduler: Any) -> bool:
     """Whether ComfyUI's guider is asked for each step, by the MODEL's wrapped options.
 
     Raises:
-        ValueError: so it is, and the scheduler needs the variance too, which a guider does not give.
+        ValueError: so it is, and the scheduler needs the variance, which a guider does not give.
     """
     if not needs_guider(model, options):
         return False

@@ -10,6 +10,7 @@ from ..files.architectures import variant_of
 from ..kandinsky.latents import CHANNELS
 from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
 from .attention import SelectableAttention
+from .patched_unet import run_patched
 
 
 class Kandinsky22UNet(UNet2DConditionModel):
@@ -50,6 +51,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
         with_variance: bool = False,
         attention: str = "sdpa",
         channels_last: bool = False,
+        patches: dict[str, Any] | None = None,
         transformer_options: dict[str, Any] | None = None,
         **_,
     ) -> torch.Tensor:
@@ -59,7 +61,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
             context: image embeddings, (B, 1, D), as they ride in CONDITIONING.
             hint: (B, 3, 8h, 8w) in [0, 1], for the depth variant.
             control: None; what has a ControlNet does not come this far.
-            attention, channels_last: see `unet_arguments`.
+            attention, channels_last, patches: see `unet_arguments`.
         """
         options = transformer_options or {}
         height, width = x.shape[-2:]
@@ -68,6 +70,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
         x = pad_to_grid(x, self.grid, mode)
         if hint is not None:
             hint = pad_to_grid(hint, self.grid * PIXELS_PER_LATENT)
+        chosen = {} if patches is None else {"patches": patches}
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         output = WrapperExecutor.new_class_executor(self._run, self, wrappers).execute(
             x,
@@ -77,6 +80,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
             attention=attention,
             channels_last=channels_last,
             transformer_options=transformer_options,
+            **chosen,
         )[..., :height, :width]
         return output if with_variance else output[:, :CHANNELS]
 
@@ -88,6 +92,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
         hint: torch.Tensor | None = None,
         attention: str = "sdpa",
         channels_last: bool = False,
+        patches: dict[str, Any] | None = None,
         transformer_options: dict[str, Any] | None = None,
         **_: Any,
     ) -> torch.Tensor:
@@ -99,6 +104,9 @@ class Kandinsky22UNet(UNet2DConditionModel):
         chosen: dict[str, Any] = {"attention": attention}
         if attention == "host":
             chosen["transformer_options"] = transformer_options or {}
+        if patches is not None:
+            options = transformer_options or {}
+            return run_patched(self, x, timesteps, conditions, chosen, patches, options)
         output = super().forward(
             x,
             timesteps,
