@@ -8,6 +8,7 @@ from comfy_extras import nodes_freelunch, nodes_nag, nodes_pag, nodes_sag, nodes
 from comfy_extras.nodes_hypertile import HyperTile
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from comfy_extras.nodes_tomesd import TomePatchModel
+from comfy_extras.nodes_torch_compile import TorchCompileModel
 from helpers import oracle
 from helpers.decoding_stages import picture, run
 from helpers.ksampler import canvas, conditioning, sigmas_of
@@ -406,8 +407,6 @@ def test_a_patch_that_fails_is_named(setting, path):
 @pytest.mark.parametrize("path", ["stage", "ksampler"])
 def test_through_torch_compile(setting, path):
     """One compiled UNet serves patched and plain calls: each gets its own, and whole graphs."""
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-
     nodes_of = {
         "plain": lambda model: model,
         "PAG": lambda model: nodes_pag.PerturbedAttentionGuidance.execute(model, 3.0).args[0],
@@ -421,8 +420,7 @@ def test_through_torch_compile(setting, path):
     expected = {name: sample(change(setting.model)) for name, change in nodes_of.items()}
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    compiled = setting.model.clone()
-    set_torch_compile_wrapper(compiled, backend="eager")
+    compiled = TorchCompileModel.execute(setting.model, "eager").args[0]
     for name in ("plain", "PAG", "plain", "NAG", "FreeU", "SLG", "PAG", "plain"):
         assert agree(sample(nodes_of[name](compiled)), expected[name]), name
     assert not torch._dynamo.utils.counters["graph_break"]
@@ -431,10 +429,7 @@ def test_through_torch_compile(setting, path):
 @pytest.mark.long
 def test_deep_shrink_through_torch_compile(larger):
     """ComfyUI's patch asks the device for a noise level, which ends a graph; the result holds."""
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-
     torch._dynamo.reset()
-    compiled = larger.model.clone()
-    set_torch_compile_wrapper(compiled, backend="eager")
+    compiled = TorchCompileModel.execute(larger.model, "eager").args[0]
     assert agree(larger.stage(downscale(compiled)), larger.stage(downscale(larger.model)))
     assert agree(larger.stage(compiled), larger.stage(larger.model))

@@ -19,6 +19,7 @@ from ..files.decoder_configs import DecoderConfigs
 from ..kandinsky.images import resize_hint
 from ..kandinsky.masks import keep_from_mask
 from .conditioning import HINT, KEEP, PICTURE, HintCond, check_conditioning
+from .context_windows import check_windows, hint_of_window
 from .foreign_parts import naming_failures, refuse_foreign_parts
 from .model_options import TIMESTEP, refuse_mixed_kinds, unet_arguments
 from .sampling import sampling_of
@@ -65,6 +66,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
         super().__init__(config, model_type)
         self.diffusion_model = unet
         self.scheduler_config = configs.scheduler
+        self.exact_timestep: float | None = None  # of the call that runs
 
     def _apply_model(
         self,
@@ -79,27 +81,44 @@ class Kandinsky22(comfy.model_base.BaseModel):
         """ComfyUI's way to the UNet; raises ValueError for what has no place in it."""
         options = transformer_options or {}
         refuse_foreign_parts(self.diffusion_model, options, control)
-        kwargs |= unet_arguments(options) | {"exact": options.get(TIMESTEP)}
+        kwargs |= unet_arguments(options)
+        self.exact_timestep = options.get(TIMESTEP)
         apply = super()._apply_model
         with naming_failures(options, x) if "patches" in kwargs else nullcontext():
             return apply(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
-    def process_timestep(  # type: ignore[override]
-        self, timestep: torch.Tensor, exact: float | None = None, **_: Any
-    ) -> torch.Tensor:
+    def process_timestep(self, timestep: torch.Tensor, **_: Any) -> torch.Tensor:
         """ComfyUI's whole number; or that of a stage, which may lie between two of them."""
+        exact = self.exact_timestep
         return timestep if exact is None else torch.full_like(timestep, exact)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """What CONDITIONING brings to the UNet; raises ValueError where it does not fit."""
         noise, hint = kwargs["noise"], kwargs.get(HINT)
         refuse_mixed_kinds(self.current_patcher)
+        check_windows(self.current_patcher)
         check_conditioning(self.diffusion_model, noise, kwargs)
         conds = super().extra_conds(**kwargs)
         if hint is not None:
             hint = resize_hint(hint, *noise.shape[-2:])
             conds["hint"] = HintCond(hint.to(noise.device))  # once, and not at every step
         return conds
+
+    def resize_cond_for_context_window(
+        self,
+        cond_key: str,
+        cond_value: Any,
+        window: Any,
+        x_in: torch.Tensor,
+        device: Any,
+        retain_index_list: Sequence[int] = (),
+    ) -> Any:
+        """What a part of a picture (ComfyUI's context windows) gets; None for ComfyUI's own way."""
+        if window.dim == 0:
+            return None
+        if cond_key == "c_crossattn":  # whose width may happen to be that of the picture
+            return cond_value
+        return hint_of_window(cond_value, window) if cond_key == "hint" else None
 
     def concat_cond(self, **kwargs: Any) -> torch.Tensor | None:
         """What the inpaint UNet sees of the picture, (B, 5, h, w): latents · keep, keep.
