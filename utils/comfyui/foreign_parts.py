@@ -18,6 +18,8 @@ PLACES = (
     "input_block_patch_after_skip",
     "output_block_patch",
 )
+# Keys of transformer_options that only transformers read, and the nodes that set them.
+OPTIONS = {"rope_options": "ScaleROPE", "ar_config": "ARVideoI2V"}
 # Nodes whose patches would find a place, and have no sense there.
 SENSELESS = {
     "HyperTile": "it cuts the pixels into tiles, and every tile would need the image tokens too",
@@ -34,7 +36,12 @@ def refuse_foreign_parts(
     elif has_patches(transformer_options):
         found = list(foreign_patches(unet, transformer_options))
     else:
-        return
+        found: list[str] = []
+    found += [
+        f"options of other models: {node} ({key}); it is for transformers"
+        for key, node in OPTIONS.items()
+        if key in transformer_options
+    ]
     if found:
         raise ValueError(f"Kandinsky 2.2 has no place for {found[0]}. Take that node out.")
 

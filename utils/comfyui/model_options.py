@@ -18,8 +18,9 @@ GUIDANCE = (
     "disable_cfg1_optimization",
     "context_handler",
 )
-# Wrappers that change nothing but what a stage honours, by the modules that bring them.
-SAMPLING_MODULES = ("comfy_extras.nodes_easycache", "comfy.context_windows")
+# Wrappers that change nothing but what a stage honours, by the modules that bring them; ComfyUI
+# loads those of its nodes under their paths.
+SAMPLING_MODULES = ("nodes_easycache", "context_windows")
 IN_THE_UNET = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
 IN_GUIDANCE = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH)
 

@@ -31,7 +31,7 @@ HONOURED_OBJECTS = ("diffusion_model", "manual_cast_dtype")
 
 def is_honoured(kind: str, wrapper: Any) -> bool:
     """Wrappers of the UNet and of guidance; and those of sampling that a stage knows."""
-    known = getattr(wrapper, "__module__", "") in SAMPLING_MODULES
+    known = getattr(wrapper, "__module__", "").endswith(SAMPLING_MODULES)
     return known or kind in IN_THE_UNET or kind in IN_GUIDANCE
 
 
