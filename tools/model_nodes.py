@@ -50,7 +50,8 @@ VALUES: dict[str, dict[str, Any]] = {
     "SkipLayerGuidanceDiT": {"double_layers": "1", **FIRST},
     "SkipLayerGuidanceSD3": {"layers": "1", **FIRST},
     "SkipLayerGuidanceDiTSimple": {"double_layers": "1"},
-    "PatchModelAddDownscale": {"block_number": 2},
+    "PatchModelAddDownscale": {"block_number": 2, "end_percent": 1.0},
+    "FreSca": {"freq_cutoff": 2},
     "LoraLoaderModelOnly": LORA,
     "LoraLoaderBypassModelOnly": LORA,
     "ModelComputeDtype": {"dtype": "bf16"},
@@ -95,15 +96,16 @@ class Bench:
             for name in ("decoder", "decoder-inpaint", "controlnet-depth")
         }
         draw = torch.Generator().manual_seed(0)
-        self.embeds = [ImageEmbeds(torch.randn(1, 64, generator=draw)) for _ in range(2)]
-        self.pair = [Conditioning.execute(each).args[0] for each in self.embeds]
+        drawn = [ImageEmbeds(torch.randn(1, 64, generator=draw)) for _ in range(3)]
+        *self.pair, self.empty = [Conditioning.execute(each).args[0] for each in drawn]
+        self.embeds = drawn[:2]
         samples = torch.randn(1, 4, SIDE, SIDE, generator=draw)
         ramp = torch.linspace(0, 1, SIDE).expand(1, 1, SIDE, SIDE)
         self.latent = {"samples": samples, "noise_mask": ramp}
         self.image = torch.rand(1, 8 * SIDE, 8 * SIDE, 3, generator=draw)
         self.mask = torch.ones(1, 8 * SIDE, 8 * SIDE)
         self.mask[:, : 4 * SIDE] = 0
-        self.hinted = DepthConditioning.execute(*self.pair, self.image).args[1]
+        self.hinted = DepthConditioning.execute(self.empty, self.empty, self.image).args[0]
         self.plain = {name: run(self.model_of(name)) for name, run in self.runners().items()}
 
     def model_of(self, runner: str) -> Any:
@@ -128,10 +130,10 @@ class Bench:
         return {
             "KSampler": self.ksampler,
             "Decoder": self.stage(ours.Decoder),
-            "Img2Img": self.stage(ours.Img2Img, denoise=0.8),
+            "Img2Img": self.stage(ours.Img2Img, denoise=1.0),
             "Inpaint": self.stage(ours.Inpaint, mask=self.mask),
             "ControlNet": self.stage(ours.ControlNet, hint=self.image),
-            "ControlNetImg2Img": self.stage(ours.ControlNetImg2Img, hint=self.image, denoise=0.8),
+            "ControlNetImg2Img": self.stage(ours.ControlNetImg2Img, hint=self.image, denoise=1.0),
         }
 
     def value(self, model: Any, kind: Any, options: dict[str, Any]) -> Any:
@@ -139,7 +141,7 @@ class Bench:
         depth = model.model.diffusion_model.variant == "depth"
         there = {
             "MODEL": model,
-            "CONDITIONING": self.hinted if depth else self.pair[1],
+            "CONDITIONING": self.hinted if depth else self.empty,
             "LATENT": self.latent,
             "IMAGE": self.image,
             "MASK": self.mask,
@@ -281,7 +283,7 @@ def page(table: list[Row]) -> str:
         "# ComfyUI's nodes that change a MODEL",
         "",
         f"Every node of ComfyUI {comfyui_version.__version__} that takes a MODEL and gives one,",
-        "placed before KSampler and before each of the five decoding stages, on the bundled miniature.",
+        "placed before KSampler and before each of the five decoding stages, on the miniature.",
         "`python tools/model_nodes.py` writes this page.",
         "",
         "- *works*: the latents change. What the node puts on the MODEL is in the second column.",
