@@ -6,7 +6,6 @@ residual layers on the way up are the output blocks, and take the results of tho
 """
 
 from collections.abc import Iterator
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from .patched_attention import PatchedAttention
 
 def layers_of(block: Any) -> Iterator[tuple[Any, Any]]:
     """(residual layer, attention or None) of a down or up block, in order."""
-    return zip_longest(block.resnets, getattr(block, "attentions", ()))
+    attentions = getattr(block, "attentions", [None] * len(block.resnets))
+    return zip(block.resnets, attentions, strict=True)
 
 
 def attention_addresses(unet: Any) -> list[tuple[str, int]]:
