@@ -4,9 +4,13 @@ import comfy.ops
 import pytest
 import torch
 from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
+from comfy_extras.nodes_model_merging import ModelMergeSimple
+from comfy_extras.nodes_perpneg import PerpNeg
+from helpers.decoding_stages import run
 from helpers.ksampler import canvas, conditioning, half_mask, ksampler, random
 from helpers.tiny_models import DEPTH, INPAINT, TEXT_TO_IMAGE
 from kandinsky22.nodes.conditioning import Conditioning, DepthConditioning, InpaintConditioning
+from kandinsky22.nodes.decoder import Decoder
 
 import nodes as host
 
@@ -138,9 +142,10 @@ def test_a_controlnet_of_other_models_is_refused(load_decoder, pair):
 @pytest.mark.parametrize(
     "patch",
     [
-        lambda model: model.set_model_attn1_patch(lambda q, k, v, options: (q, k, v)),
-        lambda model: model.set_model_attn1_replace(lambda q, k, v, options: q, "middle", 0),
-        lambda model: model.set_model_output_block_patch(lambda h, skip, options: (h, skip)),
+        lambda model: model.set_model_attn2_patch(lambda q, k, v, options: (q, k, v)),
+        lambda model: model.set_model_attn2_replace(lambda q, k, v, options: q, "middle", 0),
+        lambda model: model.set_model_attn1_replace(lambda q, k, v, options: q, "input", 0),
+        lambda model: model.set_model_patch(lambda h, options: h, "noise_refiner"),
     ],
 )
 def test_patches_for_other_models_are_refused(load_decoder, pair, patch):
@@ -148,3 +153,44 @@ def test_patches_for_other_models_are_refused(load_decoder, pair, patch):
     patch(model)
     with pytest.raises(ValueError, match="no place for patches.* of other models"):
         ksampler(model, *pair, canvas())
+
+
+@pytest.mark.parametrize("y, sides", [(64, "0×8"), (128, "0×8")])
+def test_an_area_beyond_the_canvas_is_named(load_decoder, embeds, y, sides):
+    model, negative = load_decoder(TEXT_TO_IMAGE)[0], conditioning(embeds(1, 3))
+    (area,) = host.ConditioningSetArea().append(conditioning(embeds(1, 1)), 64, 64, 0, y, 1.0)
+    for pair in ((area, negative), (negative, area)):
+        with pytest.raises(ValueError, match=f"no latents to denoise: {sides}.*outside of the"):
+            ksampler(model, *pair, canvas())
+
+
+def test_zeroed_out_conditioning_names_zero_embeds(load_decoder, pair):
+    (zeros,) = host.ConditioningZeroOut().zero_out(pair[1])
+    with pytest.raises(ValueError, match="^Connect Zero Embeds and Conditioning .*ZeroOut.*burnt"):
+        ksampler(load_decoder(TEXT_TO_IMAGE)[0], pair[0], zeros, canvas())
+
+
+def test_instruct_pix_to_pix_is_named_on_every_decoder(load_decoder, pair):
+    model, vae = load_decoder(TEXT_TO_IMAGE)
+    given = InstructPixToPixConditioning.execute(*pair, random(1, 64, 64, 3), vae).args
+    with pytest.raises(ValueError, match="InstructPixToPixConditioning makes it so.*lower denoise"):
+        ksampler(model, *given)
+
+
+@pytest.mark.parametrize("other", [INPAINT, DEPTH])
+def test_a_merge_of_two_kinds_of_decoder_is_refused(load_decoder, embeds, pair, other):
+    model = load_decoder(TEXT_TO_IMAGE)[0]
+    (merged,) = ModelMergeSimple().merge(model, load_decoder(other)[0], 0.5)
+    message = "^Merge decoders of one kind.* takes 4 channels, that of the other"
+    with pytest.raises(ValueError, match=message):
+        ksampler(merged, *pair, canvas())
+    with pytest.raises(ValueError, match=message):
+        run(Decoder, merged, embeds(1, 1), embeds(1, 2), canvas())
+    assert ksampler(model, *pair, canvas()).isfinite().all()  # nothing is left of it
+
+
+def test_perp_neg_without_the_hint_on_its_empty_conditioning(load_decoder, embeds, pair):
+    hinted = DepthConditioning.execute(*pair, random(1, 64, 64, 3)).args
+    model = PerpNeg.execute(load_decoder(DEPTH)[0], conditioning(embeds(1, 3)), 1.0).args[0]
+    with pytest.raises(ValueError, match="needs a hint.*on the empty conditioning of Perp-Neg"):
+        ksampler(model, *hinted, canvas())

@@ -4,19 +4,9 @@ import comfy.hooks
 import pytest
 import torch
 from helpers import oracle
-from helpers.decoding_stages import (
-    run,
-)
+from helpers.decoding_stages import STAGES, run
 from helpers.tiny_models import TEXT_TO_IMAGE
 from kandinsky22 import nodes
-
-
-def cfg_function(model):
-    model.set_model_sampler_cfg_function(lambda arguments: arguments["cond"])
-
-
-def post_cfg_function(model):
-    model.set_model_sampler_post_cfg_function(lambda arguments: arguments["denoised"])
 
 
 def function_wrapper(model):
@@ -24,14 +14,14 @@ def function_wrapper(model):
 
 
 def attention_patch(model):
-    model.set_model_attn1_patch(lambda q, k, v, options: (q, k, v))
+    model.set_model_attn2_patch(lambda q, k, v, options: (q, k, v))
 
 
 def sampling_patch(model):
     model.add_object_patch("model_sampling", model.model.model_sampling)
 
 
-def easy_cache(model):
+def unknown_wrapper(model):
     from comfy.patcher_extension import WrappersMP
 
     model.add_wrapper(WrappersMP.OUTER_SAMPLE, lambda executor, *args: executor(*args))
@@ -46,11 +36,9 @@ def hook(model):
 @pytest.mark.parametrize(
     "change, named",
     [
-        (cfg_function, "sampler_cfg_function"),
-        (post_cfg_function, "sampler_post_cfg_function"),
         (function_wrapper, "model_function_wrapper"),
         (sampling_patch, "another model_sampling"),
-        (easy_cache, "outer_sample wrapper"),
+        (unknown_wrapper, "outer_sample wrapper"),
         (hook, "hooks"),
     ],
 )
@@ -60,6 +48,25 @@ def test_what_only_samplers_honour_is_refused(load_decoder, embeds, change, name
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     with pytest.raises(ValueError, match=f"cannot honour: .*{named}.*Use KSampler"):
         run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), latent)
+
+
+def test_a_refusal_names_the_node(load_decoder, embeds):
+    from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    model = load_decoder(TEXT_TO_IMAGE)[0]
+    for patched, named in (
+        (DifferentialDiffusion.execute(model).args[0], r"DifferentialDiffusion \(denoise_mask_f"),
+        (ModelSamplingDiscrete().patch(model, "eps", False)[0], "ModelSamplingDiscrete .another"),
+    ):
+        with pytest.raises(ValueError, match=f"cannot honour: {named}"):
+            run(
+                nodes.Decoder,
+                patched,
+                embeds(1, 1),
+                embeds(1, 2),
+                {"samples": torch.zeros(1, 4, 8, 8)},
+            )
 
 
 def test_attention_patches_are_refused_everywhere(load_decoder, embeds):
@@ -100,3 +107,22 @@ def test_weight_patches_are_honoured_and_taken_back(load_decoder, embeds):
     patched = run(nodes.Decoder, model, embeds(1, 1), embeds(1, 2), latent)
     assert oracle.max_diff(before, patched) > 0.01
     assert torch.equal(run(nodes.Decoder, plain, embeds(1, 1), embeds(1, 2), latent), before)
+
+
+@pytest.mark.parametrize("node", [nodes.Decoder, nodes.ControlNet])
+def test_model_compute_dtype_is_honoured(load_decoder, embeds, node):
+    from comfy_extras.nodes_model_advanced import ModelComputeDtype
+
+    name, widgets = STAGES[node]
+    plain, latent = load_decoder(name)[0], {"samples": torch.zeros(1, 4, 8, 8)}
+    samples = {
+        dtype: run(node, model, embeds(1, 1), embeds(1, 2), latent, **widgets)
+        for dtype, model in {
+            "": plain,
+            **{kind: ModelComputeDtype().patch(plain, kind)[0] for kind in ("default", "bf16")},
+        }.items()
+    }
+    assert torch.equal(samples[""], samples["default"])
+    difference = (samples["bf16"] - samples[""]).norm()
+    assert 0 < difference < 0.2 * samples[""].norm()
+    assert torch.equal(run(node, plain, embeds(1, 1), embeds(1, 2), latent, **widgets), samples[""])

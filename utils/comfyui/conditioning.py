@@ -19,7 +19,7 @@ from ..kandinsky.images import images_to_model
 from ..kandinsky.latents import check_latent
 from ..kandinsky.masks import keep_from_mask, keep_from_noise_mask
 from ..kandinsky.sizes import PIXELS_PER_LATENT
-from .model_options import refuse_foreign_parts
+from .foreign_parts import refuse_foreign_parts
 from .unet import Kandinsky22UNet
 
 HINT = "kandinsky22_hint"  # an IMAGE, resized when its noise is known
@@ -96,6 +96,7 @@ def set_values(conditioning: Any, values: dict[str, Any]) -> Conditioning:
 def check_conditioning(unet: Kandinsky22UNet, noise: torch.Tensor, given: dict[str, Any]) -> None:
     """Raises ValueError where a CONDITIONING does not fit the UNet or the sampler's LATENT."""
     check_latent({"samples": noise})
+    check_area(noise, given.get("area"))
     check_cross_attention(unet, given.get("cross_attn"))
     check_companions(unet, given)
     batches = {
@@ -126,6 +127,19 @@ def check_conditioning(unet: Kandinsky22UNet, noise: torch.Tensor, given: dict[s
         )
 
 
+def check_area(noise: torch.Tensor, area: tuple[int, ...] | None) -> None:
+    """Raises ValueError if an area (h, w, y, x) of a CONDITIONING has no part in the canvas."""
+    if area is None:
+        return
+    ends = zip(area, area[len(area) // 2 :], noise.shape[-2:], strict=False)
+    sides = [max(0, min(size, canvas - start)) for size, start, canvas in ends]
+    if 0 in sides:
+        raise ValueError(
+            f"There are no latents to denoise: {sides[0]}×{sides[1]}. An area that is set on a "
+            "CONDITIONING lies outside of the canvas; move it, or make the canvas larger."
+        )
+
+
 def check_cross_attention(unet: Kandinsky22UNet, embeds: Any) -> None:
     """Raises ValueError unless a CONDITIONING holds image embeddings that the UNet takes."""
     shape = tuple(getattr(embeds, "shape", ()))
@@ -137,15 +151,28 @@ def check_cross_attention(unet: Kandinsky22UNet, embeds: Any) -> None:
             "models, and embeddings are mixed with Interpolate or ConditioningAverage, not joined "
             "with ConditioningConcat."
         )
+    if not (embeds != 0).any(dim=-1).all():
+        raise ValueError(
+            "Connect Zero Embeds and Conditioning (Kandinsky 2.2) for no negative prompt. A "
+            "CONDITIONING with nothing but zeros, as ConditioningZeroOut makes it, is for other "
+            "models: Kandinsky 2.2 has never seen it, and its pictures come out burnt."
+        )
 
 
 def check_companions(unet: Kandinsky22UNet, given: dict[str, Any]) -> None:
     """Raises ValueError unless the values beside the embeddings are exactly the UNet's own."""
-    refuse_foreign_parts({}, given.get("control"))
+    refuse_foreign_parts(unet, {}, given.get("control"))
     for key, instead in FOREIGN.items():
         if given.get(key) is not None:
             raise ValueError(f"{key} does nothing on Kandinsky 2.2. Use {instead} instead.")
     masked = given.get(KEEP) is not None or given.get("concat_mask") is not None
+    if given.get(PICTURE) is not None and not masked:
+        raise ValueError(
+            "A picture without its mask came in CONDITIONING. InstructPixToPixConditioning makes "
+            "it so, for models that edit by instructions. To change a picture, connect the LATENT "
+            "of VAE Encode and lower denoise; to repaint a part of it, use Inpaint Conditioning "
+            "(Kandinsky 2.2), which is for the inpaint decoder."
+        )
     has = {"depth": given.get(HINT) is not None, "inpaint": given.get(PICTURE) is not None}
     for variant, present in has.items():
         node = f"{variant.title()} Conditioning"
@@ -154,13 +181,9 @@ def check_companions(unet: Kandinsky22UNet, given: dict[str, Any]) -> None:
                 f"In Load Decoder, choose {DECODERS[variant].folder} (or one made from it). {node} "
                 f"is for the {variant} decoder, and this MODEL is the {unet.variant} one."
             )
-    if has["inpaint"] and not masked:
-        raise ValueError(
-            "A picture without its mask came in CONDITIONING (InstructPixToPixConditioning?). Use "
-            "Inpaint Conditioning (Kandinsky 2.2)."
-        )
     if unet.variant == "depth" and not has["depth"]:
         raise ValueError(
             "The depth decoder needs a hint: put Depth Conditioning (Kandinsky 2.2) between "
-            "Conditioning and the sampler, on positive and negative."
+            "Conditioning and the sampler, on positive and negative, and on the empty conditioning "
+            "of Perp-Neg."
         )

@@ -14,10 +14,11 @@ from ..files.decoder_configs import DecoderConfigs, read_decoder_configs
 from ..files.headers import weight_files
 from ..files.weights import check_config, fill_module, recognise
 from .dtypes import compute_in, pick_dtypes, pick_ops
-from .model import Kandinsky22, sampling_of
+from .model import Kandinsky22
 from .model_folders import models_of
 from .model_options import CHANNELS_LAST
 from .residents import move_stray_tensors
+from .sampling import sampling_of
 from .unet import Kandinsky22UNet
 
 SAVED_PREFIX = "model.diffusion_model."  # what ModelSave writes before every name

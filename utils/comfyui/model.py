@@ -5,6 +5,7 @@ The stage nodes take the same MODEL and run its UNet through `prediction`.
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import comfy.latent_formats
@@ -18,7 +19,10 @@ from ..files.decoder_configs import DecoderConfigs
 from ..kandinsky.images import resize_hint
 from ..kandinsky.masks import keep_from_mask
 from .conditioning import HINT, KEEP, PICTURE, HintCond, check_conditioning
-from .model_options import refuse_foreign_parts, unet_arguments
+from .context_windows import check_windows, hint_of_window
+from .foreign_parts import naming_failures, refuse_foreign_parts
+from .model_options import TIMESTEP, refuse_mixed_kinds, unet_arguments
+from .sampling import sampling_of
 from .unet import Kandinsky22UNet
 
 # Numbers in memory at the peak of a forward: for each latent pixel and channel of the first level
@@ -26,42 +30,6 @@ from .unet import Kandinsky22UNet
 # latent pixels and head, where attention has no fused kernel and writes its scores out; and for the
 # same in diffusers' plain attention, which keeps them twice.
 ACTIVATIONS, SCORES, PLAIN_SCORES = 16, 1 / 8, 1 / 4
-
-
-# What a scheduler's config says → ComfyUI's name for it; ComfyUI's "linear" is "scaled_linear".
-MODEL_TYPES = {
-    "epsilon": comfy.model_base.ModelType.EPS,
-    "v_prediction": comfy.model_base.ModelType.V_PREDICTION,
-}
-BETA_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear"}
-
-
-def sampling_of(configs: DecoderConfigs) -> tuple[Any, dict[str, Any]]:
-    """ComfyUI's (model type, sampling settings) for a checkpoint's scheduler config.
-
-    Raises:
-        ValueError: ComfyUI's samplers have no such noise levels or no such prediction.
-    """
-    scheduler = configs.scheduler
-    prediction = scheduler.get("prediction_type", "epsilon")
-    betas = scheduler.get("beta_schedule", "linear")
-    for name, value, known in (
-        ("prediction_type", prediction, MODEL_TYPES),
-        ("beta_schedule", betas, BETA_SCHEDULES),
-        ("trained_betas", scheduler.get("trained_betas"), (None,)),
-    ):
-        if value not in known:
-            raise ValueError(
-                f"{configs.source} has {name} {value!r:.80}, which ComfyUI's samplers cannot "
-                f"follow; they know {', '.join(map(str, known))}. Use another checkpoint."
-            )
-    return MODEL_TYPES[prediction], {
-        "beta_schedule": BETA_SCHEDULES[betas],
-        "linear_start": scheduler["beta_start"],
-        "linear_end": scheduler["beta_end"],
-        "timesteps": scheduler.get("num_train_timesteps", 1000),
-        "zsnr": scheduler.get("rescale_betas_zero_snr", False),
-    }
 
 
 class MoVQLatents(comfy.latent_formats.LatentFormat):
@@ -73,7 +41,7 @@ class MoVQLatents(comfy.latent_formats.LatentFormat):
 
 
 class Kandinsky22Config(comfy.supported_models_base.BASE):
-    unet_config = {"disable_unet_model_creation": True}
+    unet_config: dict[str, Any] = {"disable_unet_model_creation": True}
     unet_extra_config = {}
     latent_format = MoVQLatents
 
@@ -90,11 +58,15 @@ class Kandinsky22(comfy.model_base.BaseModel):
         weights, compute = dtypes
         config: Any = Kandinsky22Config(Kandinsky22Config.unet_config)
         config.latent_format = MoVQLatents(configs.preview)
+        # FreeU changes blocks of four times and twice this width: the deepest and the second.
+        widths = unet.config["block_out_channels"]
+        config.unet_config = config.unet_config | {"model_channels": widths[-1] // 4}
         model_type, config.sampling_settings = sampling_of(configs)
         config.set_inference_dtype(weights, None if weights == compute else compute)
         super().__init__(config, model_type)
         self.diffusion_model = unet
         self.scheduler_config = configs.scheduler
+        self.exact_timestep: float | None = None  # of the call that runs
 
     def _apply_model(
         self,
@@ -108,19 +80,45 @@ class Kandinsky22(comfy.model_base.BaseModel):
     ) -> torch.Tensor:
         """ComfyUI's way to the UNet; raises ValueError for what has no place in it."""
         options = transformer_options or {}
-        refuse_foreign_parts(options, control)
+        refuse_foreign_parts(self.diffusion_model, options, control)
         kwargs |= unet_arguments(options)
-        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        self.exact_timestep = options.get(TIMESTEP)
+        apply = super()._apply_model
+        with naming_failures(options, x) if "patches" in kwargs else nullcontext():
+            return apply(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    def process_timestep(self, timestep: torch.Tensor, **_: Any) -> torch.Tensor:
+        """ComfyUI's whole number; or that of a stage, which may lie between two of them."""
+        exact = self.exact_timestep
+        return timestep if exact is None else torch.full_like(timestep, exact)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """What CONDITIONING brings to the UNet; raises ValueError where it does not fit."""
         noise, hint = kwargs["noise"], kwargs.get(HINT)
+        refuse_mixed_kinds(self.current_patcher)
+        check_windows(self.current_patcher)
         check_conditioning(self.diffusion_model, noise, kwargs)
         conds = super().extra_conds(**kwargs)
         if hint is not None:
             hint = resize_hint(hint, *noise.shape[-2:])
             conds["hint"] = HintCond(hint.to(noise.device))  # once, and not at every step
         return conds
+
+    def resize_cond_for_context_window(
+        self,
+        cond_key: str,
+        cond_value: Any,
+        window: Any,
+        x_in: torch.Tensor,
+        device: Any,
+        retain_index_list: Sequence[int] = (),
+    ) -> Any:
+        """What a part of a picture (ComfyUI's context windows) gets; None for ComfyUI's own way."""
+        if window.dim == 0:
+            return None
+        if cond_key == "c_crossattn":  # whose width may happen to be that of the picture
+            return cond_value
+        return hint_of_window(cond_value, window) if cond_key == "hint" else None
 
     def concat_cond(self, **kwargs: Any) -> torch.Tensor | None:
         """What the inpaint UNet sees of the picture, (B, 5, h, w): latents · keep, keep.

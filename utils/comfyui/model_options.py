@@ -3,9 +3,26 @@
 from typing import Any
 
 import comfy.patcher_extension
+from comfy.patcher_extension import WrappersMP, get_all_wrappers
 
 # Keys of a MODEL's `transformer_options` that the Optimize node sets.
 ATTENTION, CHANNELS_LAST = "kandinsky22_attention", "kandinsky22_channels_last"
+# A key that a stage sets at each step: the timestep, which may lie between two noise levels.
+TIMESTEP = "kandinsky22_timestep"
+# What of a MODEL's `model_options` ComfyUI's guidance reads.
+GUIDANCE = (
+    "sampler_cfg_function",
+    "sampler_pre_cfg_function",
+    "sampler_post_cfg_function",
+    "sampler_calc_cond_batch_function",
+    "disable_cfg1_optimization",
+    "context_handler",
+)
+# Wrappers that change nothing but what a stage honours, by the modules that bring them; ComfyUI
+# loads those of its nodes under their paths.
+SAMPLING_MODULES = ("nodes_easycache", "context_windows")
+IN_THE_UNET = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+IN_GUIDANCE = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH)
 
 
 def wrapped_options(model: Any) -> dict[str, Any]:
@@ -15,6 +32,33 @@ def wrapped_options(model: Any) -> dict[str, Any]:
         options.setdefault("wrappers", {}), model.wrappers, copy_dict1=False
     )
     return options
+
+
+def node_of(part: Any) -> str:
+    """The node that brought a function or an object: ComfyUI's nodes make them inside of theirs."""
+    return getattr(part, "__qualname__", type(part).__qualname__).split(".")[0]
+
+
+def is_override(wrapper: Any) -> bool:
+    """Whether a wrapper is ComfyUI's CFG Override, which only sets the cfg of some steps."""
+    return node_of(wrapper) == "CFGOverride"
+
+
+def needs_guider(model: Any, options: dict[str, Any]) -> bool:
+    """Whether a stage has to ask ComfyUI's guider for each step; `options` are wrapped."""
+    wrappers = [
+        wrapper
+        for kind in options["wrappers"]
+        if kind not in IN_THE_UNET
+        for wrapper in get_all_wrappers(kind, options)
+    ]
+    asked = has_patches(options) or any(model.model_options.get(name) for name in GUIDANCE)
+    return asked or not all(is_override(wrapper) for wrapper in wrappers)
+
+
+def needs_both(model: Any) -> bool:
+    """Whether a node on the MODEL needs the picture without the prompt, too, at any cfg."""
+    return bool(model.model_options.get("disable_cfg1_optimization"))
 
 
 def unet_arguments(transformer_options: dict[str, Any]) -> dict[str, Any]:
@@ -28,15 +72,39 @@ def unet_arguments(transformer_options: dict[str, Any]) -> dict[str, Any]:
     if "optimized_attention_override" in transformer_options:
         attention = "host"
     channels_last = bool(transformer_options.get(CHANNELS_LAST))
-    return {"attention": attention, "channels_last": channels_last}
+    chosen = {"attention": attention, "channels_last": channels_last}
+    if has_patches(transformer_options):
+        chosen["patches"] = unet_patches(transformer_options)
+    return chosen
 
 
-def refuse_foreign_parts(transformer_options: dict[str, Any], control: Any = None) -> None:
-    """Raises ValueError for what is made for other UNets and would do nothing in this one."""
-    found = [name for name in ("patches", "patches_replace") if transformer_options.get(name)]
-    if found or control is not None:
-        raise ValueError(
-            f"Kandinsky 2.2 has no place for {found[0] if found else 'a ControlNet'} of other "
-            "models (PAG, SAG, HyperTile, GLIGEN, …). Take that node out; for depth use Depth "
-            "Conditioning (Kandinsky 2.2)."
-        )
+def has_patches(transformer_options: dict[str, Any]) -> bool:
+    return bool(transformer_options.get("patches") or transformer_options.get("patches_replace"))
+
+
+def unet_patches(transformer_options: dict[str, Any]) -> dict[str, Any]:
+    """What other nodes run between and in the blocks of the UNet, and what those functions ask for
+    that may change from call to call."""
+    return {
+        "patches": transformer_options.get("patches", {}),
+        "replace": transformer_options.get("patches_replace", {}),
+        "options": {"cond_or_uncond": transformer_options.get("cond_or_uncond", [0])},
+    }
+
+
+def refuse_mixed_kinds(model: Any) -> None:
+    """Raises ValueError for a merge of two kinds of decoder; ComfyUI would skip what does not fit.
+
+    The kinds differ in how many channels go into their first layer.
+    """
+    name = "diffusion_model.conv_in.weight"
+    for _, value, *_ in getattr(model, "patches", {}).get(name, []):
+        shape = model.model.diffusion_model.conv_in.weight.shape
+        # A merge brings the other model's weight in a list, and its own patches after it.
+        other = value[0][0] if isinstance(value, list) else None
+        if other is not None and other.shape != shape:
+            raise ValueError(
+                "Merge decoders of one kind. This MODEL is a merge of two kinds (text to image, "
+                f"inpaint, depth): the first layer of one takes {shape[1]} channels, that of the "
+                f"other {other.shape[1]}."
+            )

@@ -12,14 +12,27 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 
 from ..kandinsky import decoder
 from ..kandinsky.checks import check_numbers
-from .model_options import refuse_foreign_parts, unet_arguments
+from .foreign_parts import refuse_foreign_parts
+from .model_options import (
+    GUIDANCE,
+    IN_GUIDANCE,
+    IN_THE_UNET,
+    SAMPLING_MODULES,
+    is_override,
+    node_of,
+    refuse_mixed_kinds,
+    unet_arguments,
+)
+
+FUNCTION_WRAPPER = "model_function_wrapper"
+# What a MODEL may have put in place of its own: TorchCompileModel, and ModelComputeDtype.
+HONOURED_OBJECTS = ("diffusion_model", "manual_cast_dtype")
 
 
 def is_honoured(kind: str, wrapper: Any) -> bool:
-    """Wrappers of a model; and ComfyUI's CFG Override, which only sets the cfg of some steps."""
-    name = getattr(wrapper, "__qualname__", "")
-    is_override = kind == WrappersMP.PREDICT_NOISE and name.startswith("CFGOverride.")
-    return is_override or kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+    """Wrappers of the UNet and of guidance; and those of sampling that a stage knows."""
+    known = getattr(wrapper, "__module__", "").endswith(SAMPLING_MODULES)
+    return known or kind in IN_THE_UNET or kind in IN_GUIDANCE
 
 
 def cfg_of_steps(
@@ -30,7 +43,7 @@ def cfg_of_steps(
     They see a guider that predicts nothing, and what they set it to is what counts.
     """
     guider = SimpleNamespace(cfg=cfg)
-    wrappers = get_all_wrappers(WrappersMP.PREDICT_NOISE, options)
+    wrappers = [*filter(is_override, get_all_wrappers(WrappersMP.PREDICT_NOISE, options))]
     overrides = WrapperExecutor.new_class_executor(lambda *_: guider.cfg, guider, wrappers)
     sigmas = model.get_model_object("model_sampling").sigma(timesteps).cpu()
     found = [overrides.execute(None, sigma) for sigma in sigmas]
@@ -40,26 +53,29 @@ def cfg_of_steps(
 def refuse_what_only_samplers_honour(model: Any, options: dict[str, Any]) -> None:
     """Raises ValueError if the MODEL carries something that only ComfyUI's samplers can do.
 
-    A stage runs diffusers' loop: weight patches, merges and model wrappers take part in it; what
-    hooks into ComfyUI's own guidance and sampling would be passed over in silence.
+    A stage runs diffusers' loop: weight patches, merges, guidance and model wrappers take part in
+    it; what hooks into the loop of ComfyUI's samplers would be passed over in silence.
     """
-    refuse_foreign_parts(options)
-    found = [
-        name
-        for name in model.model_options
-        if name.endswith("_function") or name == "model_function_wrapper"
-    ]
-    found += [
-        f"{kind} wrapper"
-        for kind in options["wrappers"]
-        if not all(is_honoured(kind, wrapper) for wrapper in get_all_wrappers(kind, options))
-    ]
-    found += [f"another {name}" for name in model.object_patches if name != "diffusion_model"]
+    refuse_foreign_parts(model.model.diffusion_model, options)
+    refuse_mixed_kinds(model)
+    found = {
+        name: part
+        for name, part in model.model_options.items()
+        if name not in GUIDANCE and (name.endswith("_function") or name == FUNCTION_WRAPPER)
+    }
+    for kind in options["wrappers"]:
+        for wrapper in get_all_wrappers(kind, options):
+            if not is_honoured(kind, wrapper):
+                found[f"{kind} wrapper"] = wrapper
+    for name, part in model.object_patches.items():
+        if name not in HONOURED_OBJECTS:
+            found[f"another {name}"] = part
+    named = [f"{node_of(part)} ({name})" for name, part in found.items()]
     if model.hook_patches:
-        found.append("hooks")
-    if found:
+        named.append("hooks")
+    if named:
         raise ValueError(
-            f"This MODEL carries what a Kandinsky 2.2 stage cannot honour: {', '.join(found)}. "
+            f"This MODEL carries what a Kandinsky 2.2 stage cannot honour: {', '.join(named)}. "
             "Use KSampler for this, or connect the MODEL from before the node that added it."
         )
 

@@ -16,8 +16,9 @@ from ..kandinsky.masks import keep_from_mask, keep_from_noise_mask
 from ..kandinsky.schedulers import build_scheduler, set_strength
 from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
 from .model import kandinsky_of
-from .model_options import wrapped_options
+from .model_options import needs_both, wrapped_options
 from .prediction import cfg_of_steps, refuse_what_only_samplers_honour
+from .stage_checks import embeds_to_run, is_guided
 from .unet import Kandinsky22UNet
 
 
@@ -48,6 +49,8 @@ class StagePlan:
     """
 
     options: dict[str, Any]  # the MODEL's transformer_options, with all of its wrappers
+    sampling: Sampling
+    guided: bool  # whether ComfyUI's guider is asked for each step: see `guidance`
     scheduler: Any
     timesteps: torch.Tensor
     cfg: list[float]  # of each timestep
@@ -84,7 +87,7 @@ def plan_stage(
     picture = check_latent(latent)
     scheduler, timesteps = plan_steps(model.model.scheduler_config, sampling)
     cfg = cfg_of_steps(model, options, sampling.cfg, timesteps)
-    used = embeds_to_run(*embeds, max(cfg), unet.embeds_width)
+    used = embeds_to_run(*embeds, max(cfg), unet.embeds_width, needs_both(model))
     count, _, height, width = picture.shape
     kept = kept_parts(latent, mask, count, height, width)
     batches = {name: value.batch for name, value in used.items()} | {"latent": count}
@@ -95,6 +98,8 @@ def plan_stage(
     batch = common_batch(**batches)
     return StagePlan(
         options=options,
+        sampling=sampling,
+        guided=is_guided(model, options, scheduler),
         scheduler=scheduler,
         timesteps=timesteps,
         cfg=cfg,
@@ -147,29 +152,6 @@ def plan_steps(config: dict[str, Any], sampling: Sampling) -> tuple[Any, torch.T
             f"{sampling.scheduler}: the model knows {levels} noise levels. Use 500 or fewer."
         )
     return scheduler, set_strength(scheduler, sampling.steps, sampling.denoise)
-
-
-def embeds_to_run(
-    embeds: ImageEmbeds, negative: ImageEmbeds | None, cfg: float, width: int
-) -> dict[str, ImageEmbeds]:
-    """The embeddings a stage runs with, in the UNet's order; the negative only under guidance."""
-    if cfg > 1 and negative is None:
-        raise ValueError(
-            f"With cfg {cfg:g}, which is above 1, connect negative_image_embeds: the second output "
-            "of Prior, or Zero Embeds for none. Or set cfg to 1."
-        )
-    if cfg > 1 and negative is embeds:
-        raise ValueError(
-            "Connect negative_image_embeds to something else: image_embeds and "
-            f"negative_image_embeds are the same embeddings, and at cfg {cfg:g} guidance cancels "
-            "itself. A bypassed Prior Emb2Emb passes one input on to both. Take the second output "
-            "of Prior, or Zero Embeds; or set cfg to 1."
-        )
-    used = {} if negative is None or cfg <= 1 else {"negative_image_embeds": negative}
-    used["image_embeds"] = embeds
-    for value in used.values():
-        value.check_width(width, "this decoder")
-    return used
 
 
 def kept_parts(

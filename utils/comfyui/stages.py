@@ -4,6 +4,7 @@ The stages differ only in what `run_stage` is given: a hint, a mask, and whether
 picture.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
@@ -14,6 +15,7 @@ from ..kandinsky import decoder
 from ..kandinsky.batches import broadcast
 from ..kandinsky.image_embeds import ImageEmbeds
 from ..kandinsky.noise import draw_noise, item_generators
+from .guidance import Loop, run_guided
 from .model import forward_memory
 from .prediction import prediction
 from .stage_plan import Sampling, StagePlan, plan_stage
@@ -58,36 +60,58 @@ def run(model: Any, plan: StagePlan, generators: list[torch.Generator]) -> torch
 
     picture = on_device(plan.picture)
     noise = draw_noise(picture.shape, generators).to(device)
-    start = noise * plan.scheduler.init_noise_sigma
-    if plan.from_picture:
-        start = plan.scheduler.add_noise(picture, noise, plan.timesteps[:1].repeat(plan.batch))
-    rows = len(plan.embeds)  # 2 for each item where steps are guided
-    concat = preserve = hint = None
-    if plan.kept:
-        keep = torch.stack([on_device(keep) for keep in plan.kept]).amax(0)
-        preserve = decoder.Preserve(picture, noise, keep)
-        if plan.mask_shown:
-            concat = torch.cat([picture * keep, keep], dim=1)  # (B, 5, h, w)
-            concat = torch.cat([concat] * rows)
-    if plan.hint is not None:
-        hint = torch.cat([on_device(plan.hint)] * rows).to(model.model.get_dtype_inference())
+    keep = torch.stack([on_device(keep) for keep in plan.kept]).amax(0) if plan.kept else None
 
-    memory = forward_memory(model, [rows * plan.batch, *picture.shape[1:]])
-    comfy.model_management.load_models_gpu([model], memory_required=memory)
-    samples = decoder.denoise(
-        prediction(model, plan.options, hint),
-        plan.scheduler,
-        plan.timesteps,
-        start,
-        torch.cat([on_device(embeds) for embeds in plan.embeds]),
-        plan.cfg,
-        generators,
-        concat=concat,
-        preserve=preserve,
-        on_step=preview_reporter(model, len(plan.timesteps)),
+    def loop(
+        noise: torch.Tensor,
+        predict: decoder.Predict,
+        embeds: torch.Tensor,
+        cfg: Sequence[float],
+        concat: torch.Tensor | None,
+    ) -> torch.Tensor:
+        start = noise * plan.scheduler.init_noise_sigma
+        if plan.from_picture:
+            start = plan.scheduler.add_noise(picture, noise, plan.timesteps[:1].repeat(plan.batch))
+        return decoder.denoise(
+            predict,
+            plan.scheduler,
+            plan.timesteps,
+            start,
+            embeds,
+            cfg,
+            generators,
+            concat=concat,
+            preserve=None if keep is None else decoder.Preserve(picture, noise, keep),
+            on_step=preview_reporter(model, len(plan.timesteps)),
+        )
+
+    samples = (
+        run_guided(model, plan, noise, picture, keep, loop)
+        if plan.guided
+        else run_plain(model, plan, noise, picture, keep, loop)
     )
     height, width = plan.size
     return samples[..., :height, :width].contiguous()
+
+
+def run_plain(
+    model: Any, plan: StagePlan, noise: torch.Tensor, picture: torch.Tensor, keep: Any, loop: Loop
+) -> torch.Tensor:
+    """Latents of a stage's loop, with nothing in it but the MODEL's UNet."""
+
+    def rows(tensor: torch.Tensor) -> torch.Tensor:  # 2 for each item where steps are guided
+        return torch.cat([broadcast(tensor, plan.batch).to(noise.device)] * len(plan.embeds))
+
+    concat = hint = None
+    if keep is not None and plan.mask_shown:
+        concat = rows(torch.cat([picture * keep, keep], dim=1))  # (B, 5, h, w)
+    memory = forward_memory(model, [len(plan.embeds) * plan.batch, *picture.shape[1:]])
+    comfy.model_management.load_models_gpu([model], memory_required=memory)
+    if plan.hint is not None:  # in the dtype that the loaded MODEL computes in
+        hint = rows(plan.hint).to(model.model.get_dtype_inference())
+    embeds = [broadcast(embeds, plan.batch).to(noise.device) for embeds in plan.embeds]
+    predict = prediction(model, plan.options, hint)
+    return loop(noise, predict, torch.cat(embeds), plan.cfg, concat)
 
 
 def preview_reporter(model: Any, steps: int) -> decoder.OnDecoderStep:

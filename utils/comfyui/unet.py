@@ -10,6 +10,7 @@ from ..files.architectures import variant_of
 from ..kandinsky.latents import CHANNELS
 from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
 from .attention import SelectableAttention
+from .patched_unet import run_patched
 
 
 class Kandinsky22UNet(UNet2DConditionModel):
@@ -50,6 +51,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
         with_variance: bool = False,
         attention: str = "sdpa",
         channels_last: bool = False,
+        patches: dict[str, Any] | None = None,
         transformer_options: dict[str, Any] | None = None,
         **_,
     ) -> torch.Tensor:
@@ -59,23 +61,16 @@ class Kandinsky22UNet(UNet2DConditionModel):
             context: image embeddings, (B, 1, D), as they ride in CONDITIONING.
             hint: (B, 3, 8h, 8w) in [0, 1], for the depth variant.
             control: None; what has a ControlNet does not come this far.
-            attention, channels_last: see `unet_arguments`.
-
-        Raises:
-            ValueError: an area of a CONDITIONING has nothing in it.
+            attention, channels_last, patches: see `unet_arguments`.
         """
         options = transformer_options or {}
         height, width = x.shape[-2:]
-        if 0 in (height, width):
-            raise ValueError(
-                f"There are no latents to denoise: {height}×{width}. An area that is set on a "
-                "CONDITIONING lies outside of the canvas; move it, or make the canvas larger."
-            )
         # Mirrored noise is still noise; a repeated edge is not, but the only way for tiny sizes.
         mode = "reflect" if min(height, width) >= self.grid else "replicate"
         x = pad_to_grid(x, self.grid, mode)
         if hint is not None:
             hint = pad_to_grid(hint, self.grid * PIXELS_PER_LATENT)
+        chosen = {} if patches is None else {"patches": patches}
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         output = WrapperExecutor.new_class_executor(self._run, self, wrappers).execute(
             x,
@@ -85,6 +80,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
             attention=attention,
             channels_last=channels_last,
             transformer_options=transformer_options,
+            **chosen,
         )[..., :height, :width]
         return output if with_variance else output[:, :CHANNELS]
 
@@ -96,6 +92,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
         hint: torch.Tensor | None = None,
         attention: str = "sdpa",
         channels_last: bool = False,
+        patches: dict[str, Any] | None = None,
         transformer_options: dict[str, Any] | None = None,
         **_: Any,
     ) -> torch.Tensor:
@@ -107,6 +104,9 @@ class Kandinsky22UNet(UNet2DConditionModel):
         chosen: dict[str, Any] = {"attention": attention}
         if attention == "host":
             chosen["transformer_options"] = transformer_options or {}
+        if patches is not None:
+            options = transformer_options or {}
+            return run_patched(self, x, timesteps, conditions, chosen, patches, options)
         output = super().forward(
             x,
             timesteps,

@@ -1,0 +1,42 @@
+"""The noise levels of a checkpoint, in the words of ComfyUI's samplers."""
+
+from typing import Any
+
+import comfy.model_base
+
+from ..files.decoder_configs import DecoderConfigs
+
+# What a scheduler's config says → ComfyUI's name for it; ComfyUI's "linear" is "scaled_linear".
+MODEL_TYPES = {
+    "epsilon": comfy.model_base.ModelType.EPS,
+    "v_prediction": comfy.model_base.ModelType.V_PREDICTION,
+}
+BETA_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear"}
+
+
+def sampling_of(configs: DecoderConfigs) -> tuple[Any, dict[str, Any]]:
+    """ComfyUI's (model type, sampling settings) for a checkpoint's scheduler config.
+
+    Raises:
+        ValueError: ComfyUI's samplers have no such noise levels or no such prediction.
+    """
+    scheduler = configs.scheduler
+    prediction = scheduler.get("prediction_type", "epsilon")
+    betas = scheduler.get("beta_schedule", "linear")
+    for name, value, known in (
+        ("prediction_type", prediction, MODEL_TYPES),
+        ("beta_schedule", betas, BETA_SCHEDULES),
+        ("trained_betas", scheduler.get("trained_betas"), (None,)),
+    ):
+        if value not in known:
+            raise ValueError(
+                f"{configs.source} has {name} {value!r:.80}, which ComfyUI's samplers cannot "
+                f"follow; they know {', '.join(map(str, known))}. Use another checkpoint."
+            )
+    return MODEL_TYPES[prediction], {
+        "beta_schedule": BETA_SCHEDULES[betas],
+        "linear_start": scheduler["beta_start"],
+        "linear_end": scheduler["beta_end"],
+        "timesteps": scheduler.get("num_train_timesteps", 1000),
+        "zsnr": scheduler.get("rescale_betas_zero_snr", False),
+    }
