@@ -11,8 +11,16 @@ from helpers.decoding_stages import (
 from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 
 
+@pytest.fixture
+def same_kernels():
+    """oneDNN chooses kernels by the size of a batch, and they round differently: with torch 2.14
+    the inpainted latents, which go up to 66 here, differ by 1.2e-4 for that alone."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
+
+
 @each_stage
-def test_batch_item_alone(load_decoder, embeds, node):
+def test_batch_item_alone(load_decoder, embeds, node, same_kernels):
     name, widgets = STAGES[node]
     model, _ = load_decoder(name)
     samples = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
