@@ -43,6 +43,7 @@ COMMANDS = {
     "peak": "the most main memory of a server for text to image with a negative prompt",
     "optimize": "each choice of the Optimize node",
     "batch": "jobs a second over one server and two",
+    "count": "what one step gives a GPU to do, without one",
     "solvers": "the same picture in fewer calls of the UNet",
 }
 # What a command's `run` takes is an option of it; the defaults are there.
