@@ -20,7 +20,10 @@ KINDS = {
     "linear, matrices": ("addmm", "mm", "bmm", "baddbmm"),
     "convolution": ("convolution",),
     "norm": ("native_group_norm", "native_layer_norm"),
-    "attention": ("_scaled_dot_product_attention", "_scaled_dot_product_flash_attention"),
+    "attention": (
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+    ),
     "elementwise": ("add", "add_", "sub", "mul", "div", "silu", "gelu", "exp", "pow", "clamp"),
     "layout": ("clone", "cat", "_to_copy", "copy_", "constant_pad_nd", "repeat", "index"),
 }

@@ -13,6 +13,7 @@ from typing import Any
 
 import comfy.model_management
 import torch
+import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -34,6 +35,14 @@ def is_there(tensor: torch.Tensor) -> bool:
 
 def number(value: Any) -> Any:
     return value.item() if isinstance(value, torch.Tensor) and is_there(value) else value
+
+
+def fused_attention(query: Any, key: Any, value: Any, attn_mask: Any = None, **_: Any) -> Any:
+    """The kernel that an NVIDIA GPU takes; PyTorch asks the GPU itself which that is."""
+    if attn_mask is None:
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+    return kernel(query, key, value, attn_mask, False)[0]
 
 
 def size(tensor: torch.Tensor) -> int:
@@ -122,6 +131,7 @@ def simulated_gpu() -> Iterator[SimulatedGPU]:
         "load_models_gpu": lambda *_, **__: None,
         "get_free_memory": lambda *_, **__: ROOMY,
         "get_torch_device": lambda: GPU,
+        "pytorch_attention_flash_attention": lambda: True,
         "cuda_device_context": lambda device: nullcontext(),
     }
     for name, stand_in in stand_ins.items():
@@ -129,14 +139,15 @@ def simulated_gpu() -> Iterator[SimulatedGPU]:
             plain[name] = getattr(management, name)
             setattr(management, name, stand_in)
     # PyTorch would look for a real GPU if it made a tensor of numbers that are on one.
-    plain_tensor = torch.tensor
+    plain_tensor, plain_attention = torch.tensor, F.scaled_dot_product_attention
     torch.tensor = lambda data, **settings: plain_tensor(tree_map(number, data), **settings)
+    F.scaled_dot_product_attention = fused_attention
     try:
         # Without inference mode, in which a composed operation is one: its parts would not be seen.
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         with torch.inference_mode(False), torch.no_grad(), fake, SimulatedGPU() as gpu:
             yield gpu
     finally:
-        torch.tensor = plain_tensor
+        torch.tensor, F.scaled_dot_product_attention = plain_tensor, plain_attention
         for name, function in plain.items():
             setattr(management, name, function)
