@@ -45,6 +45,19 @@ def test_comfyui_and_torch_are_as_before():
     assert plain == (management.load_models_gpu, torch.tensor)
 
 
+def test_no_step_waits_for_the_gpu():
+    """Of the prior and of every decoding stage; each of diffusers' does, several times."""
+    from benchmarks.counted_runs import build, decoding, prior_runs
+
+    with simulated_gpu() as gpu:
+        assert count.measure(gpu, prior_runs(torch.float16)["Prior"], 2)["waits"] == 0
+        for variant in ("text_to_image", "inpaint", "depth"):
+            model, _ = build(torch.float16, variant)
+            for from_picture in (False, True)[: 1 if variant == "inpaint" else 2]:
+                run = decoding(variant, from_picture, model, 64)
+                assert count.measure(gpu, run)["waits"] == 0, (variant, from_picture)
+
+
 def test_the_table(monkeypatch):
     """Every row has all that is counted; their numbers are in the other tests."""
     counted = dict.fromkeys(("aten", "copies", "waits", "gb", "alive"), 1)

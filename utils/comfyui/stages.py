@@ -60,7 +60,7 @@ def run(model: Any, plan: StagePlan, generators: list[torch.Generator]) -> torch
     noise = draw_noise(picture.shape, generators).to(device)
     start = noise * plan.scheduler.init_noise_sigma
     if plan.from_picture:
-        start = plan.scheduler.add_noise(picture, noise, plan.timesteps[:1].repeat(plan.batch))
+        start = plan.scheduler.add_noise(picture, noise, plan.timesteps[:1])
     rows = len(plan.embeds)  # 2 for each item where steps are guided
     concat = preserve = hint = None
     if plan.kept:

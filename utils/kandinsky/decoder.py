@@ -8,6 +8,7 @@ arguments. Classifier-free guidance: Ho & Salimans, https://arxiv.org/abs/2207.1
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,13 +32,17 @@ class Preserve:
     noise: torch.Tensor
     keep: torch.Tensor
 
+    @cached_property
+    def repaint(self) -> torch.Tensor:
+        return 1 - self.keep
+
     def put_back(
         self, scheduler: Any, latents: torch.Tensor, next_t: torch.Tensor | None
     ) -> torch.Tensor:
         original = self.latents
         if next_t is not None:
             original = scheduler.add_noise(original, self.noise, next_t[None])
-        return self.keep * original + (1 - self.keep) * latents
+        return self.keep * original + self.repaint * latents
 
 
 def predict_noise(
@@ -106,9 +111,10 @@ def denoise(
     with_variance = getattr(scheduler.config, "variance_type", None) in ("learned", "learned_range")
     order = getattr(scheduler, "order", 1)
     options = step_options(scheduler, generators)
+    there = timesteps.to(latents.device, torch.float32)  # at once, and not a wait in each step
     for i, t in enumerate(timesteps):
         x = scheduler.scale_model_input(latents, t)
-        noise = predict_noise(predict, x, t, embeds, cfg[i], with_variance, concat)
+        noise = predict_noise(predict, x, there[i], embeds, cfg[i], with_variance, concat)
         step = scheduler.step(noise, t, latents, **options)
         latents = step.prev_sample
         next_t = timesteps[i + 1] if i + 1 < len(timesteps) else None
