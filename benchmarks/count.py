@@ -60,7 +60,7 @@ def measure(gpu: Any, run: Any, fewest: int = 1) -> dict[str, Any]:
 
 def run(dtype: str = "fp16", pixels: int = 0) -> list[dict]:
     """A row for each stage, for KSampler with each decoder, and for each pipeline of diffusers."""
-    from kandinsky22.utils.comfyui.model import forward_memory
+    from kandinsky22.utils.comfyui.model import forward_memory, kept_memory
     from kandinsky22.utils.comfyui.residents import ACTIVATIONS, transformer_memory
 
     from .counted_runs import build, decoding, ksampler, pipeline, prior_runs
@@ -82,10 +82,11 @@ def run(dtype: str = "fp16", pixels: int = 0) -> list[dict]:
         for variant, names in stage_names.items():
             model, unet = build(kind, variant)
             told = forward_memory(model, [2, 4, pixels // 8, pixels // 8]) / MIB
+            kept = kept_memory(model, 2) / MIB
             for stage, from_picture in names.items():
                 case = {"case": f"{stage}, {pixels} px, {dtype}"}
                 ours = measure(gpu, decoding(variant, from_picture, model, pixels))
-                rows.append(case | {"run": stage, **ours, "told": told})
+                rows.append(case | {"run": stage, **ours, "told": told + kept})
                 theirs = pipeline(variant, from_picture, unet, pixels)
                 rows.append(case | {"run": "diffusers", **measure(gpu, theirs)})
             case = {"case": f"{next(iter(names))}, {pixels} px, {dtype}", "run": "KSampler, euler"}

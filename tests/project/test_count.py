@@ -58,6 +58,17 @@ def test_no_step_waits_for_the_gpu():
                 assert count.measure(gpu, run)["waits"] == 0, (variant, from_picture)
 
 
+def test_a_call_of_the_unet_is_leaner_than_diffusers():
+    from benchmarks.counted_runs import build, decoding, ksampler, pipeline
+
+    with simulated_gpu() as gpu:
+        model, unet = build(torch.float16, "text_to_image")
+        theirs = count.measure(gpu, pipeline("text_to_image", False, unet, 64))["aten"]
+        ours = count.measure(gpu, decoding("text_to_image", False, model, 64))["aten"]
+        sampled = count.measure(gpu, ksampler("text_to_image", model, 64))["aten"]
+    assert ours <= 0.83 * theirs and sampled <= 0.91 * theirs
+
+
 def test_the_table(monkeypatch):
     """Every row has all that is counted; their numbers are in the other tests."""
     counted = dict.fromkeys(("aten", "copies", "waits", "gb", "alive"), 1)

@@ -6,13 +6,13 @@ Where a function takes `options`, those are the MODEL's `model_options.wrapped_o
 from types import SimpleNamespace
 from typing import Any
 
-import comfy.model_management
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
 from ..kandinsky import decoder
 from ..kandinsky.checks import check_numbers
 from .model_options import refuse_foreign_parts, unet_arguments
+from .unet import Conditions
 
 
 def is_honoured(kind: str, wrapper: Any) -> bool:
@@ -73,7 +73,7 @@ def prediction(
     """
     base, device = model.model, model.load_device
     dtype = base.get_dtype_inference()
-    at_once = comfy.model_management.device_supports_non_blocking(device)  # not Apple's
+    known: dict[Any, tuple[torch.Tensor, Conditions]] = {}
 
     def forward(
         x: torch.Tensor,
@@ -93,15 +93,27 @@ def prediction(
     wrappers = get_all_wrappers(WrappersMP.APPLY_MODEL, options)
     executor = WrapperExecutor.new_class_executor(forward, base, wrappers)
 
+    def conditions_of(embeds: torch.Tensor) -> Conditions:
+        """What the UNet reads of these rows, once for all steps."""
+        # They are kept, so that no other tensor is in their place.
+        key = embeds.data_ptr(), embeds.shape, embeds.stride()
+        if key not in known:
+            rows = None if hint is None else hint[-len(embeds) :]
+            made = base.diffusion_model.condition(embeds[:, None].to(dtype), rows)
+            known[key] = embeds, made
+        return known[key][1]
+
     def predict(x: torch.Tensor, t: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+        conditions = conditions_of(embeds)
         output = executor.execute(
             x.to(dtype),
-            t.to(device, torch.float32, non_blocking=at_once),
+            t.to(device, torch.float32),
             None,
-            embeds[:, None].to(dtype),
+            conditions.context,
             None,
             options,
-            hint=None if hint is None else hint[-len(x) :],
+            hint=conditions.hint,
+            conditions=conditions,
             with_variance=True,
         )
         return output.float()

@@ -14,7 +14,7 @@ from ..kandinsky import decoder
 from ..kandinsky.batches import broadcast
 from ..kandinsky.image_embeds import ImageEmbeds
 from ..kandinsky.noise import draw_noise, item_generators
-from .model import forward_memory
+from .model import forward_memory, kept_memory
 from .prediction import prediction
 from .stage_plan import Sampling, StagePlan, plan_stage
 
@@ -73,6 +73,7 @@ def run(model: Any, plan: StagePlan, generators: list[torch.Generator]) -> torch
         hint = torch.cat([on_device(plan.hint)] * rows).to(model.model.get_dtype_inference())
 
     memory = forward_memory(model, [rows * plan.batch, *picture.shape[1:]])
+    memory += kept_memory(model, rows * plan.batch)
     comfy.model_management.load_models_gpu([model], memory_required=memory)
     samples = decoder.denoise(
         prediction(model, plan.options, hint),

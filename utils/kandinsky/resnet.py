@@ -11,17 +11,22 @@ class LeanResnetBlock(ResnetBlock2D):
     """Divides by no scale of 1, and takes the embedding of the timestep with its activation."""
 
     def forward(self, input_tensor: torch.Tensor, temb: Any, *_: Any, **__: Any) -> torch.Tensor:
-        hidden = self.nonlinearity(self.norm1(input_tensor))
+        # A statement for each tensor, so that the one before it is freed.
+        hidden = self.norm1(input_tensor)
+        hidden = self.nonlinearity(hidden)
         resample: Any = self.upsample if self.upsample is not None else self.downsample
         if resample is not None:
             if hidden.shape[0] >= 64:  # as in diffusers: PyTorch's own fails in channels last
                 input_tensor, hidden = input_tensor.contiguous(), hidden.contiguous()
-            input_tensor, hidden = resample(input_tensor), resample(hidden)
+            input_tensor = resample(input_tensor)
+            hidden = resample(hidden)
         hidden = self.conv1(hidden)
         embedding: Any = self.time_emb_proj
         scale, shift = embedding(temb)[:, :, None, None].chunk(2, dim=1)
-        hidden = self.norm2(hidden) * (1 + scale) + shift
-        hidden = self.conv2(self.dropout(self.nonlinearity(hidden)))
+        hidden = self.norm2(hidden)
+        hidden = hidden * (1 + scale) + shift
+        hidden = self.nonlinearity(hidden)
+        hidden = self.conv2(self.dropout(hidden))
         if self.conv_shortcut is not None:
             input_tensor = self.conv_shortcut(input_tensor)
         return input_tensor + hidden

@@ -78,8 +78,10 @@ def take_step(scheduler: Any, step: Step, output: Any, sample: Any, generators: 
     return DDPMSchedulerOutput(prev_sample=after, pred_original_sample=estimate)
 
 
-def has_table(config: Any) -> bool:
-    """Whether all of a step's coefficients are known before it."""
+def has_table(config: Any, generators: Any) -> bool:
+    """Whether all of a step's coefficients are known before it, and each item has a generator."""
+    if not isinstance(generators, list):
+        return False
     return config.variance_type in FIXED and not getattr(config, "thresholding", False)
 
 
@@ -110,10 +112,15 @@ class Tabled:
 
 class TabledDDPM(Tabled, DDPMScheduler):
     def step(
-        self, model_output: Any, timestep: Any, sample: Any, generator: Any = None, **rest: Any
+        self,
+        model_output: Any,
+        timestep: Any,
+        sample: Any,
+        generator: Any = None,
+        return_dict: bool = True,
     ) -> Any:
-        if not isinstance(generator, list) or not has_table(self.config):
-            return super().step(model_output, timestep, sample, generator, **rest)
+        if not (return_dict and has_table(self.config, generator)):
+            return super().step(model_output, timestep, sample, generator, return_dict)
         step = self.lookup(int(timestep), lambda: ddpm_step(self, timestep))
         return take_step(self, step, model_output, sample, generator)
 
@@ -126,10 +133,12 @@ class TabledUnCLIP(Tabled, UnCLIPScheduler):
         sample: Any,
         prev_timestep: Any = None,
         generator: Any = None,
-        **rest: Any,
+        return_dict: bool = True,
     ) -> Any:
-        if not isinstance(generator, list) or not has_table(self.config):
-            return super().step(model_output, timestep, sample, prev_timestep, generator, **rest)
+        if not (return_dict and has_table(self.config, generator)):
+            return super().step(
+                model_output, timestep, sample, prev_timestep, generator, return_dict
+            )
         key = int(timestep), -1 if prev_timestep is None else int(prev_timestep)
         step = self.lookup(key, lambda: unclip_step(self, timestep, prev_timestep))
         return take_step(self, step, model_output, sample, generator)
