@@ -60,7 +60,8 @@ def measure(gpu: Any, run: Any, fewest: int = 1) -> dict[str, Any]:
 
 def run(dtype: str = "fp16", pixels: int = 0) -> list[dict]:
     """A row for each stage, for KSampler with each decoder, and for each pipeline of diffusers."""
-    from kandinsky22.utils.comfyui.model import forward_memory, kept_memory
+    from kandinsky22.utils.comfyui.model import forward_memory
+    from kandinsky22.utils.comfyui.prediction import kept_memory
     from kandinsky22.utils.comfyui.residents import ACTIVATIONS, transformer_memory
 
     from .counted_runs import build, decoding, ksampler, pipeline, prior_runs

@@ -46,12 +46,12 @@ def attend(
             sage, flash, split, …); None for PyTorch's own.
     """
     batch, channels, height, width = hidden_states.shape
-    parts = project(attn, hidden_states, image, split=options is None)
+    query, key, value = project(attn, hidden_states, image, split=options is None)
     if options is None:
-        output = F.scaled_dot_product_attention(*parts)
+        output = F.scaled_dot_product_attention(query, key, value)
         output = output.transpose(1, 2).reshape(batch, -1, channels)
     else:
-        output = optimized_attention(*parts, attn.heads, transformer_options=options)
+        output = optimized_attention(query, key, value, attn.heads, transformer_options=options)
     output = attn.to_out[0](output).transpose(1, 2)  # to_out[1] is dropout
     return output.reshape(batch, channels, height, width) + hidden_states
 

@@ -184,13 +184,6 @@ def forward_memory(model: Any, input_shape: Sequence[int]) -> int:
     return memory
 
 
-def kept_memory(model: Any, rows: int) -> int:
-    """Bytes of what a stage keeps for all of its steps, for so many rows of embeddings."""
-    base = model.model
-    size = comfy.model_management.dtype_size(base.get_dtype_inference())
-    return rows * base.diffusion_model.kept_numbers * size
-
-
 def kandinsky_of(model: Any) -> Kandinsky22:
     """What a MODEL holds; raises ValueError if it is another model's."""
     base = getattr(model, "model", None)

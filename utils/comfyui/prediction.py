@@ -6,6 +6,7 @@ Where a function takes `options`, those are the MODEL's `model_options.wrapped_o
 from types import SimpleNamespace
 from typing import Any
 
+import comfy.model_management
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
@@ -64,6 +65,28 @@ def refuse_what_only_samplers_honour(model: Any, options: dict[str, Any]) -> Non
         )
 
 
+def kept_memory(model: Any, rows: int) -> int:
+    """Bytes of what a stage keeps for all of its steps, for so many rows of embeddings."""
+    base = model.model
+    size = comfy.model_management.dtype_size(base.get_dtype_inference())
+    return rows * base.diffusion_model.kept_numbers * size
+
+
+def reader(unet: Any, hint: torch.Tensor | None, dtype: torch.dtype) -> Any:
+    """Embeddings (N, D) → what the UNet reads of them and of the hint, once for all steps."""
+    known: dict[Any, tuple[torch.Tensor, Conditions]] = {}
+
+    def read(embeds: torch.Tensor) -> Conditions:
+        # They are kept, so that no other tensor is in their place.
+        key = embeds.data_ptr(), embeds.shape, embeds.stride()
+        if key not in known:
+            rows = None if hint is None else hint[-len(embeds) :]
+            known[key] = embeds, unet.condition(embeds[:, None].to(dtype), rows)
+        return known[key][1]
+
+    return read
+
+
 def prediction(
     model: Any, options: dict[str, Any], hint: torch.Tensor | None = None
 ) -> decoder.Predict:
@@ -73,7 +96,6 @@ def prediction(
     """
     base, device = model.model, model.load_device
     dtype = base.get_dtype_inference()
-    known: dict[Any, tuple[torch.Tensor, Conditions]] = {}
 
     def forward(
         x: torch.Tensor,
@@ -93,15 +115,7 @@ def prediction(
     wrappers = get_all_wrappers(WrappersMP.APPLY_MODEL, options)
     executor = WrapperExecutor.new_class_executor(forward, base, wrappers)
 
-    def conditions_of(embeds: torch.Tensor) -> Conditions:
-        """What the UNet reads of these rows, once for all steps."""
-        # They are kept, so that no other tensor is in their place.
-        key = embeds.data_ptr(), embeds.shape, embeds.stride()
-        if key not in known:
-            rows = None if hint is None else hint[-len(embeds) :]
-            made = base.diffusion_model.condition(embeds[:, None].to(dtype), rows)
-            known[key] = embeds, made
-        return known[key][1]
+    conditions_of = reader(base.diffusion_model, hint, dtype)
 
     def predict(x: torch.Tensor, t: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         conditions = conditions_of(embeds)

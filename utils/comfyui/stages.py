@@ -14,8 +14,8 @@ from ..kandinsky import decoder
 from ..kandinsky.batches import broadcast
 from ..kandinsky.image_embeds import ImageEmbeds
 from ..kandinsky.noise import draw_noise, item_generators
-from .model import forward_memory, kept_memory
-from .prediction import prediction
+from .model import forward_memory
+from .prediction import kept_memory, prediction
 from .stage_plan import Sampling, StagePlan, plan_stage
 
 

@@ -7,8 +7,7 @@ arguments. Classifier-free guidance: Ho & Salimans, https://arxiv.org/abs/2207.1
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,10 +30,10 @@ class Preserve:
     latents: torch.Tensor
     noise: torch.Tensor
     keep: torch.Tensor
+    repaint: torch.Tensor = field(init=False)
 
-    @cached_property
-    def repaint(self) -> torch.Tensor:
-        return 1 - self.keep
+    def __post_init__(self):
+        object.__setattr__(self, "repaint", 1 - self.keep)
 
     def put_back(
         self, scheduler: Any, latents: torch.Tensor, next_t: torch.Tensor | None

@@ -1,6 +1,6 @@
 """ComfyUI's names of samplers and schedulers → a diffusers scheduler on the checkpoint's config.
 
-The scheduler's own `step` takes the steps of DDPM, DDIM, Euler and the others.
+A scheduler of diffusers takes every step; that of DDPM is made lean in tabled_steps.
 """
 
 import copy

@@ -3,7 +3,6 @@
 They compute what diffusers' `DDPMScheduler.step` and `UnCLIPScheduler.step` compute, to the bit.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,8 @@ from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 
 from .noise import draw_noise, send
 
+TABLES: dict[Any, dict[Any, Any]] = {}  # settings of a scheduler → timestep → Step
+MOST_TABLES = 16
 FIXED = ("fixed_small", "fixed_small_log", "fixed_large")  # of the variance types
 
 
@@ -78,17 +79,12 @@ def take_step(scheduler: Any, step: Step, output: Any, sample: Any, generators: 
     return DDPMSchedulerOutput(prev_sample=after, pred_original_sample=estimate)
 
 
-def has_table(config: Any, generators: Any) -> bool:
+def has_table(scheduler: Any, generators: Any) -> bool:
     """Whether all of a step's coefficients are known before it, and each item has a generator."""
-    if not isinstance(generators, list):
+    if not isinstance(generators, list) or getattr(scheduler, "custom_timesteps", False):
         return False
+    config = scheduler.config
     return config.variance_type in FIXED and not getattr(config, "thresholding", False)
-
-
-@functools.lru_cache(maxsize=16)
-def table_of(*settings: Any) -> dict[Any, Step]:
-    """The steps that were looked up before with the same settings of a scheduler."""
-    return {}
 
 
 class Tabled:
@@ -96,7 +92,10 @@ class Tabled:
 
     def lookup(self, key: Any, compute: Any) -> Step:
         scheduler: Any = self
-        table = table_of(str(scheduler.config), scheduler.num_inference_steps)
+        settings = type(self), str(scheduler.config), scheduler.num_inference_steps
+        if settings not in TABLES and len(TABLES) >= MOST_TABLES:
+            TABLES.clear()
+        table = TABLES.setdefault(settings, {})
         if key not in table:
             table[key] = compute()
         return table[key]
@@ -119,7 +118,7 @@ class TabledDDPM(Tabled, DDPMScheduler):
         generator: Any = None,
         return_dict: bool = True,
     ) -> Any:
-        if not (return_dict and has_table(self.config, generator)):
+        if not (return_dict and has_table(self, generator)):
             return super().step(model_output, timestep, sample, generator, return_dict)
         step = self.lookup(int(timestep), lambda: ddpm_step(self, timestep))
         return take_step(self, step, model_output, sample, generator)
@@ -135,7 +134,7 @@ class TabledUnCLIP(Tabled, UnCLIPScheduler):
         generator: Any = None,
         return_dict: bool = True,
     ) -> Any:
-        if not (return_dict and has_table(self.config, generator)):
+        if not (return_dict and has_table(self, generator)):
             return super().step(
                 model_output, timestep, sample, prev_timestep, generator, return_dict
             )
