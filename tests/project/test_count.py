@@ -66,7 +66,7 @@ def test_a_call_of_the_unet_is_leaner_than_diffusers():
         theirs = count.measure(gpu, pipeline("text_to_image", False, unet, 64))["aten"]
         ours = count.measure(gpu, decoding("text_to_image", False, model, 64))["aten"]
         sampled = count.measure(gpu, ksampler("text_to_image", model, 64))["aten"]
-    assert ours <= 0.83 * theirs and sampled <= 0.91 * theirs
+    assert ours <= 0.83 * theirs and sampled <= 0.92 * theirs
 
 
 def test_the_table(monkeypatch):
