@@ -44,6 +44,7 @@ COMMANDS = {
     "optimize": "each choice of the Optimize node",
     "batch": "jobs a second over one server and two",
     "rows": "how long scripts/batch.py takes to its first job, by rows of the table",
+    "count": "what one step gives a GPU to do, without one",
     "solvers": "the same picture in fewer calls of the UNet",
     "training": "what the template Train a LoRA teaches the bundled miniature",
 }

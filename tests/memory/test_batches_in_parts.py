@@ -4,6 +4,8 @@ The card is simulated: the CPU's memory under another name, which ComfyUI's own 
 frees. What is free of it is its size without the weights of the models that are loaded there.
 """
 
+from types import SimpleNamespace
+
 import comfy.model_management as management
 import pytest
 import torch
@@ -11,6 +13,7 @@ from helpers.module_calls import interrupt_at_the_second_call, watched
 from helpers.tiny_models import PRIOR
 from kandinsky22.nodes.loaders import LoadDepthEstimator, LoadPrior
 from kandinsky22.utils.comfyui import prior as priors
+from kandinsky22.utils.comfyui import residents
 from kandinsky22.utils.comfyui.depth_estimator import memory_needed
 from kandinsky22.utils.comfyui.residents import Resident, transformer_memory
 
@@ -174,3 +177,25 @@ def test_the_estimate_for_depth_is_what_was_measured(name, monkeypatch):
         assert at_once >= 3 and weights + at_once * peak <= 6 * GIB
         half, weights = peak // 2, weights // 2
         assert weights + 8 * half <= 12 * GIB
+
+
+@pytest.mark.parametrize("name", ["dpt-large", "depth-anything-large", "glpn"])
+def test_eight_frames_on_a_full_card_of_12_gb(name, monkeypatch):
+    """At published size, 518×924: what is put on the card at once is traced, and fits beside the
+    weights once ComfyUI has freed what it was asked for."""
+    config, pixels = measure_memory.DEPTH[name]
+    frames = torch.empty(8, 3, *pixels, device="meta")
+    _, weights = measure_memory.measure_depth(name, 1, torch.float32, "fused")
+    monkeypatch.setattr(management, "pytorch_attention_flash_attention", lambda: True)
+    free, patcher = [0], object()  # other models have all of it
+
+    def make_room(models, memory_required=0, **_):
+        free[0] = max(free[0], min(memory_required + weights, 12 * GIB))
+
+    monkeypatch.setattr(management, "load_models_gpu", make_room)
+    monkeypatch.setattr(residents, "free_memory", lambda _: free[0] - weights)
+    resident = object.__new__(Resident)
+    vars(resident).update(patcher=SimpleNamespace(model=SimpleNamespace(module=patcher)))
+    _, at_once = resident.load_for(8, memory_needed(config, frames, torch.float32))
+    peak, _ = measure_memory.measure_depth(name, at_once, torch.float32, "fused")
+    assert 1 <= at_once <= 8 and weights + peak <= free[0] <= 12 * GIB

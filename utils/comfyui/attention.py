@@ -1,69 +1,68 @@
 """The ways in which the decoder's UNet can compute attention, and the choice between them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
-from diffusers.models.attention_processor import AttnAddedKVProcessor, AttnAddedKVProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnAddedKVProcessor
 
-Change = Callable[..., Any]
+ATTENTIONS = ("sdpa", "host", "plain")
+KeyValue = tuple[torch.Tensor, torch.Tensor]  # (B, N, C) each
 
 
-class ComfyUIAttention:
-    """Attention with added keys and values, as in diffusers' AttnAddedKVProcessor2_0, through the
-    function that the user's ComfyUI has chosen (xformers, sage, flash, split, …)."""
+def project(attn: Any, hidden_states: torch.Tensor, image: KeyValue, split: bool) -> list[Any]:
+    """[query, key, value] of pixels (B, C, h, w), those of the image before their own; (B, N, C),
+    or split into heads."""
+    batch, channels, *_ = hidden_states.shape
+    pixels = attn.group_norm(hidden_states.view(batch, channels, -1)).transpose(1, 2)
+    if pixels.device.type != "cpu":
+        # One copy for three layers, which then add their bias within the product. On a CPU that
+        # rounds in another order than diffusers.
+        pixels = pixels.contiguous()
 
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: torch.Tensor,
-        context: torch.Tensor,
-        transformer_options: dict[str, Any] | None,
-        attend: Change | None = None,
-        before: list[Change] | None = None,
-        after: list[Change] | None = None,
-    ) -> torch.Tensor:
-        """(B, C, h, w) and tokens (B, N, E) → (B, C, h, w).
+    def shape(part: torch.Tensor) -> torch.Tensor:
+        return attn.head_to_batch_dim(part, out_dim=4) if split else part
 
-        Args:
-            attend: in place of ComfyUI's function: (q, k, v, number of tokens) → output. The keys
-                and values are those of the tokens, followed by those of the pixels.
-            before: change what the pixels' queries, keys and values are made of.
-            after: change the output.
-        """
-        batch, channels, height, width = hidden_states.shape
-        pixels = attn.group_norm(hidden_states.view(batch, channels, -1)).transpose(1, 2)
-        context = attn.norm_encoder_hidden_states(context) if attn.norm_cross else context
-        for_query = for_key = for_value = pixels
-        for change in before or ():
-            for_query, for_key, for_value = change(for_query, for_key, for_value)
-        key, value = attn.add_k_proj(context), attn.add_v_proj(context)
-        if not attn.only_cross_attention:
-            key = torch.cat([key, attn.to_k(for_key)], dim=1)
-            value = torch.cat([value, attn.to_v(for_value)], dim=1)
-        query = attn.to_q(for_query)
-        if attend is None:
-            output = optimized_attention(
-                query, key, value, attn.heads, transformer_options=transformer_options
-            )
+    made = [shape(attn.to_q(pixels))]
+    for first, layer in zip(image, (attn.to_k, attn.to_v), strict=True):
+        if attn.only_cross_attention:
+            made.append(shape(first))
         else:
-            output = attend(query, key, value, context.shape[1])
-        output = attn.to_out[0](output)  # to_out[1] is dropout
-        for change in after or ():
-            output = change(output)
-        return output.transpose(1, 2).reshape(batch, channels, height, width) + hidden_states
+            made.append(torch.cat([shape(first), shape(layer(pixels))], dim=-2))
+    return made
 
 
-ATTENTIONS: dict[str, Any] = {
-    "sdpa": AttnAddedKVProcessor2_0(),
-    "host": ComfyUIAttention(),
-    "plain": AttnAddedKVProcessor(),
-}
+def attend(
+    attn: Any, hidden_states: torch.Tensor, image: KeyValue, options: dict[str, Any] | None
+) -> torch.Tensor:
+    """(B, C, h, w) → (B, C, h, w): attention with added keys and values.
+
+    Computes what diffusers' AttnAddedKVProcessor2_0 computes, to the bit on a CPU.
+
+    Args:
+        image: the keys and values of the image embeddings.
+        options: transformer_options, for the function that the user's ComfyUI has chosen (xformers,
+            sage, flash, split, …); None for PyTorch's own.
+    """
+    batch, channels, height, width = hidden_states.shape
+    query, key, value = project(attn, hidden_states, image, split=options is None)
+    if options is None:
+        output = F.scaled_dot_product_attention(query, key, value)
+        output = output.transpose(1, 2).reshape(batch, -1, channels)
+    else:
+        output = optimized_attention(query, key, value, attn.heads, transformer_options=options)
+    output = attn.to_out[0](output).transpose(1, 2)  # to_out[1] is dropout
+    return output.reshape(batch, channels, height, width) + hidden_states
 
 
 class SelectableAttention:
     """Runs the attention that the call asks for, so that one UNet serves MODELs that differ."""
+
+    plain = AttnAddedKVProcessor()
+
+    def __init__(self, index: int):
+        self.index = index  # of the layer
 
     def __call__(
         self,
@@ -71,13 +70,25 @@ class SelectableAttention:
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        image: tuple[KeyValue, ...] = (),
         attention: str = "sdpa",
         transformer_options: dict[str, Any] | None = None,
     ) -> torch.Tensor:
-        # The image tokens come in the dtype of the weights; the layers may compute in another.
-        encoder_hidden_states = encoder_hidden_states.to(hidden_states.dtype)
-        if attention == "host":
-            return ATTENTIONS["host"](
-                attn, hidden_states, encoder_hidden_states, transformer_options
-            )
-        return ATTENTIONS[attention](attn, hidden_states, encoder_hidden_states, attention_mask)
+        if attention == "plain":
+            return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask)
+        own = image[self.index] if image else image_key(attn, encoder_hidden_states)
+        return attend(attn, hidden_states, own, transformer_options)
+
+
+def select_attention(unet: Any) -> list[Any]:
+    """Have all attention layers of a UNet run what a call asks for; returns those layers."""
+    layers: list[Any] = [layer for layer in unet.modules() if isinstance(layer, Attention)]
+    for index, layer in enumerate(layers):
+        layer.set_processor(SelectableAttention(index))
+    return layers
+
+
+def image_key(attn: Any, tokens: torch.Tensor) -> KeyValue:
+    """What a layer makes of the tokens of image embeddings, (B, N, E)."""
+    tokens = attn.norm_encoder_hidden_states(tokens) if attn.norm_cross else tokens
+    return attn.add_k_proj(tokens), attn.add_v_proj(tokens)

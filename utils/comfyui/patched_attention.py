@@ -4,14 +4,17 @@ They are made for attention among pixels (attn1). Here pixels attend to pixels a
 once: a patch gets the keys and values of both, tokens first.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from comfy.ldm.modules.attention import attention_basic
+from comfy.ldm.modules.attention import attention_basic, optimized_attention
 
-from .attention import ATTENTIONS, Change
+from .attention import image_key
 from .model_options import node_of
+
+Change = Callable[..., Any]
 
 
 def split_heads(states: torch.Tensor, heads: int) -> torch.Tensor:
@@ -53,6 +56,28 @@ def attend_to_pixels(
     share = scores.softmax(dim=-1)[..., :tokens]
     rest = 1 - share.sum(dim=-1, keepdim=True)
     return join_heads(to_pixels * rest + share @ values[:, :, :tokens])
+
+
+def joint_attention(
+    attn: Any, hidden: torch.Tensor, tokens: torch.Tensor, attend: Change, before: list[Change]
+) -> torch.Tensor:
+    """(B, C, h, w) and tokens (B, N, E) → (B, h · w, C), as diffusers' AttnAddedKVProcessor2_0.
+
+    Args:
+        attend: (q, k, v, N) → output. The keys and values are those of the tokens, followed by
+            those of the pixels.
+        before: change what the pixels' queries, keys and values are made of.
+    """
+    pixels = attn.group_norm(hidden.flatten(2)).transpose(1, 2)
+    for_query = for_key = for_value = pixels
+    for change in before:
+        for_query, for_key, for_value = change(for_query, for_key, for_value)
+    key, value = image_key(attn, tokens)
+    if not attn.only_cross_attention:
+        key = torch.cat([key, attn.to_k(for_key)], dim=1)
+        value = torch.cat([value, attn.to_v(for_value)], dim=1)
+    output = attend(attn.to_q(for_query), key, value, tokens.shape[1])
+    return attn.to_out[0](output)  # to_out[1] is dropout
 
 
 class PatchedAttention:
@@ -98,15 +123,14 @@ class PatchedAttention:
             output = replace(q, k, v, self.options)
             return checked(output[:, -count:], replace)
 
-        return ATTENTIONS["host"](
-            attn,
-            hidden,
-            tokens.to(hidden.dtype),
-            self.options,
-            None if self.replace is None and attention == "host" else attend,
-            [before(change) for change in self.before],
-            [
-                lambda output, change=change: checked(change(output, self.options), change)
-                for change in self.after
-            ],
+        def computed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, count: int) -> torch.Tensor:
+            if self.replace is None and attention == "host":
+                return optimized_attention(q, k, v, attn.heads, transformer_options=self.options)
+            return attend(q, k, v, count)
+
+        output = joint_attention(
+            attn, hidden, tokens.to(hidden.dtype), computed, [before(c) for c in self.before]
         )
+        for change in self.after:
+            output = checked(change(output, self.options), change)
+        return output.transpose(1, 2).reshape(hidden.shape) + hidden

@@ -111,7 +111,7 @@ def run_patched(
     emb = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timesteps))
     added = unet.get_aug_embed(emb=emb, encoder_hidden_states=None, added_cond_kwargs=conditions)
     options = options | {"original_shape": list(sample.shape), "block_index": 0}
-    if "hint" in conditions:
+    if isinstance(added, tuple):
         added, hint = added
         sample = torch.cat([sample, hint], dim=1)
     tokens = unet.process_encoder_hidden_states(None, added_cond_kwargs=conditions)

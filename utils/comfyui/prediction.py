@@ -23,6 +23,7 @@ from .model_options import (
     refuse_mixed_kinds,
     unet_arguments,
 )
+from .unet import Conditions
 
 FUNCTION_WRAPPER = "model_function_wrapper"
 # What a MODEL may have put in place of its own: TorchCompileModel, and ModelComputeDtype.
@@ -80,6 +81,28 @@ def refuse_what_only_samplers_honour(model: Any, options: dict[str, Any]) -> Non
         )
 
 
+def kept_memory(model: Any, rows: int) -> int:
+    """Bytes of what a stage keeps for all of its steps, for so many rows of embeddings."""
+    base = model.model
+    size = comfy.model_management.dtype_size(base.get_dtype_inference())
+    return rows * base.diffusion_model.kept_numbers * size
+
+
+def reader(unet: Any, hint: torch.Tensor | None, dtype: torch.dtype) -> Any:
+    """Embeddings (N, D) → what the UNet reads of them and of the hint, once for all steps."""
+    known: dict[Any, tuple[torch.Tensor, Conditions]] = {}
+
+    def read(embeds: torch.Tensor) -> Conditions:
+        # They are kept, so that no other tensor is in their place.
+        key = embeds.data_ptr(), embeds.shape, embeds.stride()
+        if key not in known:
+            rows = None if hint is None else hint[-len(embeds) :]
+            known[key] = embeds, unet.condition(embeds[:, None].to(dtype), rows)
+        return known[key][1]
+
+    return read
+
+
 def prediction(
     model: Any, options: dict[str, Any], hint: torch.Tensor | None = None
 ) -> decoder.Predict:
@@ -89,7 +112,6 @@ def prediction(
     """
     base, device = model.model, model.load_device
     dtype = base.get_dtype_inference()
-    at_once = comfy.model_management.device_supports_non_blocking(device)  # not Apple's
 
     def forward(
         x: torch.Tensor,
@@ -109,15 +131,19 @@ def prediction(
     wrappers = get_all_wrappers(WrappersMP.APPLY_MODEL, options)
     executor = WrapperExecutor.new_class_executor(forward, base, wrappers)
 
+    conditions_of = reader(base.diffusion_model, hint, dtype)
+
     def predict(x: torch.Tensor, t: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+        conditions = conditions_of(embeds)
         output = executor.execute(
             x.to(dtype),
-            t.to(device, torch.float32, non_blocking=at_once),
+            t.to(device, torch.float32),
             None,
-            embeds[:, None].to(dtype),
+            conditions.context,
             None,
             options,
-            hint=None if hint is None else hint[-len(x) :],
+            hint=conditions.hint,
+            conditions=conditions,
             with_variance=True,
         )
         return output.float()

@@ -17,7 +17,7 @@ from ..kandinsky.image_embeds import ImageEmbeds
 from ..kandinsky.noise import draw_noise, item_generators
 from .guidance import Loop, run_guided
 from .model import forward_memory
-from .prediction import prediction
+from .prediction import kept_memory, prediction
 from .stage_plan import Sampling, StagePlan, plan_stage
 
 
@@ -71,7 +71,7 @@ def run(model: Any, plan: StagePlan, generators: list[torch.Generator]) -> torch
     ) -> torch.Tensor:
         start = noise * plan.scheduler.init_noise_sigma
         if plan.from_picture:
-            start = plan.scheduler.add_noise(picture, noise, plan.timesteps[:1].repeat(plan.batch))
+            start = plan.scheduler.add_noise(picture, noise, plan.timesteps[:1])
         return decoder.denoise(
             predict,
             plan.scheduler,
@@ -105,7 +105,8 @@ def run_plain(
     concat = hint = None
     if keep is not None and plan.mask_shown:
         concat = rows(torch.cat([picture * keep, keep], dim=1))  # (B, 5, h, w)
-    memory = forward_memory(model, [len(plan.embeds) * plan.batch, *picture.shape[1:]])
+    count = len(plan.embeds) * plan.batch
+    memory = forward_memory(model, [count, *picture.shape[1:]]) + kept_memory(model, count)
     comfy.model_management.load_models_gpu([model], memory_required=memory)
     if plan.hint is not None:  # in the dtype that the loaded MODEL computes in
         hint = rows(plan.hint).to(model.model.get_dtype_inference())

@@ -1,6 +1,6 @@
 """The decoder's UNet, with the signature that ComfyUI calls."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
@@ -8,9 +8,21 @@ from diffusers import UNet2DConditionModel
 
 from ..files.architectures import variant_of
 from ..kandinsky.latents import CHANNELS
+from ..kandinsky.resnet import make_lean
 from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
-from .attention import SelectableAttention
+from .attention import KeyValue, image_key, select_attention
 from .patched_unet import run_patched
+
+
+class Conditions(NamedTuple):
+    """Embeddings, and a hint, as the UNet reads them: the same in every step of a run."""
+
+    context: torch.Tensor  # (B, 1, D), what they were made of
+    hint: torch.Tensor | None  # (B, 3, 8h, 8w)
+    embedding: torch.Tensor  # (B, E), to be added to that of the timestep
+    tokens: torch.Tensor  # (B, N, C)
+    image: tuple[KeyValue, ...]  # keys and values of the tokens, of each layer, if they are kept
+    features: torch.Tensor | None  # (B, 4, h, w), of the hint
 
 
 class Kandinsky22UNet(UNet2DConditionModel):
@@ -19,7 +31,8 @@ class Kandinsky22UNet(UNet2DConditionModel):
     @classmethod
     def from_config(cls, *args: Any, **kwargs: Any) -> Any:
         unet: Any = super().from_config(*args, **kwargs)
-        unet.set_attn_processor(SelectableAttention())
+        unet.attention_layers = select_attention(unet)
+        make_lean(unet)
         return unet
 
     @property
@@ -41,6 +54,46 @@ class Kandinsky22UNet(UNet2DConditionModel):
     def embeds_width(self) -> int:
         return self.config["encoder_hid_dim"]
 
+    @property
+    def kept_numbers(self) -> int:
+        """How many numbers `condition` keeps for each row."""
+        widths = sum(2 * layer.add_k_proj.out_features for layer in self.attention_layers)
+        project: Any = self.encoder_hid_proj
+        return widths * project.num_image_text_embeds
+
+    def condition(
+        self, context: torch.Tensor, hint: torch.Tensor | None, keep: bool = True
+    ) -> Conditions:
+        """Read embeddings (B, 1, D) and a hint (B, 3, 8h, 8w), of the dtype that x will have.
+
+        Args:
+            keep: for more than one call; or each layer of attention makes its keys when it runs.
+        """
+        embeds, features = context[:, 0], None
+        if hint is None:
+            embedding = self.add_embedding(embeds)
+        else:
+            embedding, features = self.add_embedding(embeds, hint)
+        project: Any = self.encoder_hid_proj
+        # They come in the dtype of the weights; the layers may compute in another.
+        tokens = project(embeds).to(context.dtype)
+        layers = self.attention_layers if keep else ()
+        keys = tuple(image_key(layer, tokens) for layer in layers)
+        return Conditions(context, hint, embedding, tokens, keys, features)
+
+    def get_aug_embed(self, emb: Any, encoder_hidden_states: Any, added_cond_kwargs: Any) -> Any:
+        """What diffusers' forward adds to the timestep's embedding, and the hint."""
+        conditions: Conditions = added_cond_kwargs["conditions"]
+        if conditions.features is None:
+            return conditions.embedding
+        return conditions.embedding, conditions.features
+
+    def process_encoder_hidden_states(
+        self, encoder_hidden_states: Any, added_cond_kwargs: Any
+    ) -> torch.Tensor:
+        """What diffusers' forward gives to the layers of attention."""
+        return added_cond_kwargs["conditions"].tokens
+
     def forward(  # type: ignore[override]
         self,
         x: torch.Tensor,
@@ -48,6 +101,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
         context: torch.Tensor,
         hint: torch.Tensor | None = None,
         control: Any = None,
+        conditions: Conditions | None = None,
         with_variance: bool = False,
         attention: str = "sdpa",
         channels_last: bool = False,
@@ -61,6 +115,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
             context: image embeddings, (B, 1, D), as they ride in CONDITIONING.
             hint: (B, 3, 8h, 8w) in [0, 1], for the depth variant.
             control: None; what has a ControlNet does not come this far.
+            conditions: of the same context and hint, if they were read before.
             attention, channels_last, patches: see `unet_arguments`.
         """
         options = transformer_options or {}
@@ -77,6 +132,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
             timesteps,
             context,
             hint=hint,
+            conditions=conditions,
             attention=attention,
             channels_last=channels_last,
             transformer_options=transformer_options,
@@ -90,28 +146,30 @@ class Kandinsky22UNet(UNet2DConditionModel):
         timesteps: torch.Tensor,
         context: torch.Tensor,
         hint: torch.Tensor | None = None,
+        conditions: Conditions | None = None,
         attention: str = "sdpa",
         channels_last: bool = False,
         patches: dict[str, Any] | None = None,
         transformer_options: dict[str, Any] | None = None,
         **_: Any,
     ) -> torch.Tensor:
-        conditions = {"image_embeds": context[:, 0]}
-        if hint is not None:
-            conditions["hint"] = hint
+        # A wrapper may have put others in their place.
+        if conditions is None or conditions.context is not context or conditions.hint is not hint:
+            conditions = self.condition(context, hint, keep=False)
         if channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        chosen: dict[str, Any] = {"attention": attention}
+        chosen: dict[str, Any] = {"attention": attention, "image": conditions.image}
         if attention == "host":
             chosen["transformer_options"] = transformer_options or {}
+        given: Any = {"conditions": conditions}
         if patches is not None:
             options = transformer_options or {}
-            return run_patched(self, x, timesteps, conditions, chosen, patches, options)
+            return run_patched(self, x, timesteps, given, chosen, patches, options)
         output = super().forward(
             x,
             timesteps,
             context,
-            added_cond_kwargs=conditions,
+            added_cond_kwargs=given,
             cross_attention_kwargs=chosen,
             return_dict=False,
         )

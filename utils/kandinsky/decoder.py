@@ -7,7 +7,7 @@ arguments. Classifier-free guidance: Ho & Salimans, https://arxiv.org/abs/2207.1
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ class Preserve:
     latents: torch.Tensor
     noise: torch.Tensor
     keep: torch.Tensor
+    repaint: torch.Tensor = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "repaint", 1 - self.keep)
 
     def put_back(
         self, scheduler: Any, latents: torch.Tensor, next_t: torch.Tensor | None
@@ -37,7 +41,7 @@ class Preserve:
         original = self.latents
         if next_t is not None:
             original = scheduler.add_noise(original, self.noise, next_t[None])
-        return self.keep * original + (1 - self.keep) * latents
+        return self.keep * original + self.repaint * latents
 
 
 def predict_noise(
@@ -106,9 +110,10 @@ def denoise(
     with_variance = getattr(scheduler.config, "variance_type", None) in ("learned", "learned_range")
     order = getattr(scheduler, "order", 1)
     options = step_options(scheduler, generators)
+    there = timesteps.to(latents.device, torch.float32)  # at once, and not a wait in each step
     for i, t in enumerate(timesteps):
         x = scheduler.scale_model_input(latents, t)
-        noise = predict_noise(predict, x, t, embeds, cfg[i], with_variance, concat)
+        noise = predict_noise(predict, x, there[i], embeds, cfg[i], with_variance, concat)
         step = scheduler.step(noise, t, latents, **options)
         latents = step.prev_sample
         next_t = timesteps[i + 1] if i + 1 < len(timesteps) else None

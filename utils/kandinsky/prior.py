@@ -133,11 +133,12 @@ def denoise(
     """
     rows = latents.shape[0] * latents.shape[1]
     guided = text.embeds.shape[0] == 2 * rows
+    there = timesteps.to(latents.device)  # at once, and not a wait in each step
     for i, t in enumerate(timesteps):
         x = latents.flatten(0, 1).to(text.embeds.dtype)  # (B·R, D)
         predicted = transformer(
             torch.cat([x, x]) if guided else x,
-            timestep=t,
+            timestep=there[i],
             proj_embedding=text.embeds,
             encoder_hidden_states=text.states,
             attention_mask=text.mask,

@@ -40,7 +40,7 @@ class Denoising:
         """See `denoise`. `items` are those of the batch whose noise, (B, R, D), is given."""
         if self.start is not None:
             blocks = self.start[list(items), None].expand(noise.shape).to(noise.device)
-            noise = self.scheduler.add_noise(blocks, noise, self.timesteps[0].repeat(len(noise)))
+            noise = self.scheduler.add_noise(blocks, noise, self.timesteps[:1])
         plan = (self.scheduler, self.timesteps, noise, text, self.cfg, generators)
         return denoise(transformer, *plan, on_step=on_step)
 

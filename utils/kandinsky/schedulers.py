@@ -1,6 +1,6 @@
 """ComfyUI's names of samplers and schedulers → a diffusers scheduler on the checkpoint's config.
 
-The scheduler's own `step` takes the steps of DDPM, DDIM, Euler and the others.
+A scheduler of diffusers takes every step; that of DDPM is made lean in tabled_steps.
 """
 
 import copy
@@ -12,6 +12,7 @@ import diffusers
 import torch
 
 from .checks import check_choice, check_numbers
+from .tabled_steps import TabledDDPM
 
 # sampler_name → scheduler class, and what tells that algorithm apart within its class
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -50,6 +51,8 @@ def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str) -
         ValueError: an unknown name, or a pair that diffusers does not have.
     """
     scheduler_class, settings = scheduler_settings(config, sampler_name, scheduler)
+    if scheduler_class is diffusers.DDPMScheduler:
+        scheduler_class = TabledDDPM
     if not scheduler_class.__name__.startswith("KDPM2"):
         return scheduler_class.from_config(settings)
     key = scheduler_class.__name__, json.dumps(settings, sort_keys=True, default=str)

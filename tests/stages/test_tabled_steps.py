@@ -1,0 +1,74 @@
+"""Steps whose coefficients are looked up are those of diffusers' schedulers, to the bit."""
+
+import diffusers
+import pytest
+import torch
+from helpers import tiny_models
+from helpers.oracle import generators
+from kandinsky22.utils.files import architectures
+from kandinsky22.utils.kandinsky.tabled_steps import TabledDDPM, TabledUnCLIP
+
+DECODER = tiny_models.DECODER_SCHEDULER
+CONFIGS = {
+    "tiny": DECODER,
+    "published": architectures.DECODERS["text_to_image"].scheduler,
+    "no clipping": DECODER | {"clip_sample": False},
+    "logarithm": DECODER | {"variance_type": "fixed_small_log"},
+    "large": DECODER | {"variance_type": "fixed_large"},
+    "learned": DECODER | {"variance_type": "learned_range"},
+    "thresholds": DECODER | {"thresholding": True},
+    "v": DECODER | {"prediction_type": "v_prediction"},
+    "sample": DECODER | {"prediction_type": "sample"},
+}
+
+
+def run(scheduler, steps: int, channels: int, **options) -> list[torch.Tensor]:
+    """What a scheduler makes of the same predictions, step by step; twice."""
+    found = []
+    for _ in range(2):
+        scheduler.set_timesteps(steps)
+        noise = torch.Generator().manual_seed(0)
+        sample = torch.randn(2, 4, 6, 6, generator=noise)
+        draws = generators(1, 2)
+        for i, t in enumerate(scheduler.timesteps):
+            predicted = torch.randn(2, channels, 6, 6, generator=noise)
+            given = {name: value(scheduler, i) for name, value in options.items()}
+            step = scheduler.step(predicted, t, sample, generator=draws, **given)
+            sample = step.prev_sample
+            found += [sample, step.pred_original_sample]
+    return found
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_ddpm(config, steps):
+    channels = 8 if config == "learned" else 4
+    ours, theirs = (
+        run(kind.from_config(CONFIGS[config]), steps, channels)
+        for kind in (TabledDDPM, diffusers.DDPMScheduler)
+    )
+    assert all(map(torch.equal, ours, theirs)) and len(ours) == len(theirs) == 4 * steps
+
+
+@pytest.mark.parametrize("steps", [2, 7, 25, 1000])
+@pytest.mark.parametrize("prediction", ["sample", "epsilon"])
+def test_unclip(prediction, steps):
+    config = architectures.PRIOR["scheduler"] | {"prediction_type": prediction}
+
+    def previous(scheduler, i):
+        return scheduler.timesteps[i + 1] if i + 1 < len(scheduler.timesteps) else None
+
+    ours, theirs = (
+        run(kind.from_config(config), steps, 4, prev_timestep=previous)
+        for kind in (TabledUnCLIP, diffusers.UnCLIPScheduler)
+    )
+    assert all(map(torch.equal, ours, theirs)) and len(ours) == 4 * steps
+
+
+@pytest.mark.parametrize("kind", [TabledDDPM, TabledUnCLIP])
+def test_added_noise(kind):
+    picture, noise = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    plain = kind.__mro__[2].from_config({})
+    for timesteps in (torch.tensor([500]), torch.tensor([3, 999, 0])):
+        wanted = plain.add_noise(picture, noise, timesteps)
+        assert torch.equal(kind.from_config({}).add_noise(picture, noise, timesteps), wanted)

@@ -1,0 +1,143 @@
+"""DDPM and unCLIP steps whose coefficients are looked up, and whose noise no device waits for.
+
+They compute what diffusers' `DDPMScheduler.step` and `UnCLIPScheduler.step` compute, to the bit.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UnCLIPScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
+
+from .noise import draw_noise, send
+
+TABLES: dict[Any, dict[Any, Any]] = {}  # settings of a scheduler → timestep → Step
+MOST_TABLES = 16
+FIXED = ("fixed_small", "fixed_small_log", "fixed_large")  # of the variance types
+
+
+@dataclass(frozen=True)
+class Step:
+    """The numbers of one step, as tensors () on the CPU; a device takes those without a wait.
+
+    The estimate of the finished sample is (sample - `sigma` · epsilon) / `alpha`, and the next
+    sample `finished` · estimate + `sample` · sample + `noise` · noise.
+    """
+
+    sigma: torch.Tensor
+    alpha: torch.Tensor
+    finished: torch.Tensor
+    sample: torch.Tensor
+    noise: torch.Tensor | None
+
+
+def ddpm_step(scheduler: Any, t: torch.Tensor) -> Step:
+    """What DDPMScheduler computes of a timestep."""
+    previous = scheduler.previous_timestep(t)
+    alpha, one = scheduler.alphas_cumprod[t], scheduler.one
+    alpha_after = scheduler.alphas_cumprod[previous] if previous >= 0 else one
+    rest, rest_after, current = 1 - alpha, 1 - alpha_after, alpha / alpha_after
+    noise = None
+    if t > 0:
+        noise = scheduler._get_variance(t)
+        noise = noise if scheduler.config.variance_type == "fixed_small_log" else noise**0.5
+    finished = alpha_after**0.5 * (1 - current) / rest
+    return Step(rest**0.5, alpha**0.5, finished, current**0.5 * rest_after / rest, noise)
+
+
+def unclip_step(scheduler: Any, t: torch.Tensor, previous: torch.Tensor | None) -> Step:
+    """What UnCLIPScheduler computes of a timestep and the one after it."""
+    previous = t - 1 if previous is None else previous
+    alpha, one = scheduler.alphas_cumprod[t], scheduler.one
+    alpha_after = scheduler.alphas_cumprod[previous] if previous >= 0 else one
+    rest, rest_after = 1 - alpha, 1 - alpha_after
+    beta, current = scheduler.betas[t], scheduler.alphas[t]
+    if previous != t - 1:
+        beta = 1 - alpha / alpha_after
+        current = 1 - beta
+    noise = scheduler._get_variance(t, prev_timestep=previous) if t > 0 else None
+    finished = alpha_after**0.5 * beta / rest
+    return Step(rest**0.5, alpha**0.5, finished, current**0.5 * rest_after / rest, noise)
+
+
+def take_step(scheduler: Any, step: Step, output: Any, sample: Any, generators: Any) -> Any:
+    """The next sample, and the estimate of the finished one."""
+    config = scheduler.config
+    if config.prediction_type == "epsilon":
+        estimate = (sample - step.sigma * output) / step.alpha
+    elif config.prediction_type == "v_prediction":
+        estimate = step.alpha * sample - step.sigma * output
+    else:
+        estimate = output
+    if config.clip_sample:
+        estimate = estimate.clamp(-config.clip_sample_range, config.clip_sample_range)
+    after = step.finished * estimate + step.sample * sample
+    if step.noise is not None:
+        noise = draw_noise(output.shape, generators)
+        after = after + step.noise * send(noise, output.device)
+    return DDPMSchedulerOutput(prev_sample=after, pred_original_sample=estimate)
+
+
+def has_table(scheduler: Any, generators: Any) -> bool:
+    """Whether all of a step's coefficients are known before it, and each item has a generator."""
+    if not isinstance(generators, list) or getattr(scheduler, "custom_timesteps", False):
+        return False
+    config = scheduler.config
+    return config.variance_type in FIXED and not getattr(config, "thresholding", False)
+
+
+class Tabled:
+    """What both schedulers do in another way than in diffusers; the rest they leave to it."""
+
+    def lookup(self, key: Any, compute: Any) -> Step:
+        scheduler: Any = self
+        settings = type(self), str(scheduler.config), scheduler.num_inference_steps
+        if settings not in TABLES and len(TABLES) >= MOST_TABLES:
+            TABLES.clear()
+        table = TABLES.setdefault(settings, {})
+        if key not in table:
+            table[key] = compute()
+        return table[key]
+
+    def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> torch.Tensor:
+        """Noise of one level, without sending anything to the samples' device."""
+        scheduler: Any = self
+        if timesteps.numel() > 1:
+            return super().add_noise(original_samples, noise, timesteps)  # type: ignore[misc]
+        alpha = scheduler.alphas_cumprod[int(timesteps)]
+        return alpha**0.5 * original_samples + (1 - alpha) ** 0.5 * noise
+
+
+class TabledDDPM(Tabled, DDPMScheduler):
+    def step(
+        self,
+        model_output: Any,
+        timestep: Any,
+        sample: Any,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> Any:
+        if not (return_dict and has_table(self, generator)):
+            return super().step(model_output, timestep, sample, generator, return_dict)
+        step = self.lookup(int(timestep), lambda: ddpm_step(self, timestep))
+        return take_step(self, step, model_output, sample, generator)
+
+
+class TabledUnCLIP(Tabled, UnCLIPScheduler):
+    def step(
+        self,
+        model_output: Any,
+        timestep: Any,
+        sample: Any,
+        prev_timestep: Any = None,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> Any:
+        if not (return_dict and has_table(self, generator)):
+            return super().step(
+                model_output, timestep, sample, prev_timestep, generator, return_dict
+            )
+        key = int(timestep), -1 if prev_timestep is None else int(prev_timestep)
+        step = self.lookup(key, lambda: unclip_step(self, timestep, prev_timestep))
+        return take_step(self, step, model_output, sample, generator)
