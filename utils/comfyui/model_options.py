@@ -85,10 +85,11 @@ def has_patches(transformer_options: dict[str, Any]) -> bool:
 def unet_patches(transformer_options: dict[str, Any]) -> dict[str, Any]:
     """What other nodes run between and in the blocks of the UNet, and what those functions ask for
     that may change from call to call."""
+    # Copies: torch.compile knows an object by the first place where it sees it.
     return {
-        "patches": transformer_options.get("patches", {}),
-        "replace": transformer_options.get("patches_replace", {}),
-        "options": {"cond_or_uncond": transformer_options.get("cond_or_uncond", [0])},
+        "patches": {k: [*v] for k, v in transformer_options.get("patches", {}).items()},
+        "replace": {k: {**v} for k, v in transformer_options.get("patches_replace", {}).items()},
+        "options": {"cond_or_uncond": [*transformer_options.get("cond_or_uncond", [0])]},
     }
 
 
