@@ -115,7 +115,10 @@ def run_patched(
         added, hint = added
         sample = torch.cat([sample, hint], dim=1)
     tokens = unet.process_encoder_hidden_states(None, added_cond_kwargs=conditions)
-    run = PatchedRun(emb + added, tokens, chosen, patches, options | patches["options"])
+    emb = emb + added
+    if unet.time_embed_act is not None:
+        emb = unet.time_embed_act(emb)
+    run = PatchedRun(emb, tokens, chosen, patches, options | patches["options"])
     number = 0
     h = run.keep(unet.conv_in(sample), number)
     for block in unet.down_blocks:
