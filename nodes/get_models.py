@@ -79,8 +79,8 @@ class GetModels(io.ComfyNode):
             display_name="Get Models (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
             description="Downloads published models from the Hugging Face Hub into the models "
-            "folder, and checks them. After an interrupt, the next run resumes. Files that are "
-            "there already stay as they are.",
+            "folder, and checks them. After an interrupt, press Download again: it resumes. Files "
+            "that are there already stay as they are.",
             search_aliases=["download", "hugging face", "hub", "fetch", "weights", "checkpoint"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],

@@ -33,9 +33,9 @@ class Optimize(io.ComfyNode):
                     "channels_last",
                     default=False,
                     tooltip="Stores pixels before channels. Convolutions, which are most of this "
-                    "model's work, can be faster in this format: on a CPU they are; on NVIDIA "
-                    "cards it is more likely for a compiled model. With ComfyUI's dynamic VRAM "
-                    "the weights are converted at every call, so little is gained.",
+                    "model's work, can be faster in this format. On the CPUs that were measured "
+                    "they are; no GPU was measured. With ComfyUI's dynamic VRAM the weights are "
+                    "converted at every call, so little is gained.",
                 ),
             ],
             outputs=[io.Model.Output(id="model", display_name="model")],

@@ -15,7 +15,8 @@ class PasteBack(io.ComfyNode):
             display_name="Paste Back (Kandinsky 2.2)",
             category="Kandinsky 2.2/decoder",
             description="Pastes the repainted part of a picture into the original. Outside of the "
-            "mask every pixel of the original stays as it is, to the bit.",
+            "mask and its feathered border, every pixel of the original stays as it is, to the "
+            "bit.",
             search_aliases=["composite", "stitch", "uncrop", "blend", "inpaint", "outpaint"],
             inputs=[
                 io.Image.Input(

@@ -19,8 +19,9 @@ def prompt_inputs() -> list[io.Input]:
             multiline=True,
             dynamic_prompts=True,
             default="",
-            tooltip="What the picture should not show. It steers the prior away, and becomes "
-            "negative_image_embeds. If it is empty, those are the embedding of an empty picture.",
+            tooltip="What the picture should not show. Where cfg is above 1 it steers the prior "
+            "away, and it becomes negative_image_embeds. If it is empty, those are CLIP's "
+            "embedding of an all-zero picture.",
         ),
     ]
 
