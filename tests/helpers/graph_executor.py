@@ -104,7 +104,12 @@ class Executor:
 
     def look_at(self, name: str, kinds, values: tuple, tame: bool) -> None:
         ours = name.startswith(OURS)
-        for kind, value in zip(kinds, values, strict=False):
+        listed = [
+            (kind, item)
+            for kind, value in zip(kinds, values, strict=False)
+            for item in (value if str(kind) == "IMAGE" and isinstance(value, list) else [value])
+        ]
+        for kind, value in listed:
             wrong = malformed(str(kind), value, name) if ours else ""
             numbers = all(torch.isfinite(tensor).all() for tensor in tensors_in(value))
             if tame and not numbers and (ours or name in WHOLE):

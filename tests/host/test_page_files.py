@@ -46,7 +46,7 @@ def test_translations(server, object_info):
 def test_the_page_gets_these_scripts_from_us(server):
     ours = {path for path in server.get("/extensions") if "kandinsky22" in path}
     names = [path.stem for path in (PACK / "web").glob("*.js")]
-    assert len(names) == 6
+    assert len(names) == 7
     assert ours == {f"/extensions/kandinsky22/{name}.js" for name in names}
 
 

@@ -12,10 +12,13 @@ def run_unet(unet: Any) -> None:
     config = unet.config
     channels, width = config.in_channels, config.encoder_hid_dim
     is_depth = config.addition_embed_type == "image_hint"
-    added = {"image_embeds": torch.empty(1, width)}
+    embeds = torch.empty(1, width)
+    added: dict[str, Any] = {"image_embeds": embeds}
     if is_depth:
         added["hint"] = torch.empty(1, 3, 256, 256)
         channels -= 4
+    if hasattr(unet, "condition"):  # ComfyUI's: it reads them before its forward
+        added = {"conditions": unet.condition(embeds[:, None], added.get("hint"))}
     sample = torch.empty(1, channels, 32, 32)
     forward: Any = UNet2DConditionModel.forward
     forward(unet, sample, torch.empty(1), None, added_cond_kwargs=added)
