@@ -23,10 +23,10 @@ from kandinsky22.utils.files import architectures
 from kandinsky22.utils.files.decoder_configs import DecoderConfigs
 from kandinsky22.utils.files.layers import swap_layers
 from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
+from kandinsky22.utils.kandinsky.lean_steps import LeanUnCLIP
 from kandinsky22.utils.kandinsky.noise import draw_noise, item_generators
 from kandinsky22.utils.kandinsky.prior import TextFeatures
 from kandinsky22.utils.kandinsky.prior_runs import Denoising
-from kandinsky22.utils.kandinsky.tabled_steps import TabledUnCLIP
 
 from .checkpoints import BUNDLED, PROMPT
 from .inpaint import box
@@ -149,7 +149,7 @@ def prior_runs(dtype: torch.dtype) -> dict[str, Run]:
     )
 
     def run(steps: int) -> Any:
-        scheduler: Any = TabledUnCLIP.from_config(configs["scheduler"])
+        scheduler: Any = LeanUnCLIP.from_config(configs["scheduler"])
         scheduler.set_timesteps(steps)
         generators = item_generators(0, [0])
         noise, text = draw_noise((1, 1, 1280), generators).to(GPU), features.to(GPU, dtype)

@@ -115,6 +115,8 @@ class PatchedAttention:
 
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tokens: int) -> torch.Tensor:
             replace = self.replace
+            if replace is None and attention == "host":
+                return optimized_attention(q, k, v, attn.heads, transformer_options=self.options)
             if replace is None:
                 return FUNCTIONS[attention](q, k, v, attn.heads)
             if node_of(replace) == "SelfAttentionGuidance":
@@ -123,13 +125,8 @@ class PatchedAttention:
             output = replace(q, k, v, self.options)
             return checked(output[:, -count:], replace)
 
-        def computed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, count: int) -> torch.Tensor:
-            if self.replace is None and attention == "host":
-                return optimized_attention(q, k, v, attn.heads, transformer_options=self.options)
-            return attend(q, k, v, count)
-
         output = joint_attention(
-            attn, hidden, tokens.to(hidden.dtype), computed, [before(c) for c in self.before]
+            attn, hidden, tokens.to(hidden.dtype), attend, [before(c) for c in self.before]
         )
         for change in self.after:
             output = checked(change(output, self.options), change)

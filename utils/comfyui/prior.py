@@ -9,11 +9,11 @@ from ..kandinsky import prior
 from ..kandinsky.checks import check_counts, check_numbers, check_texts, check_whole_numbers
 from ..kandinsky.image_embeds import ImageEmbeds
 from ..kandinsky.images import images_to_model
+from ..kandinsky.lean_steps import LeanUnCLIP
 from ..kandinsky.noise import draw_noise, item_generators
 from ..kandinsky.one_pass_prior import OnePassPrior
 from ..kandinsky.prior_runs import Denoising, OnePass
 from ..kandinsky.schedulers import set_strength
-from ..kandinsky.tabled_steps import TabledUnCLIP
 from .clip import ImageEncoder, TextEncoder
 from .clip_text import ComfyTextEncoder
 from .clip_vision import ComfyImageEncoder
@@ -159,7 +159,7 @@ class LoadedPrior(Owner):
             if start is not None:
                 raise ValueError(ONE_PASS.format("Prior Emb2Emb"))
             return OnePass()
-        scheduler: Any = TabledUnCLIP.from_config(self.scheduler_config)
+        scheduler: Any = LeanUnCLIP.from_config(self.scheduler_config)
         levels = scheduler.config.num_train_timesteps
         if not 2 <= steps <= levels:
             raise ValueError(f"The prior needs at least 2 steps and at most {levels}, not {steps}.")

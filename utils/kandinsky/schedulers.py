@@ -1,6 +1,6 @@
 """ComfyUI's names of samplers and schedulers → a diffusers scheduler on the checkpoint's config.
 
-A scheduler of diffusers takes every step; that of DDPM is made lean in tabled_steps.
+A scheduler of diffusers takes every step; that of DDPM is made lean in lean_steps.
 """
 
 import copy
@@ -12,7 +12,7 @@ import diffusers
 import torch
 
 from .checks import check_choice, check_numbers
-from .tabled_steps import TabledDDPM
+from .lean_steps import LeanDDPM
 
 # sampler_name → scheduler class, and what tells that algorithm apart within its class
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -52,7 +52,7 @@ def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str) -
     """
     scheduler_class, settings = scheduler_settings(config, sampler_name, scheduler)
     if scheduler_class is diffusers.DDPMScheduler:
-        scheduler_class = TabledDDPM
+        scheduler_class = LeanDDPM
     if not scheduler_class.__name__.startswith("KDPM2"):
         return scheduler_class.from_config(settings)
     key = scheduler_class.__name__, json.dumps(settings, sort_keys=True, default=str)

@@ -1,4 +1,4 @@
-"""Steps whose coefficients are looked up are those of diffusers' schedulers, to the bit."""
+"""Our steps of DDPM and unCLIP are those of diffusers' schedulers, to the bit."""
 
 import diffusers
 import pytest
@@ -6,7 +6,7 @@ import torch
 from helpers import tiny_models
 from helpers.oracle import generators
 from kandinsky22.utils.files import architectures
-from kandinsky22.utils.kandinsky.tabled_steps import TabledDDPM, TabledUnCLIP
+from kandinsky22.utils.kandinsky.lean_steps import LeanDDPM, LeanUnCLIP
 
 DECODER = tiny_models.DECODER_SCHEDULER
 CONFIGS = {
@@ -45,7 +45,7 @@ def test_ddpm(config, steps):
     channels = 8 if config == "learned" else 4
     ours, theirs = (
         run(kind.from_config(CONFIGS[config]), steps, channels)
-        for kind in (TabledDDPM, diffusers.DDPMScheduler)
+        for kind in (LeanDDPM, diffusers.DDPMScheduler)
     )
     assert all(map(torch.equal, ours, theirs)) and len(ours) == len(theirs) == 4 * steps
 
@@ -60,12 +60,12 @@ def test_unclip(prediction, steps):
 
     ours, theirs = (
         run(kind.from_config(config), steps, 4, prev_timestep=previous)
-        for kind in (TabledUnCLIP, diffusers.UnCLIPScheduler)
+        for kind in (LeanUnCLIP, diffusers.UnCLIPScheduler)
     )
     assert all(map(torch.equal, ours, theirs)) and len(ours) == 4 * steps
 
 
-@pytest.mark.parametrize("kind", [TabledDDPM, TabledUnCLIP])
+@pytest.mark.parametrize("kind", [LeanDDPM, LeanUnCLIP])
 def test_added_noise(kind):
     picture, noise = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     plain = kind.__mro__[2].from_config({})

@@ -1,4 +1,4 @@
-"""DDPM and unCLIP steps whose coefficients are looked up, and whose noise no device waits for.
+"""DDPM and unCLIP steps whose coefficients and noise come from the CPU without a wait.
 
 They compute what diffusers' `DDPMScheduler.step` and `UnCLIPScheduler.step` compute, to the bit.
 """
@@ -12,8 +12,6 @@ from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 
 from .noise import draw_noise, send
 
-TABLES: dict[Any, dict[Any, Any]] = {}  # settings of a scheduler → timestep → Step
-MOST_TABLES = 16
 FIXED = ("fixed_small", "fixed_small_log", "fixed_large")  # of the variance types
 
 
@@ -79,26 +77,16 @@ def take_step(scheduler: Any, step: Step, output: Any, sample: Any, generators: 
     return DDPMSchedulerOutput(prev_sample=after, pred_original_sample=estimate)
 
 
-def has_table(scheduler: Any, generators: Any) -> bool:
-    """Whether all of a step's coefficients are known before it, and each item has a generator."""
+def is_lean(scheduler: Any, generators: Any) -> bool:
+    """Whether a step's coefficients do not depend on the output, and each item has a generator."""
     if not isinstance(generators, list) or getattr(scheduler, "custom_timesteps", False):
         return False
     config = scheduler.config
     return config.variance_type in FIXED and not getattr(config, "thresholding", False)
 
 
-class Tabled:
+class Lean:
     """What both schedulers do in another way than in diffusers; the rest they leave to it."""
-
-    def lookup(self, key: Any, compute: Any) -> Step:
-        scheduler: Any = self
-        settings = type(self), str(scheduler.config), scheduler.num_inference_steps
-        if settings not in TABLES and len(TABLES) >= MOST_TABLES:
-            TABLES.clear()
-        table = TABLES.setdefault(settings, {})
-        if key not in table:
-            table[key] = compute()
-        return table[key]
 
     def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> torch.Tensor:
         """Noise of one level, without sending anything to the samples' device."""
@@ -109,7 +97,7 @@ class Tabled:
         return alpha**0.5 * original_samples + (1 - alpha) ** 0.5 * noise
 
 
-class TabledDDPM(Tabled, DDPMScheduler):
+class LeanDDPM(Lean, DDPMScheduler):
     def step(
         self,
         model_output: Any,
@@ -118,13 +106,12 @@ class TabledDDPM(Tabled, DDPMScheduler):
         generator: Any = None,
         return_dict: bool = True,
     ) -> Any:
-        if not (return_dict and has_table(self, generator)):
+        if not (return_dict and is_lean(self, generator)):
             return super().step(model_output, timestep, sample, generator, return_dict)
-        step = self.lookup(int(timestep), lambda: ddpm_step(self, timestep))
-        return take_step(self, step, model_output, sample, generator)
+        return take_step(self, ddpm_step(self, timestep), model_output, sample, generator)
 
 
-class TabledUnCLIP(Tabled, UnCLIPScheduler):
+class LeanUnCLIP(Lean, UnCLIPScheduler):
     def step(
         self,
         model_output: Any,
@@ -134,10 +121,9 @@ class TabledUnCLIP(Tabled, UnCLIPScheduler):
         generator: Any = None,
         return_dict: bool = True,
     ) -> Any:
-        if not (return_dict and has_table(self, generator)):
+        if not (return_dict and is_lean(self, generator)):
             return super().step(
                 model_output, timestep, sample, prev_timestep, generator, return_dict
             )
-        key = int(timestep), -1 if prev_timestep is None else int(prev_timestep)
-        step = self.lookup(key, lambda: unclip_step(self, timestep, prev_timestep))
+        step = unclip_step(self, timestep, prev_timestep)
         return take_step(self, step, model_output, sample, generator)
