@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -50,13 +49,13 @@ def run(rows: int = 1_000_000, done: int = 0) -> list[dict]:
                 memory = max(memory, client.memory_info().rss)
                 cpu = cpu if server.first else sum(client.cpu_times()[:2])
                 time.sleep(0.02)
-            seconds = time.monotonic() - (server.first or start)
-            process.send_signal(signal.SIGINT)
+            seconds, count = time.monotonic() - (server.first or start), server.count
+            process.terminate()  # a process in the background of a shell ignores SIGINT
         finally:
             shown = process.communicate()[1]
         if server.first is None:
             raise RuntimeError(f"No job was begun: {shown}")
-    first, rate = server.first - start, server.count / seconds
+    first, rate = server.first - start, count / seconds
     found = {"rows": rows, "done": done, "first": first, "cpu": cpu, "rate": rate}
     return [{**found, "memory": memory / 1e6}]
 
