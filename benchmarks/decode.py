@@ -167,28 +167,43 @@ def run(
     compile: str = "",
 ) -> list[dict]:
     """A row for each run, of each type, size and batch."""
-    rows = []
+    cases = product(dtype, pixels or (PIXELS[size],), batch)
     with checkpoints(size, "text_to_image") as folders:
         folder = folders["text_to_image"]
-        config = read_config(folder / "unet")
-        for kind, side, count in product(dtype, pixels or (PIXELS[size],), batch):
-            runs: dict[str, Callable] = {}  # the models of the last ones go before others come
-            clear_device()
-            runs = contestants(folder, kind, side, count, steps, channels_last, compile)
-            results = {name: run().float().cpu() for name, run in runs.items()}
-            times = in_turns(runs, rounds)
-            work = roofline.unet_work(config, side, 2 * count, DTYPES[kind])
-            least = roofline.least_seconds(work, roofline.measure_device(DTYPES[kind]))
-            for name, against in AGAINST.items():
-                if name not in runs:
-                    continue
-                row = {"case": f"{size}, {steps} steps, {side} px, batch {count}, {kind}"}
-                row |= {"run": name, "against": against, **compare(times[name], times[against])}
-                if name != "VAE Decode":
-                    step = row["ours"] / steps
-                    row |= {"step": round(step * 1000, 3), "over_least": round(step / least, 2)}
-                if name != "KSampler":  # another sampler, other latents
-                    difference = (results[name] - results[against]).abs().max()
-                    row["difference"] = difference.item()
-                rows.append(row | {"bar": 1.0})
+        return [
+            row | {"case": f"{size}, {row['case']}"}
+            for case in cases
+            for row in measure(folder, *case, steps, rounds, channels_last, compile)
+        ]
+
+
+def measure(
+    folder: Path,
+    dtype: str,
+    pixels: int,
+    batch: int,
+    steps: int,
+    rounds: int,
+    channels_last: bool = False,
+    compile: str = "",
+) -> list[dict]:
+    """A row for each run of one type, size and batch."""
+    clear_device()
+    runs = contestants(folder, dtype, pixels, batch, steps, channels_last, compile)
+    results = {name: run().float().cpu() for name, run in runs.items()}
+    times = in_turns(runs, rounds)
+    work = roofline.unet_work(read_config(folder / "unet"), pixels, 2 * batch, DTYPES[dtype])
+    least = roofline.least_seconds(work, roofline.measure_device(DTYPES[dtype]))
+    rows = []
+    for name, against in AGAINST.items():
+        if name not in runs:
+            continue
+        row: dict[str, Any] = {"case": f"{steps} steps, {pixels} px, batch {batch}, {dtype}"}
+        row |= {"run": name, "against": against, **compare(times[name], times[against])}
+        if name != "VAE Decode":
+            step = row["ours"] / steps
+            row |= {"step": round(step * 1000, 3), "over_least": round(step / least, 2)}
+        if name != "KSampler":  # another sampler, other latents
+            row["difference"] = (results[name] - results[against]).abs().max().item()
+        rows.append(row | {"bar": 1.0})
     return rows

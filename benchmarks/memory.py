@@ -97,10 +97,17 @@ def once(
     """For a process of its own: {"outcome": "12.3 s", "mib": …}, or an outcome alone."""
     set_host(mode, cap)
     load_and_decode(run, Path(tiny), dtype, 64, mode, cap)  # imports do not count
+    return measure(run, Path(folder), dtype, pixels, mode, cap)
+
+
+def measure(
+    run: str, folder: Path, dtype: str, pixels: int, mode: str, cap: float
+) -> dict[str, Any]:
+    """In this process; see `once`."""
     before = reset_peak()
     start = time.perf_counter()
     try:
-        load_and_decode(run, Path(folder), dtype, pixels, mode, cap)
+        load_and_decode(run, folder, dtype, pixels, mode, cap)
     except torch.OutOfMemoryError:
         return {"outcome": "out of memory"}
     seconds = time.perf_counter() - start

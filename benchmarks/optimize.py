@@ -6,6 +6,7 @@ A call is what a guided step makes of one picture: a batch of two.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,22 +46,26 @@ def caller(model: Any, pixels: int, calls: int) -> Callable:
     return run
 
 
-@torch.inference_mode()
 def run(
     size: str = "medium", dtype: str = "default", pixels: int = 0, rounds: int = 5, calls: int = 5
 ) -> list[dict]:
     """One row a choice: seconds of `calls` calls, and the ratio to the default."""
+    with checkpoints(size, "text_to_image") as folders:
+        return measure(folders["text_to_image"], dtype, pixels or PIXELS[size], rounds, calls)
+
+
+@torch.inference_mode()
+def measure(folder: Path, dtype: str, pixels: int, rounds: int, calls: int) -> list[dict]:
     import comfy.model_management
     from kandinsky22.utils.comfyui.optimize import optimize
 
-    with checkpoints(size, "text_to_image") as folders:
-        model, _ = load_nodes(folders["text_to_image"], dtype)
-        models = {name: optimize(model, *choice) for name, choice in CHOICES.items()}
-        runs = {name: caller(one, pixels or PIXELS[size], calls) for name, one in models.items()}
+    model, _ = load_nodes(folder, dtype)
+    models = {name: optimize(model, *choice) for name, choice in CHOICES.items()}
+    runs = {name: caller(one, pixels, calls) for name, one in models.items()}
 
-        def load(name: str) -> None:  # lays the weights out as this one wants them
-            comfy.model_management.load_models_gpu([models[name]])
-            caller(models[name], 64, 1)()
+    def load(name: str) -> None:  # lays the weights out as this one wants them
+        comfy.model_management.load_models_gpu([models[name]])
+        caller(models[name], 64, 1)()
 
-        times = in_turns(runs, rounds, before=load)
+    times = in_turns(runs, rounds, before=load)
     return [{"choice": name, **compare(times[name], times["sdpa"])} for name in CHOICES]
