@@ -148,8 +148,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
     def scale_latent_inpaint(
         self, sigma: torch.Tensor, noise: torch.Tensor, latent_image: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        """Return what is put back of a kept picture at a noise level. At the first one, it is
-        noise.
+        """Return what replaces a kept picture at a noise level: at the first level, only noise.
 
         The pipeline begins in the same way, as it puts the picture back after a step and not
         before.

@@ -9,7 +9,7 @@ OnStep = Callable[[int, int], None]
 
 
 def part_of(report: OnStep, part: int, parts: int) -> OnStep:
-    """Return a function that reports the steps of one of `parts` equal runs as steps of the whole."""
+    """Return a function that reports the steps of one of `parts` equal runs within the whole."""
     return lambda index, count: report(part * count + index, parts * count)
 
 

@@ -118,10 +118,10 @@ class Resident:
         return self.module
 
     def load_for(self, items: int, memory: int) -> tuple[Any, int]:
-        """Return the module, ready to run, and how many of `items` fit beside it at once (1 at
-        least).
+        """Return the module, ready to run, and how many of `items` fit beside it at once.
 
-        ComfyUI makes as much room as it can without taking the module's own weights off the device.
+        That number is 1 at least. ComfyUI makes as much room as it can without taking the module's
+        own weights off the device.
 
         Args:
             memory: bytes that one item needs.
