@@ -63,7 +63,7 @@ class Part:
 
 
 def weight_names(keys: Iterable[str], network: Network) -> dict[str, str]:
-    """Return the names that a file may have for a weight → its module. They have no root or ending."""
+    """Return the names that a file may have for a weight → its module, without root and ending."""
     names: dict[str, str] = {}
     for key in keys:
         if key.startswith(network.prefix) and key.endswith(".weight"):
