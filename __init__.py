@@ -5,7 +5,7 @@ WEB_DIRECTORY = "./web"  # help pages, in docs/
 
 
 async def comfy_entrypoint():
-    """Return the nodes. ComfyUI calls this, so that importing the package loads no large library."""
+    """Return the nodes to ComfyUI. Importing this package alone loads no large library."""
     from .nodes import Kandinsky22Extension
 
     return Kandinsky22Extension()
