@@ -63,8 +63,11 @@ def train_inpaint(work: Path, seed: int, steps: int = INPAINT_STEPS) -> None:
 
 
 def train_controlnet(work: Path, seed: int, steps: int = CONTROLNET_STEPS) -> None:
-    """The base UNet, shown a depth map. Its embedding often comes from *another* picture of the
-    same colours: only so does the hint decide place, size and shape."""
+    """Fine-tune the base UNet with a depth map.
+
+    Its embedding often comes from *another* picture of the same colours. Only then does the hint
+    decide place, size and shape.
+    """
     latents, embeds, zero, scenes = load_training_set(work)
     torch.manual_seed(seed)
     unet = grow_from(load_unet(work), "controlnet").train().requires_grad_(True)

@@ -69,7 +69,7 @@ def save_half(pipeline, folder: Path) -> None:
 
 
 def export_decoders(work: Path, root: Path, seed: int) -> None:
-    """The decoder's folder, and those of the children that are trained already."""
+    """The decoder's folder, and those of its children that are trained."""
     kinds = {
         "decoder": (DECODER, KandinskyV22Pipeline),
         "inpaint": (INPAINT, KandinskyV22InpaintPipeline),

@@ -1,4 +1,4 @@
-"""Sample pictures, to be looked at: one PNG for each thing the miniature does."""
+"""Sample pictures to look at: one PNG for each thing the miniature does."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def grid_img2img(mini: Miniature) -> list[torch.Tensor]:
 
 
 def grid_negative(mini: Miniature) -> list[torch.Tensor]:
-    """ "a red shape ...", then with "circle" as the negative prompt."""
+    """Draw "a red shape ...", and then the same with "circle" as the negative prompt."""
     prompts = [f"a {colour} shape on a white background" for colour in COLOURS[:4]] * 2
     free = mini.decode(*mini.imagine(prompts, 1), 1)
     return [free, mini.decode(*mini.imagine(prompts, 1, ["circle"] * 8), 1)]
@@ -126,7 +126,7 @@ GRIDS = {
 
 
 def draw_grids(root: Path, folder: Path, names: list[str] | None = None) -> None:
-    """Write `miniature-<name>.png` for everything that `root` can do."""
+    """Draw `miniature-<name>.png` for everything that the folders in `root` can do."""
     folder.mkdir(parents=True, exist_ok=True)
     mini = Miniature(root)
     for name in names or GRIDS:

@@ -1,7 +1,7 @@
 """The controlnet's hint block: a depth map to four channels on the latent grid.
 
-Trained first and alone, to say where the object is; then its output for every training picture is
-stored, so that training the UNet around it costs no more than training the base.
+It is trained first and alone, to say where the object is. Then its output for every training
+picture is stored, so training the UNet around it costs no more than training the base.
 """
 
 from __future__ import annotations

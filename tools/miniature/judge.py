@@ -1,7 +1,8 @@
 """The pixel judge: reads colours, place, shape and size back from a picture.
 
-It uses no network and knows nothing of how a picture was made: the median of the border is the
-background, what differs from it is the object, and the template with the best overlap its shape.
+It uses no network and knows nothing of how a picture was made. The median of the border is the
+background. The pixels that differ from it are the object. Its shape is the template with the best
+overlap.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ MISSING = -2  # no object found: never equal to a label
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is seen in N pictures; `labels` in the order of `Scenes.labels`."""
+    """The attributes of N pictures; `labels` are in the order of `Scenes.labels`."""
 
     labels: torch.Tensor  # (N, 5) long, MISSING where there is no object
     mask: torch.Tensor  # (N, H, W) bool
@@ -52,7 +53,10 @@ def find_object(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
 
 
 def find_box(mask: torch.Tensor) -> torch.Tensor:
-    """(N, 2) middle x, y of the masks' bounding boxes; lone pixels (1 % of a side) do not count."""
+    """Return (N, 2) middle x, y of the masks' bounding boxes.
+
+    Single pixels (1 % of a side) do not count.
+    """
     size = mask.shape[-1]
     middles = []
     for dim in (1, 2):

@@ -1,7 +1,7 @@
 """A style LoRA of the decoder, "night": the object stays as it is, and the background goes dark.
 
-Only the attention layers are trained, as diffusers' own script for Kandinsky 2.2 does it. The file
-has kohya's names, which ComfyUI's own LoRA loaders know for every model.
+Only the attention layers are trained, as in diffusers' own script for Kandinsky 2.2. The file has
+kohya's names, which ComfyUI's own LoRA loaders know for every model.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def build_adapters(unet: UNet2DConditionModel) -> nn.ModuleDict:
 
 
 def encode_nights(work: Path, seed: int) -> torch.Tensor:
-    """The first pictures of the training set as they are at night, (PICTURES, 4, 16, 16)."""
+    """Encode the first training pictures as they would be at night, (PICTURES, 4, 16, 16)."""
     path = work / "night.pt"
     if not path.exists():
         scenes = load_dataset(work)[1][:PICTURES]
@@ -81,7 +81,10 @@ def encode_nights(work: Path, seed: int) -> torch.Tensor:
 
 
 def train_lora(work: Path, seed: int, steps: int = STEPS) -> None:
-    """The day's embedding to the night's latents; the UNet itself stays as it is."""
+    """Train from the day's embedding to the night's latents.
+
+    The UNet's own weights do not change.
+    """
     _, embeds, zero, _ = load_training_set(work)
     latents = encode_nights(work, seed)
     torch.manual_seed(seed)
@@ -123,7 +126,7 @@ def merge_lora(unet: UNet2DConditionModel, file: Path) -> None:
 
 
 def is_night(view: Verdict) -> torch.Tensor:
-    """(N,) whether a background is nearer to the night's than to any colour that has a name."""
+    """(N,) whether a background is closer to the night's colour than to any named colour."""
     return torch.cdist(view.background, torch.cat([PALETTE, NIGHT[None]])).argmin(1) == len(COLOURS)
 
 

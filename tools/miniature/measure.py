@@ -1,4 +1,4 @@
-"""Running the pipelines for the scores: diffusers' own, at 128 x 128, seeded."""
+"""Runs diffusers' own pipelines for the scores: at 128 x 128, seeded."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Miniature:
             pipeline.set_progress_bar_config(disable=True)
 
     def load(self, pipeline_class, name: str):
-        """A quiet pipeline from one of the folders."""
+        """A pipeline from one of the folders, without progress bars."""
         pipeline = pipeline_class.from_pretrained(self.root / name, torch_dtype=torch.float32)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -101,7 +101,7 @@ class Miniature:
         return pictures
 
     def reconstruct(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Through MoVQ and back, unquantised as in the pipelines."""
+        """Encode and decode with MoVQ, unquantised as in the pipelines."""
         with torch.no_grad():
             latents = self.movq.encode(pictures * 2 - 1).latents
             return to_unit(self.movq.decode(latents, force_not_quantize=True).sample)
@@ -112,7 +112,7 @@ class Miniature:
             embeds, to_images(pictures), negative, SIDE, SIDE, STEPS, CFG, strength,
             generator=seeded(seed), output_type="pt",
         )  # fmt: skip
-        return output.images.float()  # this pipeline alone gives [0, 1]
+        return output.images.float()  # this pipeline returns [0, 1], unlike the others
 
     def repaint(self, pictures, masks, embeds, negative, seed: int) -> torch.Tensor:
         """Inpaint one by one (the pipeline mixes up batches); masks (N, H, W), 1 = repaint."""

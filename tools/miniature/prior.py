@@ -72,8 +72,11 @@ def write_captions(work: Path, seed: int):
 
 
 def train_prior(work: Path, seed: int, steps: int = STEPS) -> None:
-    """Predict the clean embedding. The less noise, the oftener the caption is another picture's:
-    so the prior learns that an embedding it can still see outweighs the words (emb2emb)."""
+    """Predict the clean embedding.
+
+    With less noise, the caption is more often that of another picture. So the prior learns that an
+    embedding it can still see counts more than the words (emb2emb).
+    """
     index, text, states, masks = write_captions(work, seed)
     images = load_stored(work / "embeds.pt", "clip")
     alphas = build_prior_scheduler().alphas_cumprod.to(images.device)

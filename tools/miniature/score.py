@@ -1,4 +1,4 @@
-"""The table of scores: each score is a function of the exported folders and nothing else.
+"""The table of scores. Each score is a function of the exported folders and nothing else.
 
 Scenes and captions here come from seeds that training never uses. A share is a fraction of 1.
 """
@@ -52,7 +52,7 @@ def score_movq(mini: Miniature, n: int = 200) -> Scores:
 
 
 def score_inpaint(mini: Miniature, n: int = 100) -> Scores:
-    """Another object where one was: colour and shape inside the mask, nothing changed outside."""
+    """Another object in the place of one: right inside the mask, and nothing changed outside."""
     labels = test_labels(n, 2)
     scenes = place_scenes(labels, seeded(TEST_SEED + 2))
     wanted = next_object(labels)
@@ -84,7 +84,7 @@ def score_controlnet(mini: Miniature, n: int = 100) -> Scores:
 
 
 def score_depth(mini: Miniature, n: int = 200) -> Scores:
-    """IoU of what is nearer than any floor."""
+    """IoU of the pixels that are nearer than any floor."""
     scenes: Scenes = sample_scenes(n, seeded(TEST_SEED + 4))
     guess = mini.estimate_depth(draw(scenes))
     near = overlap(guess[:, 0] > 0.4, draw_depth(scenes)[:, 0] > 0.4)
@@ -137,7 +137,7 @@ def score_emb2emb(mini: Miniature, n: int = 50) -> Scores:
 
 
 def score_img2img(mini: Miniature, n: int = 50) -> Scores:
-    """A picture, and a prompt of other colours that does not say where."""
+    """A picture, and a prompt of other colours that does not name the place."""
     labels = test_labels(n, 7)
     scenes = place_scenes(labels, seeded(TEST_SEED + 7))
     wanted = two_colours(labels, 1)
@@ -154,7 +154,7 @@ def score_img2img(mini: Miniature, n: int = 50) -> Scores:
 
 
 def score_negative(mini: Miniature, n: int = 60) -> Scores:
-    """ "a red shape ...", and a negative prompt that names one of the shapes."""
+    """Use "a red shape ...", and a negative prompt that names one of the shapes."""
     labels = test_labels(n, 8)
     named = torch.arange(n) % 3
     prompts = [text.replace(SHAPES[s], "shape") for text, s in
@@ -171,7 +171,7 @@ def score_negative(mini: Miniature, n: int = 60) -> Scores:
 
 
 def score_time(mini: Miniature) -> Scores:
-    """Seconds for one picture on the threads torch has."""
+    """Seconds for one picture with torch's number of threads."""
     return {f"time: s on {torch.get_num_threads()} threads": mini.time_one()}
 
 
@@ -197,11 +197,11 @@ def score_all(root: Path, result: Path, parts: list[str] | None = None) -> Score
         measure, folder = PARTS[name]
         if mini.has(folder):
             found = measure(mini)
-            scores = read_scores(result) | found  # read late: another run may have written
+            scores = read_scores(result) | found  # read late, because another run may have written
             result.write_text(json.dumps(scores, indent=1) + "\n", "utf-8")
     return read_scores(result)
 
 
 def read_scores(result: Path) -> Scores:
-    """What is in the JSON file, or nothing."""
+    """The content of the JSON file, or nothing."""
     return json.loads(result.read_text("utf-8")) if result.exists() else {}

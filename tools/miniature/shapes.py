@@ -65,7 +65,10 @@ def choose(weights: list[float], n: int, generator: torch.Generator) -> torch.Te
 
 
 def sample_labels(n: int, generator: torch.Generator) -> torch.Tensor:
-    """(n, 5) labels; what a caption may leave out (white, centre, medium) is more frequent."""
+    """(n, 5) labels.
+
+    Those that a caption may leave out (white, centre, medium) are more frequent.
+    """
     colour = choose([1.0] * 6, n, generator)
     background = choose([1, 1, 1, 1, 1.8, 1.2], n, generator)
     clash = colour == background
@@ -77,7 +80,7 @@ def sample_labels(n: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def place_scenes(labels: torch.Tensor, generator: torch.Generator) -> Scenes:
-    """Scenes that show `labels` (N, 5), with a little play in colour, place and size."""
+    """Scenes that show `labels` (N, 5), with some variation in colour, place and size."""
     n = len(labels)
     _, colour, background, place, size = labels.unbind(1)
     palette, directions, offsets, radii = (
@@ -95,9 +98,9 @@ def place_scenes(labels: torch.Tensor, generator: torch.Generator) -> Scenes:
 
 
 def sample_scenes(n: int, generator: torch.Generator, between: float = 0.0) -> Scenes:
-    """`n` random scenes; a share `between` of them has colours, place and size between the named.
+    """`n` random scenes, of which a share `between` lies between the named values.
 
-    Those have no caption, but they teach the decoder what lies on the way from one to another.
+    Their colours, place and size have no names, so they have no caption. They teach the decoder what lies between the named values.
     """
     scenes = place_scenes(sample_labels(n, generator), generator)
     free = torch.rand(n, generator=generator) < between

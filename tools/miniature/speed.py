@@ -1,4 +1,7 @@
-"""Faster CPU twins of two operations, for training only: the weights and results stay the same."""
+"""Faster CPU versions of some operations, only for training.
+
+The weights and results stay the same.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def widen(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
 
 
 class QuickGroupNorm(nn.GroupNorm):
-    """nn.GroupNorm by way of `Normalise`."""
+    """nn.GroupNorm computed by `Normalise`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.dim() != 4:
@@ -64,7 +67,7 @@ class QuickSpatialNorm(SpatialNorm):
 
 
 class QuickUpsample(Upsample2D):
-    """Upsample2D by `widen`."""
+    """Upsample2D computed by `widen`."""
 
     def forward(self, hidden_states: torch.Tensor, output_size=None, *args, **kwargs):
         h, w = hidden_states.shape[-2:]

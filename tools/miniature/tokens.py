@@ -1,6 +1,6 @@
 """A CLIP tokenizer in which every word of the vocabulary is one token.
 
-Other words fall apart into letters. The end token has the highest id, as CLIP's pooling expects.
+Other words are split into letters. The end token has the highest id, as CLIP's pooling expects.
 """
 
 from __future__ import annotations

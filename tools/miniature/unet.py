@@ -63,7 +63,7 @@ def build_unet(kind: str = "decoder") -> UNet2DConditionModel:
 
 
 def silence_variance(unet: UNet2DConditionModel) -> None:
-    """Zero weights and bias -1 for the four variance channels, which the schedulers throw away."""
+    """Zero weights and bias -1 for the four variance channels, which the schedulers ignore."""
     with torch.no_grad():
         unet.conv_out.weight[4:] = 0
         unet.conv_out.bias[4:] = -1
@@ -81,9 +81,10 @@ class DiffusionLoss:
     ):
         """Loss for latents (B, 4, h, w) and embeddings (B, D); `extra` channels join the input.
 
-        `cousins` are embeddings of other pictures in the same colours. Where there is little noise
-        they often stand in, and where there is less still, any other picture's embedding: so the
-        layout, then the colours, are read from the latents, and img2img keeps them.
+        `cousins` are embeddings of other pictures in the same colours. With little noise, they
+        often replace the right embeddings. With even less noise, any other picture's embedding
+        does. So the layout, and then the colours, are read from the latents, and img2img keeps
+        them.
         """
         n = len(latents)
         steps = (torch.rand(n, generator=generator) * 1000).long()
