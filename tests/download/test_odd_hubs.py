@@ -1,4 +1,4 @@
-"""Whatever a hub lists or sends, the words name the file, and nothing that had come is lost."""
+"""Whatever a hub lists or sends, the error names the file, and downloaded bytes are kept."""
 
 import gzip
 import hashlib
@@ -21,8 +21,11 @@ FILE = f"{UNET} of {TINY.id}"
 
 @pytest.fixture
 def root(tiny_hub, tmp_path):
-    """ComfyUI's folder for it; whatever was done, the next download from a sound hub works, and
-    nothing is beside it."""
+    """ComfyUI's folder for the model.
+
+    After each test, the next download from a correct hub must work and leave nothing beside the
+    folder.
+    """
     (tmp_path / "outside").mkdir()
     root = tmp_path / "models"
     yield root
@@ -42,7 +45,7 @@ def get(root, precision="fp32", repository=TINY) -> str:
 
 @pytest.fixture
 def part(tiny_hub, root):
-    """A file of which the half has come, the others being whole."""
+    """A file of which half is downloaded. The other files are complete."""
     tiny_hub.cut[UNET] = [HALF, 0, 0, 0]
     with pytest.raises(ConnectionError, match=FILE):
         get(root)
@@ -54,7 +57,7 @@ def part(tiny_hub, root):
 
 
 def listing(**changes):
-    """An answer: the listing with other values in the entry of the UNet."""
+    """Return a function that makes a listing with other values in the entry of the UNet."""
 
     def answer(content, _):
         listed = json.loads(content)
@@ -128,7 +131,7 @@ def test_a_listing_without_end(tiny_hub, root):
 
 
 def test_a_listing_that_is_packed(tiny_hub, root):
-    """As the real one is."""
+    """The real hub compresses its listing, too."""
     tiny_hub.answers[""] = lambda content, _: (
         200,
         gzip.compress(content),
@@ -168,7 +171,7 @@ def test_the_longest_name(tiny_hub, root):
 
 
 def test_a_file_with_the_name_of_our_record(tiny_hub, root):
-    """It is none of the model's."""
+    """A file with this name is not part of the model."""
     repository = Repository(TINY.id, TINY.commit, 0, "", "depth_estimators", "config.json")
     files = {"config.json": b"{}", "model.safetensors": WHOLE, "download.json": b'{"precision": 1}'}
     tiny_hub.repositories[TINY.id, TINY.commit] = files
@@ -417,7 +420,7 @@ def test_a_folder_where_a_file_of_the_model_should_be(root):
 
 
 def test_the_place_may_be_a_link(root, tmp_path):
-    """Of another disk, as many have it."""
+    """Many users have a link to another disk there."""
     (tmp_path / "disk").mkdir()
     root.symlink_to(tmp_path / "disk")
     assert get(root).startswith("Ready.")

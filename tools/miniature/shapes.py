@@ -100,7 +100,8 @@ def place_scenes(labels: torch.Tensor, generator: torch.Generator) -> Scenes:
 def sample_scenes(n: int, generator: torch.Generator, between: float = 0.0) -> Scenes:
     """`n` random scenes, of which a share `between` lies between the named values.
 
-    Their colours, place and size have no names, so they have no caption. They teach the decoder what lies between the named values.
+    Their colours, place and size have no names, so they have no caption. They teach the decoder
+    what lies between the named values.
     """
     scenes = place_scenes(sample_labels(n, generator), generator)
     free = torch.rand(n, generator=generator) < between
