@@ -34,7 +34,7 @@ from scripts.host import (  # noqa: E402
     ensure,
 )
 
-STAGE_TWO = "KANDINSKY22_DEMO"  # set for the second run: the host, and the seconds of the set-up
+STAGE_TWO = "KANDINSKY22_DEMO"  # set for the second run: the ComfyUI, and the seconds of the set-up
 
 
 class DemoError(RuntimeError):

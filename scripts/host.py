@@ -4,9 +4,9 @@
 
 makes, repairs or finds the environment for one ComfyUI version. Its last line of output is
 {"python": ..., "comfyui": ..., "version": ...}, and `python comfyui/main.py` starts that server.
-Editors, benchmarks and other scripts can use that line. 0.30.0+oldest is the same ComfyUI with the
-oldest diffusers, transformers and so on that it and our requirements allow. 0.30.0+newest has the
-newest torch, transformers and so on of the day on which it is made.
+Editors, benchmarks and other scripts can use that line. `0.30.0+oldest` is the same ComfyUI with
+the oldest diffusers, transformers and so on that it and our requirements allow. `0.30.0+newest` has
+the newest torch, transformers and so on of the day on which it is made.
 
 This needs only Python. Everything goes into one folder of the user's cache, which can be deleted at
 any time. The variable KANDINSKY22_CACHE names another place for it:

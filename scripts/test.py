@@ -1,14 +1,16 @@
 """Run the checks of this project in the environment that scripts/host.py makes.
 
-python scripts/test.py                            ruff, pyright, tests that need no GPU
-python scripts/test.py --quick                    without servers, browsers and long tests
-python scripts/test.py --slow                     also the tests that take minutes
-python scripts/test.py --host 0.18.2              the same on another ComfyUI version
-python scripts/test.py --host 0.18.2+oldest       the tests with the oldest supported libraries
-python scripts/test.py --host 0.30.0+newest       the tests with the newest libraries
-python scripts/test.py --matrix                   the tests on all of these, one after the other
-python scripts/test.py --coverage                 also report which lines of nodes/ and utils/ ran
-python scripts/test.py --no-lint tests/stages     all other arguments go to pytest
+    python scripts/test.py                            ruff, pyright, tests that need no GPU
+    python scripts/test.py --quick                    without servers, browsers and long tests
+    python scripts/test.py --slow                     also the tests that take minutes
+    python scripts/test.py --host 0.18.2              the same on another ComfyUI version
+    python scripts/test.py --host 0.18.2+oldest       the tests with the oldest supported libraries
+    python scripts/test.py --host 0.30.0+newest       the tests with the newest libraries
+    python scripts/test.py --matrix                   the tests on all of these in turn
+    python scripts/test.py --coverage                 also report which lines ran
+    python scripts/test.py --no-lint tests/stages     all other arguments go to pytest
+
+`--help` lists all options.
 """
 
 from __future__ import annotations

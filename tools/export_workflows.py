@@ -144,7 +144,7 @@ def export_and_run(server: Server, path: Path, options: argparse.Namespace) -> l
         saved, api = export(page, path)
         if options.screenshots:
             take_screenshot(page, server, options.screenshots / f"{path.stem}.png")
-    # With the page closed, because asyncio takes one loop at a time.
+    # Chromium is closed by now, because asyncio takes one loop at a time.
     images = server.run(api).images
     written = {path: as_json(saved)}
     if path.parent.name == "workflows":

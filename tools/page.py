@@ -10,7 +10,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from scripts.browser import BROWSERS, find_browser
 
-# Only the page: no updates, no synchronisation, no look-ups.
+# No updates, no synchronisation, no look-ups.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

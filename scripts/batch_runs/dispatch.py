@@ -28,7 +28,7 @@ def dispatch(
 ) -> Iterator[tuple[Task, Outcome]]:
     """Run the tasks. Yield each task with its outcome, once, in the order in which they end.
 
-    A server has IN_FLIGHT places. A place first waits for the server's start, and does so again
+    A server has IN_FLIGHT places. A place first waits for the server's start, and waits again
     when the server is lost. The task then goes to the next free place. A server that does not start
     is given up. So is one that is lost again and again, if there are others. Ray places the
     workers, restarts those whose machine fails, carries tasks and outcomes, and waits for them.

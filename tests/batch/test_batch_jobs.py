@@ -485,8 +485,7 @@ def test_parquet(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_split(name):
-    """The second part makes no embeddings, the first has no decoder, and all wires have two ends.
-    """
+    """The second part makes no embeddings, the first has no decoder, and all wires have ends."""
     workflow = read_workflow(API / f"{name}.json")
     halves = stages.split(workflow)
     decode = halves.decode_from(dict.fromkeys(halves.wires, "batch/x.safetensors"))

@@ -82,10 +82,10 @@ DECODERS = "Load Decoder"
 DEPTH: dict[str, Any] = dict(
     loader="Load Depth Estimator", comfyui_folder="depth_estimators", marker="config.json"
 )
-# The commits are those on which other projects' lock files and caches agree. dpt-large's commit is
-# the one that transformers pins for its depth-estimation pipeline. controlnet-depth's is the head
-# of refs/pr/5, because main has only pickles, and one project names it. None was looked up on the
-# hub itself.
+# The commits are those on which other projects' lock files and caches agree. That of dpt-large is
+# the one that transformers pins for its depth-estimation pipeline. That of controlnet-depth is the
+# head of refs/pr/5, because main has only pickles, and only one project names it. None was looked
+# up on the hub itself.
 REPOSITORIES = {
     repository.name: repository
     for repository in (
