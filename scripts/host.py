@@ -473,7 +473,9 @@ class Steps:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make a real ComfyUI for this pack.")
     parser.add_argument(
-        "--ensure", action="store_true", help="make or repair it, and print where it is"
+        "--ensure",
+        action="store_true",
+        help="make or repair the environment, and print where it is",
     )
     parser.add_argument(
         "--host", default=NEWEST, metavar="VERSION", help=f"ComfyUI (default: {NEWEST})"

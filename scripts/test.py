@@ -42,7 +42,9 @@ def main() -> int:
     which.add_argument(
         "--host", default=NEWEST, metavar="VERSION", help=f"ComfyUI: {', '.join(choices)}"
     )
-    which.add_argument("--matrix", action="store_true", help="run pytest on each of these")
+    which.add_argument(
+        "--matrix", action="store_true", help="run pytest with each of these versions"
+    )
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument(
         "--quick", action="store_true", help="leave out servers, browsers and long tests"

@@ -185,7 +185,7 @@ def begin_of(asked: str | None) -> int:
 
 
 def partly(first: int | None, always: bool = False):
-    """An answer: 206 from so many bytes beyond what was asked for; None: it does not say where."""
+    """Return an answer with status 206 from another byte on. None: it does not say from where."""
 
     def answer(content, asked):
         if not asked and not always:
@@ -198,7 +198,7 @@ def partly(first: int | None, always: bool = False):
 
 
 def packed(content, asked):
-    """Compressed, against what was asked for; a range is one of the compressed bytes."""
+    """Return a compressed answer to a plain request. A range counts the compressed bytes."""
     body, begin = gzip.compress(content), begin_of(asked)
     place = {"Content-Range": f"bytes {begin}-{len(body) - 1}/{len(body)}"} if asked else {}
     return 206 if asked else 200, body[begin:], {"Content-Encoding": "gzip"} | place
@@ -269,7 +269,7 @@ def test_the_whole_file_breaks_off_where_a_range_was_asked_for(tiny_hub, root, p
 
 
 def test_other_bytes(tiny_hub, root, part):
-    """What is not the file goes; what is of it in the same run comes again."""
+    """Wrong bytes are removed, and the right ones are downloaded again in the same run."""
     tiny_hub.answers[UNET] = lambda content, asked: (200, bytes(len(content)), {})
     with pytest.raises(ValueError, match=f"{FILE} came broken"):
         get(root)
@@ -287,7 +287,7 @@ def test_a_part_that_is_too_long(tiny_hub, root, part):
 
 
 def test_a_whole_file_of_another_hub(tiny_hub, root):
-    """Right by the checksums that the one listed, and not by those of the other."""
+    """It is correct by the checksums of the first hub, and not by those of the second."""
     path = "unet/config.json"
     tiny_hub.repositories[TINY.id, TINY.commit] |= {path: b"other"}
     tiny_hub.cut["model_index.json"] = [0, 0, 0]

@@ -30,12 +30,12 @@ WORDS = sorted(
 
 
 def default_background(colour: int) -> int:
-    """White, or black behind a white shape."""
+    """Return the default background: white, or black for a white shape."""
     return COLOURS.index("black" if COLOURS[colour] == "white" else "white")
 
 
 def default_colour(background: int) -> int:
-    """Red, or blue on a red background."""
+    """Return the default colour: red, or blue on a red background."""
     return COLOURS.index("blue" if COLOURS[background] == "red" else "red")
 
 

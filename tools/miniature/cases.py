@@ -15,12 +15,12 @@ TEST_SEED = 90_210  # training draws with small seeds
 
 
 def share(hits: torch.Tensor) -> float:
-    """The fraction of True."""
+    """Return the fraction of True."""
     return hits.float().mean().item()
 
 
 def describe(labels: torch.Tensor, seed: int) -> tuple[list[str], torch.Tensor]:
-    """Captions for labels, and their meaning (N, 5), OPEN where a caption leaves the shape open."""
+    """Return captions for labels, and their meaning (N, 5), OPEN where a caption leaves it open."""
     rows = enumerate(labels.tolist())
     written = [write_sentence(row, random.Random(seed + i)) for i, row in rows]
     return [text for text, _ in written], torch.tensor([meant for _, meant in written])
@@ -32,7 +32,7 @@ def test_labels(n: int, salt: int) -> torch.Tensor:
 
 
 def two_colours(labels: torch.Tensor, shift: int) -> torch.Tensor:
-    """Labels with other colours in front and behind: every index moves on by `shift`."""
+    """Return labels with other colours of shape and background: each index moves on by `shift`."""
     other = labels.clone()
     other[:, 1:3] = (labels[:, 1:3] + shift) % len(COLOURS)
     return other

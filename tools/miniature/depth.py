@@ -15,7 +15,7 @@ STEPS, BATCH = 800, 10
 
 
 def build_depth() -> GLPNForDepthEstimation:
-    """Four stages of 16 to 64 channels; the output is sigmoid times 1, the dataset's range."""
+    """Build four stages of 16 to 64 channels. The output is sigmoid times 1, the data's range."""
     return GLPNForDepthEstimation(
         GLPNConfig(
             depth_estimation_type="relative",  # other GLPNs predict metres
@@ -42,7 +42,7 @@ def spread_weights(model: torch.nn.Module) -> None:
 
 
 def build_depth_processor() -> GLPNImageProcessor:
-    """Pixels in [0, 1], and sizes rounded down to a multiple of 32.
+    """Build a processor for pixels in [0, 1], with sizes rounded down to a multiple of 32.
 
     The model needs nothing else.
     """
@@ -76,5 +76,5 @@ def train_depth(work: Path, seed: int, steps: int = STEPS) -> None:
 
 
 def load_depth(work: Path) -> GLPNForDepthEstimation:
-    """The finished depth estimator, frozen."""
+    """Load the finished depth estimator, frozen."""
     return load_average("depth", build_depth(), work)

@@ -29,7 +29,7 @@ class Verdict:
 
 
 def find_object(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """mask (N, H, W), object colour (N, 3), background colour (N, 3) of pictures in [0, 1]."""
+    """Return mask (N, H, W), object colour and background colour (N, 3) of pictures in [0, 1]."""
     edge = torch.cat(
         [images[..., :3, :].flatten(2), images[..., -3:, :].flatten(2)]
         + [images[..., :, :3].flatten(2), images[..., :, -3:].flatten(2)],
@@ -70,18 +70,18 @@ def find_box(mask: torch.Tensor) -> torch.Tensor:
 
 
 def nearest_colour(colour: torch.Tensor) -> torch.Tensor:
-    """(N,) index of the palette's nearest colour."""
+    """Return (N,) index of the palette's nearest colour."""
     return torch.cdist(colour, PALETTE).argmin(1)
 
 
 def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(N,) intersection over union of boolean masks (N, H, W)."""
+    """Return (N,) intersection over union of boolean masks (N, H, W)."""
     both = (a & b).flatten(1).sum(1)
     return both / (a | b).flatten(1).sum(1).clamp(min=1)
 
 
 def judge(images: torch.Tensor) -> Verdict:
-    """Look at (N, 3, H, W) pictures in [0, 1]."""
+    """Return what is seen in pictures (N, 3, H, W) in [0, 1]."""
     images = images.float().cpu()
     mask, colour, background = find_object(images)
     centre = find_box(mask)

@@ -12,7 +12,7 @@ from torch import nn
 
 
 class Normalise(torch.autograd.Function):
-    """Group normalisation without weights; torch's own backward is its slowest CPU kernel."""
+    """Group normalisation without weights, as torch's own backward is its slowest CPU kernel."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, groups: int, eps: float) -> torch.Tensor:
@@ -36,7 +36,7 @@ class Normalise(torch.autograd.Function):
 
 
 def widen(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """Nearest upsampling by a whole factor; its backward is a plain sum."""
+    """Upsample by a whole factor with the nearest pixel. Its backward is a plain sum."""
     b, c, h, w = x.shape
     fy, fx = size[0] // h, size[1] // w
     return x[:, :, :, None, :, None].expand(b, c, h, fy, w, fx).reshape(b, c, h * fy, w * fx)
@@ -54,7 +54,7 @@ class QuickGroupNorm(nn.GroupNorm):
 
 
 class QuickSpatialNorm(SpatialNorm):
-    """SpatialNorm whose 1 x 1 convolutions run before the upsampling, which commutes with them."""
+    """SpatialNorm whose 1 x 1 convolutions run before the upsampling, which gives the same."""
 
     def forward(self, f: torch.Tensor, zq: torch.Tensor) -> torch.Tensor:
         norm = self.norm_layer
@@ -76,7 +76,7 @@ class QuickUpsample(Upsample2D):
 
 
 def quicken(module: nn.Module) -> nn.Module:
-    """Swap the classes of the slow submodules, in place; parameters and their names stay."""
+    """Replace the classes of slow submodules, in place. Parameters and their names stay."""
     for child in module.modules():
         if type(child) is SpatialNorm:
             child.__class__ = QuickSpatialNorm

@@ -17,7 +17,7 @@ LossFn = Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, torch.Te
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A generator on torch's default device."""
+    """Return a generator on torch's default device."""
     return torch.Generator(torch.get_default_device()).manual_seed(seed)
 
 
@@ -37,7 +37,7 @@ def save_atomic(value: object, path: Path) -> None:
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
-    """Linear warm-up, then a cosine down to 2 % of the peak."""
+    """Return the rate of a linear warm-up, and then a cosine down to 2 % of the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -114,7 +114,7 @@ def train(
 
 
 def load_average(name: str, module: torch.nn.Module, work: Path) -> torch.nn.Module:
-    """`module` with the averaged weights of a stage's checkpoint, frozen."""
+    """Return `module` with the averaged weights of a stage's checkpoint, frozen."""
     stored = load_stored(work / "checkpoints" / f"{name}.pt", name)
     module.load_state_dict(stored["average"])
     return module.eval().requires_grad_(False)

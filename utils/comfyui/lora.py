@@ -56,7 +56,7 @@ def make_patches(
     """Return the key of a weight → the patches of ComfyUI for it.
 
     Args:
-        places: the modules of the file → their part in `weights`.
+        places: module → the key of its weight in `weights`.
     """
     patches = comfy.lora.load_lora(tensors, places, log_missing=False)
     for module, parts in file.modules.items():

@@ -79,7 +79,7 @@ def take_step(scheduler: Any, step: Step, output: Any, sample: Any, generators: 
 
 
 def is_lean(scheduler: Any, generators: Any) -> bool:
-    """Return whether a step needs nothing of the output, and each item has a generator."""
+    """Return whether coefficients ignore the output, and each item has its own generator."""
     if not isinstance(generators, list) or getattr(scheduler, "custom_timesteps", False):
         return False
     config = scheduler.config
