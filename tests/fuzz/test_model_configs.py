@@ -56,7 +56,7 @@ MODELS = {
 
 
 def keys_of(value, path=()):
-    """Return the path of every key and item in a JSON value."""
+    """Yield the path of every key and item in a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, part in items if isinstance(value, dict | list) else ():
         yield (*path, key)

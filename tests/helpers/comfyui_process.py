@@ -64,7 +64,7 @@ WATCHED += (
 
 
 def namespaces():
-    """Return (name, attributes) of modules, and of the classes that are defined in them."""
+    """Yield (name, attributes) of modules, and of the classes that are defined in them."""
     for name, module in list(sys.modules.items()):
         if isinstance(module, types.ModuleType) and name.split(".")[0] in WATCHED:
             yield name, vars(module)

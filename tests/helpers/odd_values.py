@@ -9,7 +9,7 @@ ODD += ["x" * 300, "🐈", [], [[]], {}, {"x": 1}, ["F32"], "F4", "F8_E4M3", "I6
 
 
 def places(value: Any):
-    """Return (container, key) of everything within a value."""
+    """Yield (container, key) of everything within a value."""
     keys = (
         value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     )

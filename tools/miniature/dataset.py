@@ -40,7 +40,7 @@ def to_model_range(pictures: torch.Tensor) -> torch.Tensor:
 
 
 def find_partners(scenes: Scenes, seed: int, count: int = 8) -> torch.Tensor:
-    """Return (count, N): others with the two colours of a picture, or itself without named colours."""
+    """Return (count, N): pictures with the same two colours, or itself if these are unnamed."""
     pair = scenes.labels[:, 1] * 6 + scenes.labels[:, 2]
     partners = torch.arange(len(pair)).repeat(count, 1)
     generator = seeded(seed)

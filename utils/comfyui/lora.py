@@ -53,7 +53,7 @@ def fits(patch: Any, key: str, shape: torch.Size) -> bool:
 def make_patches(
     file: LoraFile, tensors: LoraTensors, places: dict[str, str], weights: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """Return the key of a weight → the patches of ComfyUI for it.
+    """Return key of a weight → ComfyUI's patch for it.
 
     Args:
         places: module → the key of its weight in `weights`.
@@ -86,7 +86,7 @@ def other_widths(file: LoraFile, key: str, held: Iterable[Any], weight: torch.Te
 def read_patches(
     path: Path, weights: dict[str, torch.Tensor], network: Network
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the key of a weight → the patches of ComfyUI for it, and notes for the user.
+    """Return key of a weight → ComfyUI's patch for it, and notes for the user.
 
     Raises:
         ValueError: the file is damaged, for another model, or for a model of other widths.
@@ -124,7 +124,7 @@ def listed(names: list[str]) -> str:
 
 
 def fingerprint_lora(name: str) -> Any:
-    """Return a text that changes when the file or peft's settings beside it change."""
+    """Return a value that changes when the file or peft's settings beside it change."""
     path = find_file(name, "loras")
     stats = {file.name: file.stat() for file in (path, *sidecars(path))}
     return [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()]

@@ -52,6 +52,6 @@ def find_file(name: str, kind: str) -> Path:
 
 
 def fingerprint(name: str, kind: str) -> tuple[int, int]:
-    """Return a text that changes when the file does, so that ComfyUI loads it again."""
+    """Return a value that changes when the file does, so that ComfyUI loads it again."""
     file = find_file(name, kind).stat()
     return file.st_size, file.st_mtime_ns

@@ -57,7 +57,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def snapshots(repository: Path) -> Iterator[tuple[str, Path]]:
-    """Return (name, folder) of each snapshot that a cache of the hub has of a repository.
+    """Yield (name, folder) of each snapshot that a cache of the hub has of a repository.
 
     `owner/name` is the snapshot of its main branch, or else the first one. The names of the others
     end with their commit.
@@ -182,7 +182,7 @@ def describe_missing(name: str, kind: str, folders: dict[str, Path]) -> str:
 
 
 def fingerprint(name: str, kind: str) -> list[tuple[str, int, int]]:
-    """Return a text that changes when any file of a model does, so that ComfyUI loads it again.
+    """Return a value that changes when any file of a model does, so that ComfyUI loads it again.
 
     The file that this pack keeps beside an image encoder does not count.
     """

@@ -48,7 +48,7 @@ def find_transformer(name: str) -> Path:
 
 
 def fingerprint(name: str) -> Any:
-    """Return a text that changes when the file, or a file of the folder, does."""
+    """Return a value that changes when the file, or a file of the folder, does."""
     if str(name) in model_files.list_files(FILES):
         return model_files.fingerprint(name, FILES)
     return model_folders.fingerprint(name, KIND)

@@ -139,7 +139,7 @@ def open_file(
 
 
 def in_cache(file: HubFile) -> Path | None:
-    """Open a file in the same way. A compressed download could not be resumed."""
+    """Return the path of a file that huggingface_hub has fetched for another program, or None."""
     found = try_to_load_from_cache(file.repository, file.path, revision=file.commit)
     return Path(found) if isinstance(found, str) else None
 

@@ -121,7 +121,7 @@ def tensor_names(file: Path) -> set[str]:
 
 
 def read_headers(files: list[Path]) -> list[StoredTensor]:
-    """Return all tensors of the files by name. Only the headers are read.
+    """Return all tensors of the files. Only the headers are read.
 
     Raises:
         ValueError: a file is damaged.
@@ -139,7 +139,7 @@ def read_headers(files: list[Path]) -> list[StoredTensor]:
 def current_names(
     stored: list[StoredTensor], expected: dict[str, torch.Tensor], prefix: str = ""
 ) -> dict[str, StoredTensor]:
-    """Return the module's own name for each tensor that is stored for it.
+    """Return name in the module → stored tensor, for each tensor that belongs to the module.
 
     Args:
         prefix: if names begin with it, only those belong to the module (ComfyUI's checkpoints).
@@ -162,7 +162,7 @@ def current_names(
 def find_mismatches(
     stored: dict[str, StoredTensor], expected: dict[str, torch.Tensor]
 ) -> dict[str, list[str]]:
-    """Return how the stored tensors differ from the module's. The list is empty if they fit."""
+    """Return difference → names of the tensors that have it. It is empty if all tensors fit."""
     problems = {
         "missing": [name for name in expected if name not in stored],
         "unexpected": [

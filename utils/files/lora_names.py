@@ -83,7 +83,7 @@ def strip_roots(name: str, network: Network) -> str:
 
 
 def find_part(key: str, names: dict[str, str], network: Network) -> Part | None:
-    """Return which part of which module a tensor is, or None if it changes none of them."""
+    """Return which module a tensor changes, and as which part. None: it changes none of them."""
     if len(key) > LONGEST_NAME:
         return None
     key = WRAPPERS.sub("", key)

@@ -100,7 +100,7 @@ def describe_contents(stored: list[StoredTensor], expected: list[str]) -> str:
 def in_blocks(
     named: list[tuple[str, StoredTensor]], dtype: torch.dtype
 ) -> Iterator[list[tuple[str, StoredTensor]]]:
-    """Return tensors in groups, for each of which the file is opened again.
+    """Yield tensors in groups, for each of which the file is opened again.
 
     All that is read through a memory mapping counts as this process's memory until the mapping is
     closed. So a file that is converted to another dtype is never in memory as a whole. In its own

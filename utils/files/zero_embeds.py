@@ -29,7 +29,7 @@ def stamps(folder: Path) -> list[list[Any]]:
 
 
 def read_kept(folder: Path) -> dict[str, Any]:
-    """Return how it was computed → the embedding, for the encoder in the folder. May be empty."""
+    """Return how computed → embedding, for the encoder in the folder. It may be empty."""
     if not os.path.isfile(folder / FILE):
         return {}
     try:

@@ -60,7 +60,7 @@ def check_counts(**values: Any) -> list[int]:
 
 
 def check_switch(name: str, value: Any) -> bool:
-    """Raise ValueError for a value that is neither True nor False, nor 1 or 0."""
+    """Return the value as a bool. Raise ValueError if it is not True, False, 1 or 0."""
     value = plain(value)
     if not isinstance(value, int) or value not in (0, 1):
         raise ValueError(f"{name} is {value!r:.80}; it is either True or False.")
