@@ -1,1 +1,1 @@
-"""The measurements behind `python scripts/benchmark.py`; what they gave is in results/."""
+"""The measurements of `python scripts/benchmark.py`. Their results are in results/."""

@@ -1,10 +1,10 @@
-"""scripts/batch.py: two servers against one, stages apart against whole graphs, and its overhead.
+"""scripts/batch.py: two servers and one, separate stages and whole graphs, and its overhead.
 
-Text to image on the miniature; each server computes with one thread, so that two of them share two
-cores. Jobs are counted from the first that is done to the last, which leaves out what comes once
-(Ray's start, models into memory). Overhead is what a job takes longer than when all are put into
-the server's queue at once, by hand; and than the server says that it worked, which leaves out what
-ComfyUI does between two jobs, too.
+The job is text-to-image on the miniature. Each server computes with one thread, so that two servers
+share two cores. Jobs count from the first finished one to the last. That leaves out what happens
+once, such as Ray's start and loading models. There are two overheads. The first is the extra time
+of a job compared with jobs that are queued by hand, all at once. The second is its extra time
+compared with the server's own clock, which leaves out ComfyUI's work between two jobs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COLUMNS = {
 
 
 def run_script(servers: Sequence[Server], settings: list[str], *options: str) -> dict[str, float]:
-    """Jobs a second; and what they would be if the servers' own seconds were all."""
+    """Return jobs per second, and the jobs per second by the servers' own clocks."""
     with tempfile.TemporaryDirectory() as output:
         command = [sys.executable, SCRIPT, WORKFLOW, "--output", output, *options]
         command += ["--servers", ",".join(server.url for server in servers)]
@@ -56,7 +56,7 @@ def run_script(servers: Sequence[Server], settings: list[str], *options: str) ->
 
 
 def run_by_hand(server: Server, settings: list[str]) -> dict[str, float]:
-    """All jobs in the server's queue at once."""
+    """Put all jobs into the server's queue at once."""
     jobs = Jobs(json.loads(WORKFLOW.read_text("utf-8")), settings)
     numbers = [server.queue(jobs.task(job).workflow) for job in jobs]
     while not server.history(numbers[-1]):
@@ -70,7 +70,7 @@ def rate(times: list[float]) -> float:
 
 
 def run(prompts: int = 2, seeds: int = 8, steps: int = 50, rounds: int = 5) -> list[dict]:
-    """A row for each comparison, of runs that take turns; the first round does not count."""
+    """Return a row for each comparison. The runs alternate, and the first round does not count."""
     os.environ["OMP_NUM_THREADS"] = "1"
     found: dict[str, list[dict[str, float]]] = {}
     with ExitStack() as stack:
@@ -89,7 +89,7 @@ def run(prompts: int = 2, seeds: int = 8, steps: int = 50, rounds: int = 5) -> l
             for name, run_one in runs.items():
                 settings = [f"Prior.prompt={prompt}" for prompt in PROMPTS[:prompts]]
                 settings += [f"Decoder.steps={steps}", f"Decoder.seed={first}..{first + seeds - 1}"]
-                first += seeds  # a server still has what it has made
+                first += seeds  # new seeds, because a server still has its earlier results
                 result = run_one(settings)
                 if turn:
                     found.setdefault(name, []).append(result)

@@ -1,7 +1,7 @@
-"""Checkpoints to measure on, in four sizes: the miniature in the box, and random weights.
+"""Checkpoints to measure on, in four sizes: the bundled miniature, and random weights.
 
-Times do not depend on weights, so the published architecture is filled with random ones. A folder
-is what diffusers saves; both loaders read the same files.
+Times do not depend on weights, so the published architecture gets random ones. A folder is what
+diffusers saves, and both loaders read the same files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 # size → how it differs from the published architecture
 UNETS: dict[str, dict[str, Any]] = {
-    # Every layer of the published UNet, hardly any arithmetic: what is left is Python and launches.
+    # Every layer of the published UNet, with hardly any arithmetic. Mostly the time of Python and
+    # of launching kernels is left.
     "thin": dict(
         block_out_channels=(32, 64, 96, 128),
         attention_head_dim=32,
@@ -63,7 +64,8 @@ MOVQS = {
     "full": {},
 }
 SIZES = ("miniature", *UNETS)
-PIXELS = {"miniature": 128, "thin": 64, "medium": 256, "full": 768}  # of a picture, by default
+# Width and height of a picture, by default.
+PIXELS = {"miniature": 128, "thin": 64, "medium": 256, "full": 768}
 PARTS = {"text_to_image": "decoder", "inpaint": "decoder-inpaint", "depth": "controlnet-depth"}
 PROMPT = "a large red circle on a blue background"
 
@@ -72,7 +74,10 @@ PROMPT = "a large red circle on a blue background"
 def checkpoints(
     size: str, *parts: str, dtype: torch.dtype = torch.float32
 ) -> Iterator[dict[str, Path]]:
-    """Part ("prior", or a variant of the UNet) → its folder, which lasts as long as the context."""
+    """Yield part ("prior", or a variant of the UNet) → its folder.
+
+    The folders last as long as the context.
+    """
     if size == "miniature":
         yield {part: BUNDLED / f"kandinsky-2-2-mini-{PARTS.get(part, part)}" for part in parts}
         return
@@ -101,7 +106,7 @@ def write_decoder(
 
 
 def write_prior(folder: Path, size: str, dtype: torch.dtype = torch.float32) -> None:
-    """The tokenizer is the miniature's, padded to the published length."""
+    """Write a prior's folder, with the miniature's tokenizer padded to the published length."""
     tokenizer = transformers.CLIPTokenizer.from_pretrained(
         BUNDLED / "kandinsky-2-2-mini-prior" / "tokenizer", model_max_length=77
     )
@@ -137,7 +142,7 @@ def write(folder: Path, pipeline: Any, dtype: torch.dtype) -> None:
 
 
 def write_module(folder: Path, module: Any, dtype: torch.dtype = torch.float32) -> None:
-    """config.json and random weights, as the module's own library saves them."""
+    """Save config.json and random weights, as the module's own library does."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     weights = {
@@ -153,7 +158,7 @@ def write_module(folder: Path, module: Any, dtype: torch.dtype = torch.float32) 
 
 
 def load_pipeline(name: str, folder: Path, dtype: str, to_device: bool = True) -> Any:
-    """diffusers' own pipeline, silent."""
+    """Load diffusers' own pipeline, without progress bars."""
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
     pipeline = getattr(diffusers, name).from_pretrained(
@@ -164,7 +169,10 @@ def load_pipeline(name: str, folder: Path, dtype: str, to_device: bool = True) -
 
 
 def load_with_node(node: Any, folder: Path, dtype: str) -> tuple:
-    """What a loader node gives for a folder. MoVQ has no widget for its type: the host is told."""
+    """Load a folder with a loader node.
+
+    MoVQ has no widget for its dtype, so ComfyUI gets an option.
+    """
     import comfy.cli_args
     import folder_paths
 

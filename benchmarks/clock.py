@@ -1,9 +1,9 @@
-"""A custom node file for the server that is measured: when did whose code run?
+"""A custom node file for the measured server that records when which code runs.
 
-It has no nodes. Before a workflow runs, the verbs of its nodes are wrapped in a clock, and so are
-the two networks of diffusers under our nodes. GET /benchmark/spans gives [name, start, end] of all
-calls since the last GET, in seconds: from "request", when the workflow came in, to "done", when its
-history was written.
+It has no nodes. Before a workflow runs, it wraps the methods of the workflow's nodes and the two
+networks of diffusers in a clock. GET /benchmark/spans returns [name, start, end] of all calls since
+the last GET, in seconds. "request" is when the workflow came in, and "done" is when its history was
+written.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def put_clock(owner: type, verb: str, name: str) -> None:
         finally:
             spans.append((name, start, now()))
 
-    # A node of the new kind has a class method `execute`; others name a method.
+    # A node of the new kind has a class method `execute`. Others name a method.
     is_class_method = isinstance(vars(owner).get(verb), classmethod)
     setattr(owner, verb, classmethod(run) if is_class_method else run)
 

@@ -1,8 +1,8 @@
-"""What one step gives a GPU to do, counted without one: calls, copies, waits, bytes, memory.
+"""The work that one step sends to a GPU, counted without one: calls, copies, waits, bytes, memory.
 
 Each stage, KSampler and the pipelines of diffusers run at published size on a GPU of shapes without
-numbers (simulated_gpu.py). A step is what two steps have more than one, so what a run does once
-does not count.
+numbers (simulated_gpu.py). A step is the difference between runs of two lengths, so work that a run
+does once does not count.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COLUMNS = {
 
 
 def measure(gpu: Any, run: Any, fewest: int = 1) -> dict[str, Any]:
-    """What one step does more than the last one, which draws no noise."""
+    """Return the work of one more step, from runs of `fewest` steps and of one more."""
     counts = []
     for steps in (fewest, fewest + 1):
         gpu.count, gpu.peak = Counter(), gpu.now
@@ -59,7 +59,7 @@ def measure(gpu: Any, run: Any, fewest: int = 1) -> dict[str, Any]:
 
 
 def run(dtype: str = "fp16", pixels: int = 0) -> list[dict]:
-    """A row for each stage, for KSampler with each decoder, and for each pipeline of diffusers."""
+    """Return a row for each stage, for KSampler with each decoder, and for each pipeline."""
     from kandinsky22.utils.comfyui.model import forward_memory
     from kandinsky22.utils.comfyui.prediction import kept_memory
     from kandinsky22.utils.comfyui.residents import ACTIVATIONS, transformer_memory

@@ -1,4 +1,4 @@
-"""What `count` counts: our stages, KSampler and the pipelines of diffusers, at published size."""
+"""The runs that `count` counts: our stages, KSampler and diffusers' pipelines in published size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Run = Callable[[int], Any]  # of a number of steps
 
 
 def build(dtype: torch.dtype, variant: str) -> tuple[Any, Any]:
-    """(our MODEL, diffusers' UNet) of the published decoder, on the GPU."""
+    """Return our MODEL and diffusers' UNet of the published decoder, on the GPU."""
     published = architectures.DECODERS[variant]
     with init_empty_weights():
         ours = Kandinsky22UNet.from_config(published.unet)
@@ -49,14 +49,14 @@ def build(dtype: torch.dtype, variant: str) -> tuple[Any, Any]:
 
 
 def decoding(variant: str, from_picture: bool, model: Any, pixels: int) -> Run:
-    """A decoding stage on random inputs, guided."""
+    """Return a run of a decoding stage on random inputs, with guidance."""
     embeds = tuple(ImageEmbeds(tensor) for tensor in torch.randn(2, 1, 1280))
     latent = {"samples": torch.zeros(1, 4, pixels // 8, pixels // 8)}
     hint = torch.rand(1, pixels, pixels, 3) if variant == "depth" else None
     mask = box(pixels) if variant == "inpaint" else None
 
     def run(steps: int) -> Any:
-        # Half of the steps are run where a stage begins from a picture.
+        # A stage that begins with a picture runs half of the steps.
         share = 0.5 if from_picture else 1.0
         sampling = Sampling(0, int(steps / share), 4.0, "ddpm", "checkpoint", share)
         plan = plan_stage(model, variant, embeds, latent, sampling, from_picture, hint, mask)
@@ -88,7 +88,10 @@ def ksampler(variant: str, model: Any, pixels: int) -> Run:
 
 
 def pipeline(variant: str, from_picture: bool, unet: Any, pixels: int) -> Run:
-    """diffusers' own on the same inputs. Its MoVQ, which no step runs, is a thin one."""
+    """Return a run of diffusers' own pipeline on the same inputs.
+
+    Its MoVQ is a thin one, as no step runs it.
+    """
     names = {"text_to_image": "", "inpaint": "Inpaint", "depth": "Controlnet"}
     name = f"KandinskyV22{names[variant]}{'Img2Img' * from_picture}Pipeline"
     with init_empty_weights():
@@ -119,7 +122,7 @@ def pipeline(variant: str, from_picture: bool, unet: Any, pixels: int) -> Run:
 
 
 def prior_runs(dtype: torch.dtype) -> dict[str, Run]:
-    """The loop of our prior, and diffusers' pipeline."""
+    """Return runs of our prior's loop and of diffusers' pipeline."""
     configs = architectures.PRIOR
     tokenizer = transformers.CLIPTokenizer.from_pretrained(
         BUNDLED / "kandinsky-2-2-mini-prior" / "tokenizer", model_max_length=77

@@ -1,8 +1,8 @@
-"""The decoder: the node, and KSampler, against diffusers' `KandinskyV22Pipeline`; and MoVQ.
+"""The decoder: the node and KSampler, compared with diffusers' `KandinskyV22Pipeline`; and MoVQ.
 
-Embeddings to latents; a step is one call of the UNet with both halves of the guidance. KSampler
-runs Euler, which is as many calls. MoVQ is VAE Decode against what the pipeline does, latents to
-pictures on the CPU.
+The runs go from image embeddings to latents. A step is one call of the UNet with both halves of the
+guidance. KSampler runs Euler, which makes as many calls. For MoVQ, VAE Decode is compared with the
+pipeline's own decoding, from latents to pictures on the CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .checkpoints import DTYPES, PIXELS, checkpoints, load_pipeline, load_with_n
 from .pairs import clear_device, compare, in_turns
 from .report import RATIO
 
-# run → what it is compared with
+# run → the run that it is compared with
 AGAINST = {
     "Decoder": "diffusers",
     "Decoder, channels last": "diffusers",
@@ -43,14 +43,18 @@ COLUMNS = {
 
 
 def draw_inputs(width: int, batch: int, pixels: int) -> tuple[torch.Tensor, ...]:
-    """Embeddings, positive and negative (batch, width); latents (batch, 4, pixels/8, pixels/8)."""
+    """Return embeddings and latents.
+
+    The positive and the negative embeddings are (batch, width), and the latents are (batch, 4,
+    pixels/8, pixels/8).
+    """
     generator = torch.Generator().manual_seed(0)
     embeds = torch.randn(2, batch, width, generator=generator)
     return *embeds, torch.randn(batch, 4, pixels // 8, pixels // 8, generator=generator)
 
 
 def load_nodes(folder: Path, dtype: str) -> tuple[Any, Any]:
-    """(MODEL, VAE)"""
+    """Return (MODEL, VAE)."""
     from kandinsky22.nodes.loaders import LoadDecoder
 
     return load_with_node(LoadDecoder, folder, dtype)
@@ -72,7 +76,7 @@ def run_node(model: Any, inputs: tuple[torch.Tensor, ...], steps: int) -> torch.
 
 @torch.inference_mode()
 def run_ksampler(model: Any, inputs: tuple[torch.Tensor, ...], steps: int) -> torch.Tensor:
-    """What KSampler does, at the same number of calls of the UNet."""
+    """Run KSampler's own function with the same number of calls of the UNet."""
     import comfy.sample
     from kandinsky22.nodes.conditioning import Conditioning
     from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
@@ -110,7 +114,7 @@ def run_pipeline(pipeline: Any, inputs: tuple[torch.Tensor, ...], steps: int) ->
 
 @torch.inference_mode()
 def decode_with_node(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """(B, 4, h, w) → pictures (B, 8h, 8w, 3) in [0, 1], on the CPU."""
+    """Return pictures (B, 8h, 8w, 3) in [0, 1], on the CPU, of latents (B, 4, h, w)."""
     return vae.decode(latents).cpu()
 
 
@@ -130,7 +134,10 @@ def contestants(
     channels_last: bool = False,
     compile: str = "",
 ) -> dict[str, Callable]:
-    """Name → a function that gives latents (batch, 4, pixels/8, pixels/8); MoVQ's, pictures."""
+    """Return name → a function that gives latents (batch, 4, pixels/8, pixels/8).
+
+    For MoVQ, it gives pictures.
+    """
     model, vae = load_nodes(folder, dtype)
     pipeline = load_pipeline("KandinskyV22Pipeline", folder, dtype)
     inputs = draw_inputs(pipeline.unet.config["encoder_hid_dim"], batch, pixels)
@@ -138,7 +145,8 @@ def contestants(
     if channels_last:
         from kandinsky22.utils.comfyui.optimize import optimize
 
-        other, _ = load_nodes(folder, dtype)  # of its own: one UNet would be laid out at every turn
+        # A second UNet, because a shared one would change its memory format in every round.
+        other, _ = load_nodes(folder, dtype)
         laid_out = optimize(other, "sdpa", channels_last=True)
         runs["Decoder, channels last"] = partial(run_node, laid_out, inputs, steps)
     runs["KSampler"] = partial(run_ksampler, model, inputs, steps)
@@ -166,7 +174,7 @@ def run(
     channels_last: bool = False,
     compile: str = "",
 ) -> list[dict]:
-    """A row for each run, of each type, size and batch."""
+    """Return a row for each run, of each dtype, size and batch."""
     cases = product(dtype, pixels or (PIXELS[size],), batch)
     with checkpoints(size, "text_to_image") as folders:
         folder = folders["text_to_image"]
@@ -187,7 +195,7 @@ def measure(
     channels_last: bool = False,
     compile: str = "",
 ) -> list[dict]:
-    """A row for each run of one type, size and batch."""
+    """Return a row for each run of one dtype, size and batch."""
     clear_device()
     runs = contestants(folder, dtype, pixels, batch, steps, channels_last, compile)
     results = {name: run().float().cpu() for name, run in runs.items()}

@@ -1,9 +1,10 @@
-"""The workflow text_to_image on a real server, against diffusers' two pipelines in this process.
+"""The workflow text_to_image on a real server, compared with diffusers' two pipelines here.
 
-Prompt to a PNG file, everything loaded. The host's share is what passes outside our nodes' own
-code and MoVQ, from the request to the written history: validation, the queue, caches, events, the
-nodes of the host, the PNG. Queued again with another seed in the decoder, the prior is
-not run; what passes outside the UNet and MoVQ is then all that is not the model's.
+A run goes from the prompt to a PNG file, with everything loaded. ComfyUI's share is the time
+outside our nodes' own code and MoVQ, from the request to the written history. This is validation,
+the queue, caches, events, ComfyUI's own nodes and the PNG. In a second run with another seed in the
+decoder, the prior does not run. Its time outside the UNet and MoVQ is everything that is not the
+model.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ COLUMNS = {
 
 
 def workflow(folders: dict[str, Path], dtype: str, pixels: int, steps: int) -> dict:
-    """text_to_image in API form, for these checkpoints; its nodes are named by their classes."""
+    """Return text_to_image in API form, for these checkpoints.
+
+    Its nodes are named by their classes.
+    """
     nodes = json.loads(WORKFLOW.read_text("utf-8"))
     names = {name: node["class_type"] for name, node in nodes.items()}
     prompt = {}
@@ -56,7 +60,10 @@ def workflow(folders: dict[str, Path], dtype: str, pixels: int, steps: int) -> d
 
 
 def shares(spans: list[tuple[str, float, float]]) -> dict[str, float]:
-    """Of a run: seconds outside our nodes and MoVQ; the share of it outside the UNet and MoVQ."""
+    """Return two numbers of a run.
+
+    They are the seconds outside our nodes and MoVQ, and the share outside the UNet and MoVQ.
+    """
     seconds = max(end for *_, end in spans) - min(start for _, start, _ in spans)
     total = {"ours": 0.0, "UNet": 0.0, "MoVQ": 0.0}
     for name, start, end in spans:
@@ -70,7 +77,7 @@ def shares(spans: list[tuple[str, float, float]]) -> dict[str, float]:
 
 @contextmanager
 def measured_server(folders: dict[str, Path], dtype: str):
-    """A ComfyUI with the pack, the clock and these checkpoints, and MoVQ of this type."""
+    """Yield a ComfyUI with the pack, the clock, these checkpoints, and MoVQ in this dtype."""
     from scripts.comfyui import Server
     from scripts.host import ensure
 
@@ -86,7 +93,7 @@ def measured_server(folders: dict[str, Path], dtype: str):
 
 
 def diffusers_run(folders, dtype: str, pixels: int, steps: int, file: Path) -> Callable:
-    """Prompt to a PNG file."""
+    """Run diffusers from the prompt to a PNG file."""
     prior = load_pipeline("KandinskyV22PriorPipeline", folders["prior"], dtype)
     decoder = load_pipeline("KandinskyV22Pipeline", folders["text_to_image"], dtype)
     seeds = count()
@@ -106,7 +113,7 @@ def run(
     steps: int = 50,
     rounds: int = 5,
 ) -> list[dict]:
-    """Three rows: the whole graph, the host's part of it, the rest's part when queued again."""
+    """Return three rows: the whole graph, ComfyUI's share, and the rest's share in a second run."""
     pixels = pixels or PIXELS[size]
     case = f"{size}, 25 + {steps} steps, {pixels} px, {dtype}"
     with (
@@ -127,7 +134,7 @@ def run(
 
         file = server.base / "diffusers.png"
         theirs = diffusers_run(folders, dtype, pixels, steps, file)
-        queue()  # loads the models
+        queue()  # this loads the models
         times = in_turns({"ours": ours, "diffusers": theirs}, rounds)
         for _ in range(rounds):
             found["rest"].append(queue("Kandinsky22Decoder")["rest"])

@@ -1,7 +1,8 @@
-"""Inpaint: its mask, and the whole stage, against diffusers' `KandinskyV22InpaintPipeline`.
+"""Inpaint: its mask, and the whole stage, compared with diffusers' `KandinskyV22InpaintPipeline`.
 
-The mask is that of a 768² picture, given at picture size and wanted on 96² latents; theirs is timed
-from the resized mask on. The stage is picture and mask to latents, with the encoding by MoVQ.
+The mask is that of a 768² picture, given at the picture's size and needed for 96² latents. For
+diffusers, the time begins after the resize. The stage goes from picture and mask to latents, and
+includes MoVQ's encoding.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ COLUMNS = {
 
 
 def box(pixels: int) -> torch.Tensor:
-    """MASK (1, pixels, pixels): the middle is repainted."""
+    """Return a MASK (1, pixels, pixels) in which the middle is repainted."""
     mask = torch.zeros(1, pixels, pixels)
     mask[:, pixels // 4 : -pixels // 4, pixels // 4 : -pixels // 4] = 1
     return mask
 
 
 def masks() -> dict[str, Callable]:
-    """Name → a function that gives what is kept, (1, 1, 96, 96)."""
+    """Return name → a function that gives what is kept, (1, 1, 96, 96)."""
     from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_inpainting import prepare_mask
     from kandinsky22.utils.kandinsky.masks import keep_from_mask
 
@@ -48,7 +49,7 @@ def masks() -> dict[str, Callable]:
 
 
 def stages(folder: Path, dtype: str, pixels: int, steps: int) -> dict[str, Callable]:
-    """Name → a function that gives latents."""
+    """Return name → a function that gives latents."""
     from kandinsky22.nodes.inpaint import Inpaint
     from kandinsky22.nodes.loaders import LoadDecoder
     from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
@@ -59,7 +60,7 @@ def stages(folder: Path, dtype: str, pixels: int, steps: int) -> dict[str, Calla
     positive, negative = torch.randn(
         2, 1, pipeline.unet.config["encoder_hid_dim"], generator=generator
     )
-    # Channels last for both, as an IMAGE is, and as the pipeline makes it of a PIL picture.
+    # Both are channels last, as an IMAGE is, and as the pipeline makes it from a PIL picture.
     image, mask = torch.rand(1, pixels, pixels, 3, generator=generator), box(pixels)
 
     @torch.inference_mode()
@@ -96,7 +97,7 @@ def stages(folder: Path, dtype: str, pixels: int, steps: int) -> dict[str, Calla
 def run(
     size: str = "miniature", dtype: str = "fp32", pixels: int = 0, steps: int = 50, rounds: int = 5
 ) -> list[dict]:
-    """Two rows: the mask, the stage."""
+    """Return two rows: the mask, the stage."""
     pixels = pixels or PIXELS[size]
     cases = {f"mask, {MASK_PIXELS} px": (masks(), 0.01)}
     with checkpoints(size, "inpaint") as folders:

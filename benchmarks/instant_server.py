@@ -1,4 +1,4 @@
-"""What answers as ComfyUI does, and at once: for measuring what is not ComfyUI."""
+"""A server that answers like ComfyUI, and at once, to measure everything but ComfyUI."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from aiohttp import web
 
 Kind = TypeVar("Kind", bound="InstantServer")
 
-PNG = b"\x89PNG\r\n\x1a\n"  # how a PNG begins, and no more
+PNG = b"\x89PNG\r\n\x1a\n"  # only the beginning of a PNG
 TIMES = [["execution_start", {"timestamp": 0}], ["execution_success", {"timestamp": 500}]]
 
 
 class InstantServer:
-    """Each workflow is done when it comes, and has saved one small file.
+    """A server on which each workflow is done when it arrives, and has saved one small file.
 
-    addresses: on how many it listens, in a thread of its own; see `running`.
+    addresses: on how many addresses it listens, in its own thread; see `running`.
     """
 
     def __init__(self, addresses: int = 1):
         self.addresses = addresses
         self.urls: list[str] = []
         self.sockets: dict[str, web.WebSocketResponse] = {}
-        self.count = 0  # of workflows that have come
-        self.first: float | None = None  # when the first came, by time.monotonic()
+        self.count = 0  # number of workflows that have arrived
+        self.first: float | None = None  # when the first arrived, by time.monotonic()
 
     async def open_websocket(self, request: web.Request) -> web.WebSocketResponse:
         websocket = web.WebSocketResponse()

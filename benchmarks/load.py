@@ -1,7 +1,7 @@
-"""Loading a UNet from disk: our loader against diffusers' `from_pretrained`, on the same files.
+"""Loading a UNet from disk: our loader and diffusers' `from_pretrained`, on the same files.
 
-Each load has a process of its own, one after the other in turns; the file is in the page cache for
-both. Memory is what a load adds to the process at its peak, file pages that it touches included.
+Each load has its own process, and the two sides alternate. The file is in the page cache for both.
+Memory is what a load adds to the process at its peak, with the pages of the file that it reads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .memory import in_own_process, reset_peak, resident
 from .pairs import compare
 from .report import RATIO
 
-# name → (type of the file, type that it is used in)
+# name → (dtype of the file, dtype in use)
 CASES = {"fp32 used as fp16": ("fp32", "fp16"), "fp16": ("fp16", "fp16"), "fp32": ("fp32", "fp32")}
 BARS = {"fp32 used as fp16": (1.0, 0.6), "fp16": (1.05, 1.05), "fp32": (1.05, 1.05)}
 COLUMNS = {
@@ -32,7 +32,7 @@ COLUMNS = {
 
 
 def write_unet(folder: Path, dtype: torch.dtype, size: str) -> None:
-    """A published UNet, or one of another size, with random weights."""
+    """Write a published UNet, or one of another size, with random weights."""
     from accelerate import init_empty_weights
     from diffusers import UNet2DConditionModel
     from kandinsky22.utils.files import architectures
@@ -43,7 +43,7 @@ def write_unet(folder: Path, dtype: torch.dtype, size: str) -> None:
 
 
 def load(loader: str, folder: Path, dtype: torch.dtype):
-    """The UNet of a folder, on the CPU."""
+    """Load the UNet of a folder on the CPU."""
     from diffusers import UNet2DConditionModel
 
     if loader == "diffusers":
@@ -57,8 +57,8 @@ def load(loader: str, folder: Path, dtype: torch.dtype):
 
 
 def once(loader: str, thin: str, folder: str, dtype: str) -> dict[str, float]:
-    """For a process of its own: seconds, and MiB above what it had before."""
-    load(loader, Path(thin), DTYPES[dtype])  # imports are not loading
+    """Return the seconds, and the MiB above those before the load. This runs in its own process."""
+    load(loader, Path(thin), DTYPES[dtype])  # a first load, so that imports do not count
     before = reset_peak()
     start = time.perf_counter()
     unet = load(loader, Path(folder), DTYPES[dtype])
@@ -68,7 +68,7 @@ def once(loader: str, thin: str, folder: str, dtype: str) -> dict[str, float]:
 
 
 def run(size: str = "full", rounds: int = 5, cases: Sequence[str] = tuple(CASES)) -> list[dict]:
-    """Two rows a case: seconds and MiB of both loaders, and their ratio."""
+    """Return two rows for each case: seconds and MiB of both loaders, and their ratio."""
     if size not in UNETS:
         raise SystemExit(f"load writes a UNet of its own, of size {', '.join(UNETS)}.")
     rows = []
@@ -84,7 +84,7 @@ def run(size: str = "full", rounds: int = 5, cases: Sequence[str] = tuple(CASES)
                 for loader, loads in found.items():
                     paths = str(Path(work) / "thin"), str(folder)
                     loaded = in_own_process("load", loader, *paths, used)
-                    if turn:  # the first brings the file into the page cache
+                    if turn:  # the first round brings the file into the page cache
                         loads.append(loaded)
             for what, bar in zip(("seconds", "MiB"), BARS[case], strict=True):
                 ours, theirs = ([one[what] for one in loads] for loads in found.values())

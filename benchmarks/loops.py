@@ -18,7 +18,7 @@ def run(
     steps: int = 50,
     rounds: int = 20,
 ) -> list[dict]:
-    """One row: 25 steps of the prior, then `steps` of the decoder."""
+    """Return one row: 25 steps of the prior, then `steps` of the decoder."""
     pixels = pixels or PIXELS[size]
     with checkpoints(size, "prior", "text_to_image") as folders:
         priors = prior.contestants(folders["prior"], dtype, 1, 25)

@@ -1,9 +1,9 @@
-"""The most memory that a decode takes: load, two steps, MoVQ; each in a process of its own.
+"""The peak memory of a decode: load, two steps, MoVQ. Each run has its own process.
 
-On a CPU: resident memory above what imports took. On a GPU: what torch has allocated there, in each
-of the host's modes, and under caps: torch's own limit, of which the host is told with
---reserve-vram. diffusers offloads models under a cap, and layer by layer beside --novram. The
-host's --lowvram is of text encoders, since 0.24, and none is here.
+On a CPU, it is the resident memory above that of the imports. On a GPU, it is what torch has
+allocated there, in each of ComfyUI's modes, and with caps. A cap is torch's own limit, and ComfyUI
+is told of it with --reserve-vram. diffusers offloads whole models with a cap, and layer by layer
+for --novram. ComfyUI's --lowvram is only for text encoders since 0.24, and there are none here.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ COLUMNS = {
 
 
 def resident(field: str) -> int:
-    """MiB of this process: VmRSS is now, VmHWM the most so far."""
+    """Return MiB of this process: VmRSS is the current value, VmHWM the peak."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(field + ":")[1].split()[0]) // 1024
 
 
 def reset_peak() -> int:
-    """Peaks count from here on; returns the MiB that are resident now."""
+    """Start the peaks anew. Return the MiB that are resident now."""
     gc.collect()
-    gc.freeze()  # a collection is as long as all that has been imported, and of neither side
+    gc.freeze()  # otherwise a collection would go through all that was imported
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_available():
@@ -54,14 +54,14 @@ def reset_peak() -> int:
 
 
 def in_own_process(module: str, *arguments: Any) -> dict[str, Any]:
-    """What `once` of a benchmark gives there."""
+    """Return the result of a benchmark's `once` in its own process."""
     child = [sys.executable, SCRIPT, "once", module, json.dumps(arguments)]
     done = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def set_host(mode: str, cap: float) -> None:
-    """Before the host looks at its device. `cap` is in GiB; 0 is none."""
+    """Set ComfyUI's options before it looks at its device. `cap` is in GiB; 0 is none."""
     import comfy.cli_args
 
     setattr(comfy.cli_args.args, mode, True)  # there is no option "normal"
@@ -94,16 +94,17 @@ def load_and_decode(run: str, folder: Path, dtype: str, pixels: int, mode: str, 
 def once(
     run: str, tiny: str, folder: str, dtype: str, pixels: int, mode: str, cap: float
 ) -> dict[str, Any]:
-    """For a process of its own: {"outcome": "12.3 s", "mib": …}, or an outcome alone."""
+    """Return {"outcome": "12.3 s", "mib": …}, or only an outcome. This runs in its own process."""
     set_host(mode, cap)
-    load_and_decode(run, Path(tiny), dtype, 64, mode, cap)  # imports do not count
+    # A first run, so that imports do not count.
+    load_and_decode(run, Path(tiny), dtype, 64, mode, cap)
     return measure(run, Path(folder), dtype, pixels, mode, cap)
 
 
 def measure(
     run: str, folder: Path, dtype: str, pixels: int, mode: str, cap: float
 ) -> dict[str, Any]:
-    """In this process; see `once`."""
+    """Return what `once` returns, measured in this process."""
     before = reset_peak()
     start = time.perf_counter()
     try:
@@ -125,7 +126,7 @@ def run(
     modes: Sequence[str] = ("normal",),
     caps: Sequence[float] = (0,),
 ) -> list[dict]:
-    """A row for each mode and cap (GiB; 0 is none)."""
+    """Return a row for each mode and cap (GiB; 0 is none)."""
     pixels, rows = pixels or PIXELS[size], []
     with (
         checkpoints(size, "text_to_image") as folders,

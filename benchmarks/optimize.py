@@ -1,6 +1,6 @@
-"""What the Optimize node's choices gain: calls of one UNet, each beside the default, in turns.
+"""The effect of the Optimize node's choices: calls of one UNet, each alternating with the default.
 
-A call is what a guided step makes of one picture: a batch of two.
+A call is that of a guided step for one picture: a batch of two.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLUMNS = {
 
 
 def caller(model: Any, pixels: int, calls: int) -> Callable:
-    """A function that calls the UNet of a loaded MODEL."""
+    """Return a function that calls the UNet of a loaded MODEL."""
     from kandinsky22.utils.comfyui.model_options import wrapped_options
     from kandinsky22.utils.comfyui.prediction import prediction
 
@@ -49,7 +49,7 @@ def caller(model: Any, pixels: int, calls: int) -> Callable:
 def run(
     size: str = "medium", dtype: str = "default", pixels: int = 0, rounds: int = 5, calls: int = 5
 ) -> list[dict]:
-    """One row a choice: seconds of `calls` calls, and the ratio to the default."""
+    """Return one row for each choice: seconds of `calls` calls, and the ratio to the default."""
     with checkpoints(size, "text_to_image") as folders:
         return measure(folders["text_to_image"], dtype, pixels or PIXELS[size], rounds, calls)
 
@@ -63,7 +63,7 @@ def measure(folder: Path, dtype: str, pixels: int, rounds: int, calls: int) -> l
     models = {name: optimize(model, *choice) for name, choice in CHOICES.items()}
     runs = {name: caller(one, pixels, calls) for name, one in models.items()}
 
-    def load(name: str) -> None:  # lays the weights out as this one wants them
+    def load(name: str) -> None:  # this applies the choice's memory format
         comfy.model_management.load_models_gpu([models[name]])
         caller(models[name], 64, 1)()
 

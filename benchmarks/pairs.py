@@ -1,4 +1,4 @@
-"""Runs that take turns, and the ratio of each pair: what a noisy machine can still tell."""
+"""Runs that alternate, and the ratio of each pair, which is reliable even on a noisy machine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 
 
 def finish() -> None:
-    """Wait for what the device has been given to do."""
+    """Wait until the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def clear_device() -> None:
-    """What nothing refers to any more is gone from the GPU, too."""
+    """Free memory that nothing refers to any more, on the GPU, too."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -29,7 +29,7 @@ def in_turns(
     rounds: int,
     before: Callable[[str], Any] = lambda name: None,
 ) -> dict[str, list[float]]:
-    """Seconds of every run: A B A B …, after one round that does not count.
+    """Return the seconds of every run: A B A B …, after one round that does not count.
 
     before: is called with a run's name, outside its time.
     """
@@ -37,7 +37,8 @@ def in_turns(
     for turn in range(rounds + 1):
         if turn == 1:
             gc.collect()
-            gc.freeze()  # or the turn in which a collection falls pays for all that was imported
+            # Otherwise a collection in one round would go through all that was imported.
+            gc.freeze()
         for name, run in runs.items():
             before(name)
             finish()
@@ -51,12 +52,12 @@ def in_turns(
 
 
 def compare(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    """Medians of both; the median ratio of the pairs, and its quartiles."""
+    """Return the medians of both, the median ratio of the pairs, and its quartiles."""
     low, middle, high = spread([a / b for a, b in zip(ours, theirs, strict=True)])
     medians = {"ours": spread(ours)[1], "theirs": spread(theirs)[1]}
     return medians | {"ratio": middle, "quartiles": [low, high]}
 
 
 def spread(values: list[float]) -> list[float]:
-    """First quartile, median, third quartile; four digits that count."""
+    """Return the first quartile, the median and the third quartile, to four significant digits."""
     return [float(f"{value:.4g}") for value in np.percentile(values, (25, 50, 75))]

@@ -1,7 +1,7 @@
-"""The most main memory that a server takes for text_to_image with a negative prompt, on a CPU.
+"""The peak main memory of a server for text_to_image with a negative prompt, on a CPU.
 
-Of the whole process, from its start to the PNG: VmHWM, the peak of its resident memory, with the
-pages of files that it has mapped. Another checkout of this pack can take part, such as that of
+It is for the whole process, from its start to the PNG: VmHWM, the peak of its resident memory, with
+the pages of its memory-mapped files. Another checkout of this pack can take part, such as one from
 before a change: `git worktree add ../before COMMIT`, `--against ../before`.
 """
 
@@ -23,7 +23,7 @@ NEGATIVE = "low quality"
 
 
 def peak_of(pack: Path, folders: dict[str, Path], prompt: dict) -> int:
-    """MiB that a server with that checkout takes at most."""
+    """Return the peak MiB of a server with that checkout."""
     from scripts.comfyui import Server
     from scripts.host import ensure
 
@@ -46,7 +46,7 @@ def run(
     steps: int = 2,
     against: Path | None = None,
 ) -> list[dict]:
-    """A row for this checkout, and before it one for the other."""
+    """Return a row for this checkout, and one for the other before it."""
     rows = []
     with checkpoints(size, "prior", "text_to_image", dtype=DTYPES[dtype]) as folders:
         prompt = workflow(folders, dtype, pixels, steps)

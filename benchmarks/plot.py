@@ -13,11 +13,11 @@ NOT_AGAINST_DIFFUSERS = ("batch", "optimize", "solvers")
 FILE = RESULTS / "ratios.png"
 WIDTH, ROW, LABELS, MARGIN = 1200, 34, 620, 24
 INK, FAINT, BETTER, WORSE = "#1f2933", "#c3ccd5", "#1f7a4d", "#b3541e"
-LIMITS = (0.0, 2.0)  # of the ratios that are drawn in their place
+LIMITS = (0.0, 2.0)  # of the ratios; others are drawn at the edge
 
 
 def read_rows(folder: Path = RESULTS) -> list[tuple[str, float, list[float]]]:
-    """(what, ratio, quartiles) of each pair that was measured against diffusers."""
+    """Return (what, ratio, quartiles) of each pair that was measured with diffusers."""
     rows = []
     for file in sorted(folder.glob("*.json")):
         command = file.stem.split("-")[0]
@@ -29,7 +29,7 @@ def read_rows(folder: Path = RESULTS) -> list[tuple[str, float, list[float]]]:
 
 
 def draw(file: Path = FILE, folder: Path = RESULTS) -> Path:
-    """Writes the chart; returns its path. Raises FileNotFoundError if nothing was saved."""
+    """Write the chart and return its path. Raise FileNotFoundError if nothing was saved."""
     rows = read_rows(folder)
     if not rows:
         raise FileNotFoundError(f"No ratios in {folder}: run a benchmark with --save first.")

@@ -1,6 +1,7 @@
-"""The prior: the node against diffusers' `KandinskyV22PriorPipeline`, prompt to embeddings.
+"""The prior: the node and diffusers' `KandinskyV22PriorPipeline`, prompt to embeddings.
 
-The pipeline runs the image encoder for "no negative prompt" at every call; the node, once.
+The pipeline runs the image encoder for "no negative prompt" at every call, and the node runs it
+once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ COLUMNS = TIMES | {
 
 
 def contestants(folder: Path, dtype: str, batch: int, steps: int) -> dict[str, Callable]:
-    """Name → a function that gives the positive embeddings, (batch, D)."""
+    """Return name → a function that gives the positive embeddings, (batch, D)."""
     from kandinsky22.nodes.loaders import LoadPrior
     from kandinsky22.nodes.prior import SamplePrior
 
@@ -53,15 +54,17 @@ def run(
     steps: int = 25,
     rounds: int = 5,
 ) -> list[dict]:
-    """One row for each type and batch."""
+    """Return one row for each dtype and batch."""
     rows = []
     with checkpoints(size, "prior") as folders:
         config = read_config(folders["prior"] / "prior")
         for kind, count in product(dtype, batch):
-            runs: dict[str, Callable] = {}  # the models of the last ones go before others come
+            # The models of the last case are freed before the next are loaded.
+            runs: dict[str, Callable] = {}
             clear_device()
             runs = contestants(folders["prior"], kind, count, steps)
-            first = [run()[:1].float().cpu() for run in runs.values()]  # a batch has other noise
+            # Only the first item, because a batch has other noise.
+            first = [run()[:1].float().cpu() for run in runs.values()]
             times = in_turns(runs, rounds)
             row = {"case": f"{size}, {steps} steps, batch {count}, {kind}"}
             row |= compare(times["ours"], times["diffusers"])

@@ -1,4 +1,4 @@
-"""What a benchmark found, with the machine it was found on: a table, JSON, Markdown."""
+"""The result of a benchmark, with the machine: a table, JSON, Markdown."""
 
 from __future__ import annotations
 
@@ -44,13 +44,16 @@ def cpu_name() -> str:
 
 
 def device_slug() -> str:
-    """For file names: "cpu", or the GPU's name."""
+    """Return "cpu", or the GPU's name, for file names."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return re.sub(r"\W+", "-", name.lower()).strip("-")
 
 
 def table(rows: list[dict], columns: dict[str, str]) -> str:
-    """Markdown. `columns` is heading → format of a row; what a row does not have stays empty."""
+    """Return a Markdown table.
+
+    `columns` is heading → format of a row. If a row lacks a value, its cell stays empty.
+    """
     lines = [columns, ["---"] * len(columns)]
     lines += [[cell(form, row) for form in columns.values()] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -64,7 +67,7 @@ def cell(form: str, row: dict) -> str:
 
 
 def save(file: Path, rows: list[dict], columns: dict[str, str], machine: dict[str, str]) -> None:
-    """Writes file.json and file.md."""
+    """Write file.json and file.md."""
     file.parent.mkdir(exist_ok=True)
     content = json.dumps({"machine": machine, "rows": rows}, indent=1)
     file.with_suffix(".json").write_text(content + "\n", encoding="utf-8")

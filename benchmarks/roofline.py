@@ -1,4 +1,4 @@
-"""The least time that a device needs, by its rate of arithmetic, its bandwidth, and the work.
+"""The least time that a device needs, by its arithmetic rate, its bandwidth, and the work.
 
 Williams, Waterman & Patterson, "Roofline: An Insightful Visual Performance Model" (2009).
 """
@@ -29,12 +29,12 @@ def best_seconds(run: Callable[[], Any], tries: int = 10) -> float:
 
 
 def measure_device(dtype: torch.dtype) -> dict[str, float]:
-    """FLOP and bytes a second: a product of large matrices, and a copy of a large tensor."""
+    """Return FLOP and bytes per second, from a product of matrices and a copy of a tensor."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     side, numbers = (8192, 2**30) if device == "cuda" else (2048, 2**26)
     a, b = torch.randn(2, side, side, device=device).to(dtype)
     precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which its convolutions use anyway
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as its convolutions use it anyway
     source = torch.ones(numbers, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     rates = {
@@ -46,8 +46,11 @@ def measure_device(dtype: torch.dtype) -> dict[str, float]:
 
 
 def count_work(build: Callable[[], Any], forward: Callable[[Any], Any], dtype: torch.dtype) -> dict:
-    """FLOP of one forward, and the bytes of the weights it reads; nothing is computed."""
-    # Outside inference mode, and with attention in its parts, so that every product is seen.
+    """Return the FLOP of one forward, and the bytes of the weights it reads.
+
+    Nothing is computed.
+    """
+    # Outside inference mode and with attention in its parts, every product is visible.
     with torch.inference_mode(False), torch.no_grad(), FakeTensorMode():
         module = build()
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -57,7 +60,7 @@ def count_work(build: Callable[[], Any], forward: Callable[[Any], Any], dtype: t
 
 
 def unet_work(config: dict[str, Any], pixels: int, batch: int, dtype: torch.dtype) -> dict:
-    """Of one call of a UNet with `batch` items, guidance included."""
+    """Return the work of one call of a UNet with `batch` items, guidance included."""
     from diffusers import UNet2DConditionModel
 
     side = pixels // 8
@@ -73,7 +76,7 @@ def unet_work(config: dict[str, Any], pixels: int, batch: int, dtype: torch.dtyp
 
 
 def prior_work(config: dict[str, Any], batch: int, dtype: torch.dtype) -> dict:
-    """Of one call of a prior's transformer with `batch` items, guidance included."""
+    """Return the work of one call of a prior's transformer with `batch` items and guidance."""
     from diffusers import PriorTransformer
 
     width, tokens = config["embedding_dim"], config["num_embeddings"]
@@ -87,5 +90,5 @@ def prior_work(config: dict[str, Any], batch: int, dtype: torch.dtype) -> dict:
 
 
 def least_seconds(work: dict[str, float], device: dict[str, float]) -> float:
-    """Whichever takes longer: the arithmetic, or reading every weight once."""
+    """Return the longer of two times: the arithmetic, and reading every weight once."""
     return max(work[what] / device[what] for what in ("flops", "bytes"))

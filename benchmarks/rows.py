@@ -1,6 +1,9 @@
-"""scripts/batch.py on a long table, with servers that answer at once: how long it takes to its
-first job, how much of that the command itself computes (on a busy machine it waits for its turn),
-how much memory, and how many jobs a second it then does. It is stopped after some."""
+"""scripts/batch.py with a long table, and servers that answer at once.
+
+It measures the seconds to the first job, and how much of that the command itself computes, as it
+waits on a busy machine. It also measures the memory, and how many jobs per second follow. It stops
+after some jobs.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from .instant_server import InstantServer, running
 
 SCRIPT = PACK / "scripts" / "batch.py"
 WORKFLOW = PACK / "workflows" / "api" / "text_to_image.json"
-JOBS = 500  # that are counted after the first
+JOBS = 500  # jobs that are counted after the first
 COLUMNS = {
     "rows": "{rows}",
     "of them done": "{done}",
@@ -70,7 +73,7 @@ def write_table(path: Path, rows: int) -> Path:
 
 
 def write_manifest(path: Path, table: Path, done: int) -> None:
-    """As a run before has left it, of jobs that failed: so there are no files to be made."""
+    """Write the manifest of an earlier run, with jobs that failed, so that no files are needed."""
     line = {"seed": {"Decoder.seed": 0}, "server": "http://127.0.0.1:8188", "seconds": 1.5}
     line |= {"finished": "2026-01-01T00:00:00.000+00:00", "files": [], "error": "no"}
     jobs = Jobs(json.loads(WORKFLOW.read_text("utf-8")), [], table)

@@ -1,6 +1,7 @@
-"""A GPU of shapes without numbers: what is put on it is counted and neither stored nor computed.
+"""A GPU of shapes without numbers. Work on it is counted, and neither stored nor computed.
 
-Tensors on it are PyTorch's fake tensors. Those on the CPU stay real, as loops decide by them.
+Its tensors are PyTorch's fake tensors. Tensors on the CPU stay real, as loops depend on their
+values.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 GPU = torch.device("cuda", 0)
-# Calls that only look at a tensor in another way; PyTorch does not mark this one as a view.
+# A call that only views a tensor in another way. PyTorch does not mark this one as a view.
 VIEWS = {"_unsafe_view"}
 ROOMY = 2**40  # bytes that ComfyUI is told are free
 
@@ -29,7 +30,7 @@ def tensors_in(tree: Any) -> list[torch.Tensor]:
 
 
 def is_there(tensor: torch.Tensor) -> bool:
-    """Whether it is on the simulated GPU, in the way that costs least."""
+    """Return whether a tensor is on the simulated GPU, in the fastest way."""
     return isinstance(tensor, FakeTensor) and tensor.fake_device.type == GPU.type
 
 
@@ -38,7 +39,7 @@ def number(value: Any) -> Any:
 
 
 def fused_attention(query: Any, key: Any, value: Any, attn_mask: Any = None, **_: Any) -> Any:
-    """The kernel that an NVIDIA GPU takes; PyTorch asks the GPU itself which that is."""
+    """Count the kernel that an NVIDIA GPU would take. PyTorch would ask the GPU itself for it."""
     if attn_mask is None:
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
     kernel = torch.ops.aten._scaled_dot_product_efficient_attention
@@ -50,12 +51,12 @@ def size(tensor: torch.Tensor) -> int:
 
 
 class SimulatedGPU(TorchDispatchMode):
-    """Counts what is done while it is active.
+    """Counts the work on the simulated GPU while it is active.
 
-    `count` has what can be compared between runs: "aten" for each call of PyTorch on the GPU that
-    is no view, "aten NAME" for those of one name; "copies" between devices; "waits", in which the
-    CPU stands still until the GPU has done all that it was given; and "bytes", which the calls read
-    and write. `peak` is the most bytes of results that are alive on the GPU at once.
+    `count` has numbers that can be compared between runs. "aten" is each call of PyTorch on the GPU
+    that is not a view, and "aten NAME" those of one name. "copies" are between devices. "waits" are
+    those in which the CPU stands still until the GPU has finished its work. "bytes" are read and
+    written by the calls. `peak` is the most bytes of results that are alive on the GPU at once.
     """
 
     def __init__(self):
@@ -66,7 +67,7 @@ class SimulatedGPU(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == "prim":  # asks a tensor where it is
+        if func.namespace == "prim":  # this asks a tensor where it is
             return func(*args, **kwargs)
         given = tensors_in((args, kwargs))
         target = kwargs.get("device")
@@ -77,10 +78,10 @@ class SimulatedGPU(TorchDispatchMode):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)  # on the CPU, for real
         name = func.overloadpacket.__name__
-        if name == "_local_scalar_dense":  # a number of the GPU's decides: it is unknown
+        if name == "_local_scalar_dense":  # a number of the GPU that is unknown here
             self.count["waits"] += 1
             return 1
-        if name == "nonzero":  # how many there are is unknown, too; say one
+        if name == "nonzero":  # the count is unknown, too, so it is one
             self.count["waits"] += 1
             return torch.zeros(1, args[0].ndim, dtype=torch.long, device=GPU)
         result = func(*args, **kwargs)
@@ -112,7 +113,7 @@ class SimulatedGPU(TorchDispatchMode):
 
 
 def put(module: torch.nn.Module, dtype: torch.dtype) -> Any:
-    """A module on the meta device, moved to the simulated GPU; its weights are not counted."""
+    """Move a module from the meta device to the simulated GPU. Its weights are not counted."""
     for layer in module.modules():
         for name, tensor in list(layer.named_parameters(recurse=False)):
             weight = torch.empty(tensor.shape, dtype=dtype, device=GPU)
@@ -125,7 +126,7 @@ def put(module: torch.nn.Module, dtype: torch.dtype) -> Any:
 
 @contextmanager
 def simulated_gpu() -> Iterator[SimulatedGPU]:
-    """ComfyUI and PyTorch see a GPU, on which all models are loaded and there is room for more."""
+    """Have ComfyUI and PyTorch see a GPU that has all models loaded, and room for more."""
     management, plain = comfy.model_management, {}
     stand_ins = {
         "load_models_gpu": lambda *_, **__: None,
@@ -138,12 +139,12 @@ def simulated_gpu() -> Iterator[SimulatedGPU]:
         if hasattr(management, name):  # not every ComfyUI has all of them
             plain[name] = getattr(management, name)
             setattr(management, name, stand_in)
-    # PyTorch would look for a real GPU if it made a tensor of numbers that are on one.
+    # PyTorch would look for a real GPU for a tensor made from numbers on one.
     plain_tensor, plain_attention = torch.tensor, F.scaled_dot_product_attention
     torch.tensor = lambda data, **settings: plain_tensor(tree_map(number, data), **settings)
     F.scaled_dot_product_attention = fused_attention
     try:
-        # Without inference mode, in which a composed operation is one: its parts would not be seen.
+        # In inference mode, a composed operation is one call, and its parts would not be visible.
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         with torch.inference_mode(False), torch.no_grad(), fake, SimulatedGPU() as gpu:
             yield gpu

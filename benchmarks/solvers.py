@@ -1,11 +1,11 @@
-"""The same picture in fewer calls of the UNet: samplers against 100 steps of the published one.
+"""The same picture in fewer calls of the UNet: samplers and 100 steps of the published one.
 
-On the miniature, whose weights are trained, and with its own CLIP. The distance of a picture is the
-mean of 1 - cosine to the reference's pictures of that prompt; the reference's own is that of one of
-its seeds to the others. What lies within the quartiles of the second makes pictures of the same
-kind. `inside` is the share of pictures that are no farther off than the reference's farthest; of
-more pictures by the reference itself it would be seeds / (seeds + 1). `follows` is the cosine to
-the embedding that was asked for. Guidance in a limited interval: Kynkäänniemi et al.,
+This uses the miniature, whose weights are trained, and its own CLIP. The distance of a picture is
+the mean of 1 - cosine to the reference's pictures of that prompt. The reference's own distance is
+that of one of its seeds to the others. A sampler within the quartiles of the reference makes
+pictures of the same kind. `inside` is the share of pictures that are no farther off than the
+reference's farthest. For more pictures of the reference, it would be seeds / (seeds + 1). `follows`
+is the cosine to the requested embedding. Guidance in a limited interval: Kynkäänniemi et al.,
 arXiv:2404.07724.
 """
 
@@ -38,7 +38,7 @@ SOLVERS = (  # sampler, scheduler, steps
     ("dpmpp_2m_sde", "trailing", 10),
 )
 CACHES = (("ddim", 50, 0.2), ("ddim", 50, 0.4))  # EasyCache in KSampler: sampler, steps, threshold
-INTERVALS = (  # guidance from one part of the way to another, by CFG Override on the stage
+INTERVALS = (  # guidance from one part of the run to another, by CFG Override on the stage
     ("ddpm", "checkpoint", 50, 0.0, 0.6),
     ("ddpm", "checkpoint", 50, 0.2, 0.7),
     ("dpmpp_2m", "karras", 10, 0.0, 0.6),
@@ -58,14 +58,17 @@ COLUMNS = {
 
 
 def distances(pictures: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Mean of 1 - cosine to the reference's other pictures: (P, S, D), (P, R, D) → (P, S)."""
+    """Return the mean of 1 - cosine to the reference's other pictures, (P, S).
+
+    The pictures are (P, S, D), and those of the reference are (P, R, D).
+    """
     pairs = 1 - F.normalize(pictures, dim=-1) @ F.normalize(reference, dim=-1).mT
     others = reference.shape[1] - (pictures is reference)  # 0 to itself
     return pairs.sum(-1) / others
 
 
 class Miniature:
-    """Draws with the nodes and looks with CLIP; counts the pictures that go into the UNet."""
+    """Draws with the nodes, reads with CLIP, and counts the pictures that go into the UNet."""
 
     def __init__(self, folders: dict[str, Any], seeds: int):
         from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
@@ -75,14 +78,14 @@ class Miniature:
         side = PIXELS["miniature"] // 8
         self.canvas = torch.zeros(seeds, 4, side, side)
         self.seen = 0
-        first_layer = self.model.model.diffusion_model.conv_in  # EasyCache passes it by
+        first_layer = self.model.model.diffusion_model.conv_in  # EasyCache skips it
         first_layer.register_forward_pre_hook(self.count)
 
     def count(self, _, inputs: tuple[torch.Tensor]) -> None:
         self.seen += len(inputs[0])
 
     def embed(self, latents: torch.Tensor) -> torch.Tensor:
-        """CLIP's view of the decoded pictures, (S, D)."""
+        """Return CLIP's embeddings of the decoded pictures, (S, D)."""
         return self.prior.encode_image(self.vae.decode(latents)).tensor
 
     def draw(
@@ -94,7 +97,7 @@ class Miniature:
         steps: int,
         model: Any = None,
     ) -> torch.Tensor:
-        """One picture a seed, in the stage node: (S, D)."""
+        """Draw one picture for each seed in the stage node: (S, D)."""
         from kandinsky22.nodes.decoder import Decoder
 
         model = model or self.model
@@ -103,7 +106,7 @@ class Miniature:
         return self.embed(result.args[0]["samples"])
 
     def draw_guided(self, embeds: Any, negative: Any, *settings: Any) -> torch.Tensor:
-        """The same, guided from one part of the way to another: the last two of `settings`."""
+        """Draw the same, guided from one part of the run to another: the last two of `settings`."""
         from comfy_extras.nodes_custom_sampler import CFGOverride  # ComfyUI 0.24 or newer
 
         *settings, begin, end = settings
@@ -113,7 +116,7 @@ class Miniature:
         return self.draw(embeds, negative, *settings, model)
 
     def draw_with_cache(self, embeds: Any, negative: Any, sampler: str, steps: int, reuse: float):
-        """The same in KSampler with EasyCache, which leaves out calls that would change little."""
+        """Draw the same in KSampler with EasyCache, which leaves out calls that change little."""
         import comfy.sample
         from comfy_extras.nodes_easycache import EasyCacheNode
         from kandinsky22.nodes.conditioning import Conditioning
@@ -144,14 +147,17 @@ def run(
     caches=CACHES,
     intervals=INTERVALS,
 ) -> list[dict]:
-    """One row a solver, the reference first."""
+    """Return one row for each solver, the reference first."""
     with checkpoints("miniature", "prior", "text_to_image") as folders:
         miniature = Miniature(folders, seeds)
     asked = [miniature.prior.sample(prompt, "", 0, 25, 4.0) for prompt in PROMPTS[:prompts]]
     wanted = torch.stack([embeds.tensor for embeds, _ in asked])  # (P, 1, D)
 
     def draw_all(draw, *settings) -> tuple[torch.Tensor, float]:
-        """Pictures' embeddings (P, S, D), and the calls for each; unguided ones are halves."""
+        """Return the pictures' embeddings (P, S, D), and the calls for each.
+
+        Unguided calls are halves.
+        """
         miniature.seen = 0
         found = torch.stack([draw(*pair, *settings) for pair in asked])
         return found, miniature.seen / (2 * seeds * len(asked))

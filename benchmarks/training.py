@@ -1,8 +1,8 @@
 """What the template Train a LoRA teaches the miniature, in pictures of prompts that it never saw.
 
-The workflow runs on a real server as it is shipped. Then it runs again with other prompts: the
-server still has the LoRA, and draws each prompt without it and with it, from the same noise. The
-judge of the miniature looks at the pictures.
+The bundled workflow runs on a real server. Then it runs again with other prompts. The server still
+has the LoRA, and draws each prompt without it and with it, from the same noise. The judge of the
+miniature reads the pictures.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLUMNS = {
 
 
 def with_and_without(workflow: dict) -> tuple[dict, dict[str, str], str]:
-    """The workflow with a second Decoder; the nodes that save; the Prior that both draw from."""
+    """Return the workflow with a second Decoder, its nodes that save, and the Prior of both."""
     prompt = deepcopy(workflow)
     numbers = {node["class_type"]: number for number, node in prompt.items()}
     chain = [numbers[kind] for kind in ("Kandinsky22Decoder", "VAEDecode", "SaveImage")]
@@ -49,13 +49,13 @@ def with_and_without(workflow: dict) -> tuple[dict, dict[str, str], str]:
 
 
 def as_tensor(png: bytes) -> torch.Tensor:
-    """(3, H, W) in [0, 1]."""
+    """Return a picture as (3, H, W) in [0, 1]."""
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=np.float32) / 255
     return torch.from_numpy(pixels).movedim(-1, 0)
 
 
 def draw(captions: list[str]) -> tuple[dict[str, torch.Tensor], float]:
-    """(N, 3, H, W) of the captions by "without" and "with"; seconds of the run that trains."""
+    """Return pictures (N, 3, H, W) by "without" and "with", and the seconds of the training run."""
     from scripts.comfyui import Server
     from scripts.host import ensure
 
@@ -73,7 +73,7 @@ def draw(captions: list[str]) -> tuple[dict[str, torch.Tensor], float]:
 
 
 def run(prompts: int = 40) -> list[dict]:
-    """A row without the LoRA, and one with it."""
+    """Return a row without the LoRA, and one with it."""
     captions, meant = describe(test_labels(prompts, 9), TEST_SEED)
     told = meant[:, 0] >= 0
     pictures, seconds = draw(captions)

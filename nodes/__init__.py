@@ -1,4 +1,4 @@
-"""The nodes, in the order of the data flow: prompt → prior → embeds → decoder → latents."""
+"""The nodes, in the order of the data flow: prompt → prior → embeddings → decoder → latents."""
 
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
@@ -59,7 +59,7 @@ NODES: list[type[io.ComfyNode]] = [
 
 class Kandinsky22Extension(ComfyExtension):
     async def on_load(self) -> None:
-        # ComfyUI has no folder for depth estimators; extra_model_paths.yaml may name more.
+        # ComfyUI has no folder for depth estimators. extra_model_paths.yaml may name more folders.
         folder_paths.add_model_folder_path(
             "depth_estimators", f"{folder_paths.models_dir}/depth_estimators"
         )

@@ -1,4 +1,4 @@
-"""CONDITIONING from image embeddings: the way to KSampler and ComfyUI's other samplers."""
+"""CONDITIONING from image embeddings, for KSampler and ComfyUI's other samplers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Image embeddings from pictures, or from nothing."""
+"""Image embeddings from pictures and from CLIP Vision, and those for no negative prompt."""
 
 from typing import Any
 

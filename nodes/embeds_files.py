@@ -1,4 +1,4 @@
-"""Image embeddings kept in files."""
+"""Save image embeddings to files, and load them."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,10 @@ from .sockets import EMBEDS
 
 
 def save_as(prefix: str, embeds: ImageEmbeds) -> dict[str, str]:
-    """Into a new file of the output folder; returns what ComfyUI is told of it."""
+    """Save embeddings to a new file of the output folder.
+
+    Return what ComfyUI needs to know of it.
+    """
     check_texts(filename_prefix=prefix)
     output = folder_paths.get_output_directory()
     try:
@@ -56,8 +59,11 @@ class SaveEmbeds(io.ComfyNode):
 
 
 def input_files() -> list[str]:
-    """What can be chosen, by portable names. Folders that cannot be read are passed over, links to
-    folders are not followed: ComfyUI asks for this whenever it lists its nodes."""
+    """Return the files that can be chosen, by portable names.
+
+    Unreadable folders are skipped, and links to folders are not followed, because ComfyUI calls
+    this whenever it lists its nodes.
+    """
     root = folder_paths.get_input_directory()
     files = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
     found = [file for file in files if file.endswith(".safetensors") and os.path.isfile(file)]
@@ -65,8 +71,11 @@ def input_files() -> list[str]:
 
 
 def input_file(name: str) -> Path | None:
-    """A file of the input folder (or, with " [output]" after its name, of another of ComfyUI's
-    folders), or None. The oldest ComfyUI does not check whether a name leaves its folder."""
+    """Return a file of the input folder, or None.
+
+    With " [output]" after its name, it is in another of ComfyUI's folders. The oldest ComfyUI does
+    not check whether a name leaves its folder.
+    """
     name, folder = folder_paths.annotated_filepath(str(name))
     root = os.path.abspath(folder or folder_paths.get_input_directory())
     path = Path(os.path.abspath(os.path.join(root, name)))

@@ -1,4 +1,4 @@
-"""Loading one network: the UNet of a decoder, a MoVQ, or the transformer of a prior."""
+"""Load one network: the UNet of a decoder, a MoVQ, or the transformer of a prior."""
 
 from typing import Any
 

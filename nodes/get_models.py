@@ -1,4 +1,4 @@
-"""Fetching the published models."""
+"""Download the published models."""
 
 import os
 from collections.abc import Callable
@@ -17,28 +17,29 @@ from ..utils.files.previews import fit_missing_preview
 from ..utils.kandinsky.checks import check_choice
 from .widgets import write_on
 
-ENCODERS = ("clip_vision", "text_encoders")  # where people have CLIP's encoders already
+ENCODERS = ("clip_vision", "text_encoders")  # users may have CLIP's encoders there already
 
 
 def show_on(node_id: str, name: str, earlier: list[str]) -> Callable[[Progress], None]:
-    """Shows a download on its node while it runs, and stops it if the user asked.
+    """Return a function that shows a download on its node, and stops it if the user asked for that.
 
     Args:
-        earlier: what is to stay on the node above it.
+        earlier: lines that stay above it on the node.
     """
     report = step_reporter(1)
 
     def show(progress: Progress) -> None:
         write_on(node_id, "\n".join([*earlier, f"{name}: {progress}"]))
-        report(progress.done - 1, max(1, progress.total))  # it takes the index of what is done
+        # The first argument is the index of the finished part.
+        report(progress.done - 1, max(1, progress.total))
 
     return show
 
 
 def get(repository: Repository, precision: str, show: Callable[[Progress], None]) -> str:
-    """Download one into ComfyUI's folder for it; returns what to tell the user."""
+    """Download one model into ComfyUI's folder for it. Return a message for the user."""
     roots = [Path(root) for root in folder_paths.get_folder_paths(repository.comfyui_folder)]
-    # Also a link that leads to nothing: a disk may be away.
+    # A link that leads to nothing counts, too, because its disk may be away.
     root = next((root for root in roots if os.path.lexists(root / repository.name)), roots[0])
     elsewhere = [Path(f) for kind in ENCODERS for f in folder_paths.get_folder_paths(kind)]
     text = download(repository, root, precision, show, elsewhere)
@@ -47,12 +48,13 @@ def get(repository: Repository, precision: str, show: Callable[[Progress], None]
 
 
 def get_all(repositories: list[Repository], precision: str, node_id: str) -> str:
-    """Download each of them; returns what to tell the user.
+    """Download each of them. Return a message for the user.
 
-    One whose folder is there, but not as published, keeps no other waiting.
+    If the folder of one exists but differs from what is published, the others are still downloaded.
 
     Raises:
-        OSError, ValueError: what went wrong, below the lines about those that came before it.
+        OSError, ValueError: a download failed. The message begins with the lines about earlier
+            ones.
     """
     texts: list[str] = []
     error = None
@@ -107,7 +109,7 @@ class GetModels(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, repository: Any, precision: Any) -> float:
-        return float("nan")  # never the same: each time, look at what is on the disk
+        return float("nan")  # never equal, so that the node looks at the disk each time
 
     @classmethod
     def execute(cls, repository: Any, precision: Any) -> io.NodeOutput:

@@ -1,4 +1,4 @@
-"""Mixes of image embeddings: a weighted blend, or a sequence from one to another."""
+"""Mixes of image embeddings: a weighted mix, or a sequence from one to another."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ MOST_INPUTS = 8
 
 
 class Count(str):
-    """A count among the widget's choices, which are texts; in API JSON it may be a number, too."""
+    """One of the widget's choices, which are texts. In API JSON it may be a number, too."""
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, int | float) and not isinstance(other, bool):
@@ -77,7 +77,7 @@ class Interpolate(io.ComfyNode):
 
     @classmethod
     def execute(cls, method: Any, **inputs: Any) -> io.NodeOutput:
-        count = inputs.get("count")  # a dict of all that the choice brings along
+        count = inputs.get("count")  # a dict with all inputs of the choice
         if not isinstance(count, dict) or "image_embeds_1" not in count:
             raise ValueError(
                 f"count is one of the choices 2 to {MOST_INPUTS}, not {count!r:.80}. In API JSON "

@@ -1,4 +1,4 @@
-"""Loading a model folder: a prior, a decoder with its MoVQ, a depth estimator."""
+"""Load a model folder: a prior, a decoder with its MoVQ, a depth estimator."""
 
 from typing import Any
 

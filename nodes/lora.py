@@ -1,4 +1,4 @@
-"""LoRA: a small file that changes a decoder's, or a prior's, weights while it is used."""
+"""LoRA: a small file that changes the weights of a decoder or a prior while it is used."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def lora_inputs() -> list[io.Input]:
 
 
 class LoraNode(io.ComfyNode):
-    """What both nodes tell ComfyUI about their file."""
+    """The checks of the file that both LoRA nodes share."""
 
     @classmethod
     def validate_inputs(cls, lora_name: Any) -> bool | str:

@@ -1,4 +1,4 @@
-"""What a MODEL can be told about speed and exactness, for stages and samplers alike."""
+"""Settings of a MODEL for speed and exactness, for stages and samplers."""
 
 from typing import Any
 

@@ -12,10 +12,10 @@ Value = TypeVar("Value")
 
 
 class Socket(Generic[Value]):
-    """A type of socket of this pack, bound to the class of the values that travel on it."""
+    """A type of socket of this pack, bound to the class of its values."""
 
     def __init__(self, io_type: str, kind: type[Value], source: str):
-        """`source` names the nodes to connect it to, for messages."""
+        """Make a socket. `source` names the nodes to connect it to, for messages."""
         self.io_type = io_type
         self.kind = kind
         self.source = source
@@ -28,10 +28,10 @@ class Socket(Generic[Value]):
         return self.comfy_type.Output(id=id, display_name=id)
 
     def take(self, value: Any) -> Value:
-        """The value as it came; ComfyUI lets literals and wires of any type through.
+        """Return the value unchanged. ComfyUI accepts literals and wires of any type.
 
         Raises:
-            ValueError: it is not what travels on this wire; says what to connect.
+            ValueError: the value does not belong to this socket. The message says what to connect.
         """
         if isinstance(value, self.kind):
             return value

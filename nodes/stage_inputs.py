@@ -1,4 +1,4 @@
-"""The inputs that the decoding stages have in common: embeddings, a latent, sampling widgets."""
+"""The inputs that the decoding stages share: embeddings, a latent, sampling widgets."""
 
 from typing import Any
 
@@ -84,9 +84,9 @@ def latent_output() -> io.Output:
 
 
 def take_embeds(positive: Any, negative: Any) -> tuple[ImageEmbeds, ImageEmbeds | None]:
-    """The embeddings of a stage's two sockets, of which the second may be empty.
+    """Return the embeddings of a stage's two sockets, of which the second may be empty.
 
     Raises:
-        ValueError: something else came in.
+        ValueError: another value came in.
     """
     return EMBEDS.take(positive), None if negative is None else EMBEDS.take(negative)

@@ -1,4 +1,4 @@
-"""Widgets that several nodes have, the check of a name in one, and text below them."""
+"""Widgets that several nodes share, the check of a name in one, and text below them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from ..utils.comfyui.dtypes import WEIGHT_DTYPES
 from ..utils.comfyui.model_files import find_file
 from ..utils.comfyui.model_folders import find_model
 
-# What else people call this model when they look for its nodes.
+# Other names of this model, for the search.
 NAMES_OF_THE_MODEL = ["K22", "Kandinsky 2", "Кандинский"]
 
 
@@ -44,12 +44,12 @@ def weight_dtype_input() -> io.Input:
 
 
 def check_model_name(name: Any, kind: str) -> bool | str:
-    """What ComfyUI asks before it queues a workflow: True, or the message that it shows."""
+    """Return True, or the message that ComfyUI shows before it queues a workflow."""
     return check_name(name, lambda: find_model(name, kind))
 
 
 def check_file_name(name: Any, kind: str) -> bool | str:
-    """The same for a single file."""
+    """Return the same for a single file."""
     return check_name(name, lambda: find_file(name, kind))
 
 
@@ -64,8 +64,8 @@ def check_name(name: Any, find: Callable[[], Any]) -> bool | str:
 
 
 def write_on(node_id: str, text: str) -> None:
-    """Text below a node's widgets."""
-    from server import PromptServer  # only a running ComfyUI has one
+    """Show a text below a node's widgets."""
+    from server import PromptServer  # only a running ComfyUI has this module
 
     PromptServer.instance.send_progress_text(text, node_id)
 
@@ -74,14 +74,15 @@ NOTED: set[str] = set()  # the nodes that show a note
 
 
 def show_notes(notes: list[str]) -> None:
-    """Below the widgets of the node that runs; none takes away those of its last run."""
+    """Show notes below the widgets of the running node. No notes remove those of its last run."""
     if not notes and not NOTED:
         return
-    from server import PromptServer  # outside of a running ComfyUI it has no instance
+    from server import PromptServer  # there is an instance only in a running ComfyUI
 
     server = getattr(PromptServer, "instance", None)
     node_id = getattr(server, "last_node_id", None)
     if server and node_id and (notes or node_id in NOTED):
         (NOTED.add if notes else NOTED.discard)(node_id)
-        text = "\n".join(notes).encode(errors="replace")  # a file's name can be no Unicode
+        # The name of a file may be invalid Unicode.
+        text = "\n".join(notes).encode(errors="replace")
         server.send_progress_text(text, node_id)

@@ -1,10 +1,10 @@
-"""Many pictures of one workflow: from a table or from ranges, on one server or on a cluster.
+"""Run one workflow for many values, from a table or from ranges, on one server or on a cluster.
 
     python scripts/batch.py workflows/api/text_to_image.json --set Decoder.seed=1..100
     python scripts/batch.py my_api.json --table prompts.csv --servers http://gpu1:8188,http://gpu2:8188
 
-Pictures and a manifest go to output/batch/. Run again, only what is missing is made. docs/batch.md
-has the whole of it.
+Pictures and a manifest go to output/batch/. A second run makes only what is missing. See
+docs/batch.md.
 """
 
 from __future__ import annotations
@@ -25,50 +25,71 @@ from scripts.host import HOSTS, NEWEST, SetupError, ensure  # noqa: E402
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
-        epilog="Without --servers, a ComfyUI is started for each GPU, or else one on the CPU.",
+        epilog="Without --servers, this starts a ComfyUI for each GPU, or one on the CPU.",
     )
-    parser.add_argument("workflow", type=Path, help="a file in API form")
+    parser.add_argument("workflow", type=Path, help="a workflow file in API form")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NODE.INPUT=VALUE",
-        help="a value, or first..last[..step] of a number; several make every combination",
+        help="a value, or a range first..last[..step]; several options make all combinations",
     )
     parser.add_argument(
-        "--table", type=Path, metavar="FILE", help="CSV, JSONL or Parquet: a job a row"
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="a CSV, JSONL or Parquet file with one job in each row",
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/batch/WORKFLOW")
     parser.add_argument(
-        "--manifest", type=Path, metavar="FILE", help=".jsonl or .parquet; default: in --output"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for results; default: output/batch/WORKFLOW",
+    )
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="the record of the jobs, .jsonl or .parquet; default: in --output",
     )
     parser.add_argument("--retry", action="store_true", help="run failed jobs again")
     parser.add_argument(
-        "--stages-apart", action="store_true", help="all embeddings first, then the pictures"
+        "--stages-apart",
+        action="store_true",
+        help="make all embeddings first, and then the pictures",
     )
     where = parser.add_argument_group("where it runs")
     where.add_argument("--servers", metavar="URL,URL", help="URLs of running ComfyUI servers")
-    where.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster; else Ray starts here")
+    where.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster; default: a local Ray")
     where.add_argument(
-        "--cpus", type=int, metavar="N", help="a server for every N CPUs, not for every GPU"
+        "--cpus",
+        type=int,
+        metavar="N",
+        help="start a server for every N CPUs, and not for every GPU",
     )
-    where.add_argument("--models-dir", type=Path, metavar="DIR", help="for started servers")
     where.add_argument(
-        "--host", default=NEWEST, metavar="VERSION", help=f"their ComfyUI: {', '.join(HOSTS)}"
+        "--models-dir", type=Path, metavar="DIR", help="models folder for servers that are started"
+    )
+    where.add_argument(
+        "--host",
+        default=NEWEST,
+        metavar="VERSION",
+        help=f"ComfyUI version of servers that are started: {', '.join(HOSTS)}",
     )
     where.add_argument(
         "--patience",
         type=float,
         default=60,
         metavar="S",
-        help="seconds without an answer after which a server is given up; default: 60",
+        help="give up a server after this many seconds without an answer; default: 60",
     )
     where.add_argument(
         "--job-timeout",
         type=float,
         default=3600,
         metavar="S",
-        help="seconds without progress after which a job is given up; default: 3600",
+        help="give up a job after this many seconds without progress; default: 3600",
     )
     options = parser.parse_args()
     if options.servers is not None and not options.servers.strip(", "):
@@ -151,7 +172,7 @@ def open_workers(stack: ExitStack, options: argparse.Namespace, needed: list[str
             cluster.reach_servers(urls, needed, options.patience, options.job_timeout)
         )
     if not options.ray:
-        ensure(options.host)  # the workers would do so, too, but where nobody sees it
+        ensure(options.host)  # The workers would do this, too, but without visible progress.
     stack.enter_context(cluster.connect(options.ray, cluster.PACK, cpus=None))
     models = str(options.models_dir.resolve()) if options.models_dir else ""
     times = options.patience, options.job_timeout

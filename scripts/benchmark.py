@@ -1,11 +1,11 @@
-"""Measure this pack against diffusers, side by side on the same files and weights.
+"""Compare this pack with diffusers, on the same files and weights.
 
     python scripts/benchmark.py decode [--size medium] [--rounds 5] [--save]
     python scripts/benchmark.py plot
 
-Prints a table; --save writes it, with the machine, the versions and the command, as JSON and
-Markdown into benchmarks/results/. What is measured and how: benchmarks/README.md. Machines are
-noisy: only the ratios of one run mean something.
+This prints a table. --save writes it to benchmarks/results/ as JSON and Markdown, with the machine,
+the versions and the command. benchmarks/README.md says what is measured, and how. Times vary on
+each machine, so only the ratios within one run are reliable.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ found = pack.enter_host()
 
 import comfy.cli_args  # noqa: E402
 import torch  # noqa: E402
-import utils.json_util  # noqa: E402, F401  # as main.py does: the host's own `utils` comes first
+import utils.json_util  # noqa: E402, F401  # as main.py does: ComfyUI's own `utils` comes first
 
 from benchmarks import plot, report  # noqa: E402
 from benchmarks.checkpoints import DTYPES, SIZES  # noqa: E402
 
 COMMANDS = {
-    "load": "a UNet from disk, against from_pretrained",
-    "prior": "prompt to embeddings",
-    "decode": "embeddings to latents, in the node and in KSampler; latents to pictures",
+    "load": "load a UNet from disk, compared with from_pretrained",
+    "prior": "prompt to image embeddings",
+    "decode": "image embeddings to latents, in the node and in KSampler; latents to pictures",
     "loops": "prior and decoder, one after the other",
-    "inpaint": "the mask, and the whole stage",
-    "graph": "a workflow on a real server, and what of it is the host's",
-    "memory": "the most that a decode takes",
-    "peak": "the most main memory of a server for text to image with a negative prompt",
+    "inpaint": "prepare the mask, and the whole stage",
+    "graph": "a workflow on a real server, and ComfyUI's share of it",
+    "memory": "the peak memory of a decode",
+    "peak": "the peak main memory of a server for text-to-image with a negative prompt",
     "optimize": "each choice of the Optimize node",
-    "batch": "jobs a second over one server and two",
-    "rows": "how long scripts/batch.py takes to its first job, by rows of the table",
-    "count": "what one step gives a GPU to do, without one",
-    "solvers": "the same picture in fewer calls of the UNet",
+    "batch": "jobs per second with one server and with two",
+    "rows": "how long scripts/batch.py takes to its first job, for a table of many rows",
+    "count": "the work that one step sends to a GPU, counted without a GPU",
+    "solvers": "how close fewer calls of the UNet come to the published sampler",
     "training": "what the template Train a LoRA teaches the bundled miniature",
 }
-# What a command's `run` takes is an option of it; the defaults are there.
+# The parameters of a command's `run` are its options, with their defaults.
 OPTIONS = {
-    "size": dict(choices=SIZES, help="of the model"),
-    "dtype": dict(choices=DTYPES, help="of weights and computing"),
-    "pixels": dict(type=int, help="side of the picture"),
-    "batch": dict(type=int, help="pictures at once"),
-    "steps": dict(type=int, help="of the loop"),
-    "rounds": dict(type=int, help="turns that count"),
-    "compile": dict(const="inductor", nargs="?", metavar="BACKEND", help="compiled ones, too"),
-    "channels_last": dict(action="store_true", help="Optimize's other memory format, too"),
-    "modes": dict(choices=("normal", "novram"), help="of the host's memory management"),
-    "caps": dict(type=float, metavar="GIB", help="limits of the GPU's memory; 0 is none"),
-    "against": dict(type=Path, metavar="FOLDER", help="another checkout of this pack, too"),
-    "prompts": dict(type=int, help="how many"),
-    "seeds": dict(type=int, help="pictures of each"),
-    "rows": dict(type=int, help="of the table"),
-    "done": dict(type=int, help="of them in the manifest, from a run before"),
+    "size": dict(choices=SIZES, help="size of the model"),
+    "dtype": dict(choices=DTYPES, help="dtype of weights and computation"),
+    "pixels": dict(type=int, help="width and height of the picture"),
+    "batch": dict(type=int, help="batch size"),
+    "steps": dict(type=int, help="steps of the loop"),
+    "rounds": dict(type=int, help="rounds that count"),
+    "compile": dict(const="inductor", nargs="?", metavar="BACKEND", help="also compiled models"),
+    "channels_last": dict(action="store_true", help="also Optimize's channels_last"),
+    "modes": dict(choices=("normal", "novram"), help="ComfyUI's memory management"),
+    "caps": dict(type=float, metavar="GIB", help="limits of GPU memory; 0: no limit"),
+    "against": dict(type=Path, metavar="FOLDER", help="also another checkout"),
+    "prompts": dict(type=int, help="number of prompts"),
+    "seeds": dict(type=int, help="pictures for each prompt"),
+    "rows": dict(type=int, help="rows of the table"),
+    "done": dict(type=int, help="rows that are in the manifest already"),
 }
 
 
@@ -80,7 +80,7 @@ def parse_arguments() -> argparse.Namespace:
         for option, parameter in inspect.signature(find(name).run).parameters.items():
             if option in OPTIONS:
                 add_option(command, option, parameter.default)
-        command.add_argument("--save", action="store_true", help="write benchmarks/results/")
+        command.add_argument("--save", action="store_true", help="write to benchmarks/results/")
     commands.add_parser("plot", help="draw the saved ratios")
     return parser.parse_args()
 
@@ -94,7 +94,7 @@ def add_option(command: argparse.ArgumentParser, name: str, default: Any) -> Non
 
 
 def run_once(module: str, arguments: str) -> None:
-    """In a process of its own, for a command that asks for one."""
+    """Run one measurement in this process, for a command that starts processes."""
     comfy.cli_args.args.cpu = module == "load" or not torch.cuda.is_available()
     print(json.dumps(find(module).once(*json.loads(arguments))))
 

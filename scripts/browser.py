@@ -1,4 +1,4 @@
-"""The Chromium or Chrome of this machine, if there is one."""
+"""Find Chromium or Chrome on this machine."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""A ComfyUI server that runs, spoken to as its page does: over HTTP and the websocket.
+"""A client for a running ComfyUI server. It uses HTTP and the websocket, as the web interface does.
 
     client = Client("http://127.0.0.1:8188")
     result = client.run(json.loads(path.read_text()))
     png = client.fetch(result.images[0])
 
-Needs aiohttp, which ComfyUI itself needs: every Python that runs a ComfyUI can run this.
+It needs aiohttp, which ComfyUI needs, too. So every Python that runs a ComfyUI can run this.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from .timed_http import read_pieces, timed_opener
 
 __all__ = ["Client", "Result", "ServerError", "WorkflowError", "WorkflowInterrupted"]
 
-GATEWAY = (502, 503, 504)  # what a proxy says while the server behind it is not there
+GATEWAY = (502, 503, 504)  # the answers of a proxy while its server is not there
 HTTP = timed_opener()
 MOST_JSON = 2**28  # bytes of an answer that is not a file: a queue of thousands of workflows
 MOST_EVENT = 2**26  # bytes of one message of the websocket: a preview, a text that a node shows
-SLOWEST = 1024  # bytes a second of a file: a server that sends it slower is not sending it
+SLOWEST = 1024  # bytes a second of a file; a slower server is given up
 
 
 class ServerError(RuntimeError):
@@ -51,15 +51,15 @@ class ServerError(RuntimeError):
 @dataclass(frozen=True)
 class Result:
     images: list[dict]  # {"filename", "subfolder", "type"}, for Client.fetch
-    outputs: dict[str, dict]  # node id -> what the node gave the page
+    outputs: dict[str, dict]  # node id -> the outputs that the web interface shows
     executed: list[str]  # ids of the nodes that ran, in order
     cached: list[str]  # ids of the nodes whose outputs the server still had
-    seconds: float  # from queueing to the end, as seen from here
-    server_seconds: float | None  # of that, what the server says that it worked
+    seconds: float  # from queueing to the end, by the client's clock
+    server_seconds: float | None  # how long the workflow ran, by the server's clock
 
 
 class Client:
-    """patience: for how many seconds a server may be silent when it is asked something."""
+    """A client. patience: how many seconds a server may take for an answer."""
 
     def __init__(self, url: str, patience: float = 60):
         self.url = url
@@ -67,7 +67,7 @@ class Client:
         self.clock = Clock()
 
     def object_info(self, node: str | None = None) -> dict:
-        """The schema of every node, or of one, as the page gets it."""
+        """Return the schema of every node, or of one, as the web interface gets it."""
         return self.get("/object_info" + (f"/{urllib.parse.quote(node, '')}" if node else ""))
 
     def run(
@@ -79,13 +79,16 @@ class Client:
     ) -> Result:
         """Queue a workflow in API form and follow it to its end.
 
-        timeout: seconds that it may take. stall: seconds that it may take without getting further;
-        a workflow that waits in the queue may, for as long as another one of ours gets further.
+        timeout: how many seconds it may take. stall: how many seconds it may take without progress.
+        While it waits in the queue, progress of another workflow of this client counts, too.
 
         on_event(name, fields) is called for every websocket event of this workflow ("progress",
-        "progress_state", "executing", "executed", ...), on_event("preview", image_bytes) for
-        preview pictures, and first of all on_event("queued", {"prompt_id": ...}). Raises
-        WorkflowError, WorkflowInterrupted, ServerError, TimeoutError.
+        "progress_state", "executing", "executed", ...). For preview pictures, on_event("preview",
+        image_bytes) is called. The first call is on_event("queued", {"prompt_id": ...}).
+
+        Raises:
+            WorkflowError, WorkflowInterrupted, ServerError, TimeoutError: the workflow has no
+                result.
         """
         try:
             return asyncio.run(self._run(prompt, on_event or (lambda *_: None), timeout, stall))
@@ -93,7 +96,10 @@ class Client:
             raise self.silent(error) from error
 
     def queue(self, prompt: dict, client_id: str = "") -> str:
-        """Queue a workflow in API form; returns its prompt id. Raises WorkflowError."""
+        """Queue a workflow in API form. Return its prompt id.
+
+        Raise WorkflowError if it is refused.
+        """
         body = {"prompt": prompt, **({"client_id": client_id} if client_id else {})}
         try:
             answer = self.post("/prompt", body)
@@ -104,17 +110,17 @@ class Client:
         prompt_id = answer.get("prompt_id") if isinstance(answer, dict) else None
         if not isinstance(prompt_id, str):
             raise WorkflowError(f"The answer of /prompt has no prompt_id: {str(answer)[:80]}", {})
-        if answer.get("node_errors"):  # it would run the other outputs and leave these out
+        if answer.get("node_errors"):  # the server would run the other outputs and leave these out
             self.cancel(prompt_id)
             raise refusal(answer)
         return prompt_id
 
     def history(self, prompt_id: str) -> dict:
-        """What the server remembers of a finished workflow; empty while it is not finished."""
+        """Return the history of a finished workflow, empty while it is not finished."""
         return self.get(f"/history/{urllib.parse.quote(prompt_id, '')}").get(prompt_id, {})
 
     def place(self, prompt_id: str) -> str:
-        """Where a workflow is: "running", "waiting", "finished", or "" if the server has it not."""
+        """Return "running", "waiting", "finished", or "" if the server does not know it."""
         queue = self.get("/queue")
         for key, place in (("queue_running", "running"), ("queue_pending", "waiting")):
             if any(prompt_id in job for job in queue[key]):
@@ -122,29 +128,34 @@ class Client:
         return "finished" if self.history(prompt_id) else ""
 
     def seen_at(self, prompt_id: str) -> str:
-        """The same of one whose websocket is open: if that breaks, the server is lost, not here."""
+        """Return the same, or "unknown" without an answer.
+
+        The open websocket shows a lost server.
+        """
         try:
             return self.place(prompt_id)
         except ServerError:
             return "unknown"
 
     def interrupt(self) -> None:
-        """Stop whatever runs now."""
+        """Stop the workflow that runs now."""
         self.post("/interrupt", {})
 
     def cancel(self, prompt_id: str) -> None:
-        """Stop one workflow, or take it out of the queue; no other is touched."""
+        """Stop one workflow, or take it out of the queue. Others are not affected."""
         self.post("/queue", {"delete": [prompt_id]})
         self.post("/interrupt", {"prompt_id": prompt_id})
 
     def fetch(self, file: dict) -> bytes:
-        """A picture, or another file that a node wrote: {"filename", "subfolder", "type"}."""
+        """Return a picture or another file of a node: {"filename", "subfolder", "type"}."""
         return b"".join(self.fetch_pieces(file))
 
     def fetch_pieces(self, file: dict, timeout: float | None = None) -> Iterator[bytes]:
-        """The same, in pieces of some megabytes; timeout: seconds for the whole of it.
+        """Yield a file in pieces of some megabytes. timeout: how many seconds it may take.
 
-        Raises ServerError if the server is lost over it, WorkflowError if it sends no such file.
+        Raises:
+            ServerError: the server is lost.
+            WorkflowError: the server sends no such file.
         """
         fields = {name: file[name] for name in ("filename", "subfolder", "type")}
         request = urllib.request.Request(f"{self.url}/view?{urllib.parse.urlencode(fields)}")
@@ -163,9 +174,9 @@ class Client:
             raise WorkflowError(f"/view says {error.code} {error.reason} of {name}.", {}) from None
 
     def upload(self, content: bytes, name: str, subfolder: str = "") -> str:
-        """Put a file into the server's input folder; returns the name that Load nodes know it by.
+        """Put a file into the server's input folder. Return its name for Load nodes.
 
-        One of that name is overwritten.
+        A file of that name is overwritten.
         """
         return asyncio.run(self._upload(content, name, subfolder))
 
@@ -180,7 +191,10 @@ class Client:
         return json.loads(text) if text else None
 
     def ask(self, request: urllib.request.Request) -> bytes:
-        """Raises ServerError where there is no answer, HTTPError where it is not a good one."""
+        """Return the answer to a request.
+
+        Raise ServerError without an answer, HTTPError with a bad one.
+        """
         with self.opened(request) as answer:
             return self.read_whole(answer)
 
@@ -213,7 +227,7 @@ class Client:
         return ServerError(f"{self.url} gave no answer: {reason}.{self.explain()}")
 
     def explain(self) -> str:
-        """What more there is to say of a server that fails."""
+        """Return more about a failed server, for messages."""
         return ""
 
     # --- how it is done ---------------------------------------------------------------------------
@@ -227,17 +241,17 @@ class Client:
         socket_url = f"{self.url}/ws?clientId={client_id}"
         async with self.session() as session:
             try:
-                # The heartbeat tells a server that is busy from one that is gone.
+                # The heartbeat tells a busy server from one that is gone.
                 events = await session.ws_connect(
                     socket_url, max_msg_size=MOST_EVENT, heartbeat=self.patience
                 )
             except TimeoutError as error:
                 raise self.silent(error) from None
-            # What is asked over HTTP is asked in a thread: the websocket must be heard meanwhile.
+            # HTTP requests run in a thread, because the websocket must be read at the same time.
             queuing = asyncio.ensure_future(asyncio.to_thread(self.queue, prompt, client_id))
             try:
                 prompt_id = await asyncio.shield(queuing)
-            except asyncio.CancelledError:  # the server may take it all the same: say its id
+            except asyncio.CancelledError:  # the server may take it anyway: report its id
                 on_event("queued", {"prompt_id": await queuing})
                 raise
             on_event("queued", {"prompt_id": prompt_id})

@@ -4,7 +4,7 @@
         result = server.run(json.loads(path.read_text()))
         png = server.fetch(result.images[0])
 
-The demo, the tests and the benchmarks drive ComfyUI through this.
+The demo, the tests and the benchmarks use ComfyUI through this.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ __all__ = ["Server", "ServerError", "WorkflowError", "WorkflowInterrupted"]
 
 PACK = Path(__file__).resolve().parents[1]
 
-# Runs main.py, and ends it when our end of its standard input closes: however this process ends,
-# killed included, no server is left behind.
+# Runs main.py, and ends it when this process closes the server's standard input. So no server is
+# left, even if this process is killed.
 LAUNCH = """
 import os, runpy, sys, threading
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
@@ -43,11 +43,12 @@ print(torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 class Server(Client):
-    """Starts on entry, answers by then, and is stopped on exit.
+    """A server that starts on entry, waits until it answers, and stops on exit.
 
-    base: a folder for its custom_nodes, models, input, output and user files; made if missing. The
-    pack is linked into its custom_nodes. cpu: whether to keep to the CPU; by default, if torch
-    finds no GPU. output: a folder for saved pictures in place of base/output.
+    base: a folder for its custom_nodes, models, input, output and user files. It is made if it is
+    missing, and the pack is linked into its custom_nodes.
+    cpu: whether to use only the CPU. By default, that is so if torch finds no GPU.
+    output: a folder for saved pictures in place of base/output.
     """
 
     def __init__(
@@ -90,7 +91,8 @@ class Server(Client):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         cpu = not has_gpu(self.host.python) if self.cpu is None else self.cpu
-        # The database in memory: it would be locked for a second server on the same base.
+        # The database is in memory, because it would be locked for a second server on the same
+        # base.
         command = [self.host.python, "-c", LAUNCH, self.host.comfyui / "main.py"]
         command += ["--listen", "127.0.0.1", "--port", port, "--disable-api-nodes"]
         command += ["--base-directory", self.base, "--output-directory", self.output]
@@ -120,7 +122,7 @@ class Server(Client):
             process.stdin.close()
 
     def wait(self) -> None:
-        """Until the server ends of itself, or a KeyboardInterrupt comes."""
+        """Wait until the server ends by itself, or a KeyboardInterrupt comes."""
         if self.process:
             self.process.wait()
 
@@ -141,14 +143,17 @@ class Server(Client):
             try:
                 self.get("/system_stats")
                 return
-            except ServerError:  # nobody listens yet
+            except ServerError:  # no server listens yet
                 if time.monotonic() > deadline:
                     message = f"ComfyUI did not answer within {self.patience_at_start:g} s."
                     raise ServerError(f"{message} {self.log_tail()}") from None
                 time.sleep(0.1)
 
     def _check_pack_was_imported(self, link: Path) -> None:
-        """ComfyUI starts without a pack that fails; say why it failed instead."""
+        """Raise ServerError with the reason if the pack failed.
+
+        ComfyUI itself would start without it.
+        """
         excerpt: list[str] = []
         for line in plain(self.log.read_text("utf-8", errors="replace")).splitlines():
             excerpt = [] if "Traceback" in line else excerpt
@@ -160,15 +165,15 @@ class Server(Client):
 
 
 def link_pack(pack: Path, custom_nodes: Path) -> Path:
-    """Link the pack into a custom_nodes folder, unless it is there already; returns its place."""
+    """Link the pack into a custom_nodes folder, unless it is there already. Return its path."""
     for entry in custom_nodes.iterdir():
         if entry.resolve() == pack.resolve():
             return entry
     link = custom_nodes / "kandinsky22"
     try:
         if os.path.lexists(link):
-            link.unlink()  # a link to another checkout; a folder is not removed, and raises
-        if os.name == "nt":  # a junction: a symbolic link needs special rights there
+            link.unlink()  # a link to another checkout; this raises for a folder
+        if os.name == "nt":  # a junction, because a symbolic link needs special rights on Windows
             import _winapi
 
             _winapi.CreateJunction(str(pack), str(link))  # pyright: ignore

@@ -1,12 +1,12 @@
-"""A picture from a prompt, made by this pack in a real ComfyUI server.
+"""Make a picture from a prompt with this pack in a real ComfyUI server.
 
-    python scripts/demo.py                                 the first time this sets everything up
+    python scripts/demo.py                                 the first run sets everything up
     python scripts/demo.py --prompt "a red fox" --seed 7
-    python scripts/demo.py --serve                         and leave the server up, with its page
-    python scripts/demo.py --comfyui ~/ComfyUI             your own ComfyUI; nothing in it changes
+    python scripts/demo.py --serve                         keep the server running
+    python scripts/demo.py --comfyui ~/ComfyUI             use your own ComfyUI, without changing it
 
-Pictures go to output/. Started with nothing but Python itself, this makes an environment outside
-the checkout (scripts/host.py), then runs itself again with the Python in there.
+Pictures go to output/. This needs only Python. It makes an environment outside the checkout
+(scripts/host.py), and then runs itself again with the Python of that environment.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from scripts.host import (  # noqa: E402
     ensure,
 )
 
-STAGE_TWO = "KANDINSKY22_DEMO"  # set for the second run: the host, and the seconds set-up took
+STAGE_TWO = "KANDINSKY22_DEMO"  # set for the second run: the ComfyUI, and the seconds of the set-up
 
 
 class DemoError(RuntimeError):
-    """The demo cannot go on; the message says why and what to do."""
+    """The demo cannot continue. The message says why and what to do."""
 
 
 def main() -> int:
@@ -49,7 +49,7 @@ def main() -> int:
             return make_picture(options, Host.from_json(stage["host"]), stage["seconds"])
         if not options.comfyui:
             check_machine(options.host)
-        load_workflow(options)  # what is wrong with the options is said before a long set-up
+        load_workflow(options)  # wrong options are reported before a long set-up
         if options.comfyui:
             return make_picture(options, host_of_ones_own(options.comfyui), 0.0)
         start = time.monotonic()
@@ -65,20 +65,20 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="A picture from a prompt, made by this pack in a real ComfyUI server."
+        description="Make a picture from a prompt with this pack in a real ComfyUI server."
     )
     parser.add_argument(
-        "--workflow", default="text_to_image", metavar="NAME", help="one of workflows/api"
+        "--workflow", default="text_to_image", metavar="NAME", help="a file of workflows/api"
     )
-    parser.add_argument("--prompt", metavar="TEXT", help="in place of the workflow's own")
-    parser.add_argument("--seed", type=int, metavar="N", help="for every seed in the workflow")
-    parser.add_argument("--serve", action="store_true", help="leave the server up afterwards")
+    parser.add_argument("--prompt", metavar="TEXT", help="replaces the prompt of the workflow")
+    parser.add_argument("--seed", type=int, metavar="N", help="replaces every seed in the workflow")
+    parser.add_argument("--serve", action="store_true", help="keep the server running afterwards")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--host", default=NEWEST, metavar="VERSION", help=f"ComfyUI: {', '.join(HOSTS)}"
+        "--host", default=NEWEST, metavar="VERSION", help=f"version of ComfyUI: {', '.join(HOSTS)}"
     )
     which.add_argument(
-        "--comfyui", type=Path, metavar="PATH", help="your own ComfyUI, run by this Python"
+        "--comfyui", type=Path, metavar="PATH", help="use your own ComfyUI, with this Python"
     )
     return parser.parse_args()
 
@@ -87,7 +87,7 @@ def run_again(host: Host, seconds: float) -> int:
     command = [str(host.python), str(Path(__file__).resolve()), *sys.argv[1:]]
     stage = json.dumps({"host": host.to_json(), "seconds": seconds})
     environment = {**os.environ, STAGE_TWO: stage}
-    if os.name == "nt":  # execve returns to the prompt at once there
+    if os.name == "nt":  # on Windows, execve would return to the prompt at once
         return subprocess.call(command, env=environment)
     os.execve(command[0], command, environment)
 
@@ -96,7 +96,7 @@ def run_again(host: Host, seconds: float) -> int:
 
 
 def load_workflow(options: argparse.Namespace) -> dict:
-    """The API form of a workflow, with the prompt and the seed asked for."""
+    """Return the API form of a workflow, with the chosen prompt and seed."""
     folder = ROOT / "workflows" / "api"
     path = folder / f"{Path(options.workflow).stem}.json"
     if not path.is_file():
@@ -119,7 +119,7 @@ def load_workflow(options: argparse.Namespace) -> dict:
 
 
 def with_prompts(workflow: dict) -> list[dict]:
-    """The inputs of the nodes that take a prompt."""
+    """Return the inputs of the nodes that take a prompt."""
     return [node["inputs"] for node in workflow.values() if "prompt" in node["inputs"]]
 
 
@@ -176,7 +176,7 @@ def make_picture(options: argparse.Namespace, host: Host, set_up: float) -> int:
 
 
 def base_folder() -> Path:
-    """Where the server of this checkout keeps its files from run to run, but for the pictures."""
+    """Return the folder in which this checkout's server keeps its files, except the pictures."""
     checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:10]
     return cache_folder() / f"demo-{checkout}"
 
@@ -190,7 +190,7 @@ def serve(server) -> None:
 
 
 class Progress:
-    """Shows the events of a run: one bar for every node that counts its steps."""
+    """Progress bars of a run: one for every node that counts its steps."""
 
     def __init__(self, workflow: dict):
         self.workflow = workflow
@@ -214,7 +214,7 @@ class Progress:
             self.node = fields["node"]
             title = self.workflow.get(self.node, {}).get("class_type", "")
             form = "{desc} {bar:30} {n_fmt}/{total_fmt} steps, {elapsed}"
-            # disable=None: no bar where nobody looks at a terminal
+            # disable=None shows no bar without a terminal.
             self.bar = tqdm(total=fields["max"], desc=f"{title:20}", bar_format=form, disable=None)
         assert self.bar is not None
         self.bar.update(fields["value"] - self.bar.n)

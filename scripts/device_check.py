@@ -51,7 +51,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="for rows.jsonl and log.txt")
     parser.add_argument("--packages", type=Path, help="a folder of packages that Python lacks")
     parser.add_argument("--size", default="full", choices=("thin", "medium", "full"))
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="for all parts together, %(default)s by default; limits of parts follow")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        help="for all parts together (default: %(default)s)",
+    )
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -1,8 +1,8 @@
-"""Fit the map from latents to colours with which ComfyUI shows a forming picture.
+"""Fit the map from latents to colours with which ComfyUI shows previews while sampling.
 
     python scripts/fit_preview.py models/diffusers/kandinsky-2-2-decoder …
 
-Once for each decoder folder; Get Models does it for what it fetches.
+Run this once for each decoder folder. Get Models does it for the models that it downloads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A workflow on its way through a ComfyUI server, as the server's websocket tells it."""
+"""Follow a workflow through a ComfyUI server by the events of the websocket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import aiohttp
 class WorkflowError(RuntimeError):
     """The server refused a workflow, or a node of it failed. The message is the server's own.
 
-    `node_id` and `node_type` name the node, where there is one; `report` is all the server sent:
+    `node_id` and `node_type` name the node, if there is one. `report` is the server's whole answer:
     the body of a 400 answer, or an execution_error event (with its traceback).
     """
 
@@ -28,28 +28,28 @@ class WorkflowError(RuntimeError):
 
 
 class WorkflowInterrupted(WorkflowError):
-    """Somebody asked the server to stop this workflow, and it did."""
+    """A user asked the server to stop this workflow, and it did."""
 
 
 class Stuck(RuntimeError):
-    """A workflow has not got further for too long."""
+    """A workflow has made no progress for too long."""
 
 
 @dataclass
 class Clock:
-    """When a workflow last got further, of all that one client has on one server."""
+    """When a workflow of one client last made progress on one server."""
 
     moved: float = field(default_factory=time.monotonic)
 
 
-MOST_STEPS = 100_000  # of one workflow: so a server that only counts on is stopped some time, too
+MOST_STEPS = 100_000  # of one workflow; a server that only counts is stopped at some time, too
 
 
 class Followed:
-    """One workflow, as the websocket tells it.
+    """One workflow, as the websocket reports it.
 
-    place() asks the server where the workflow is, as Client.place does; it is called in a thread.
-    clock: that of all workflows of this client.
+    place() asks the server where the workflow is, as Client.place does. It runs in a thread.
+    clock: shared by all workflows of this client.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Followed:
         self.has_started = False
         self.queue_changed = asyncio.Event()
         self.moved = time.monotonic()
-        self.steps: set[int] = set()  # what was progress once is none when it is said again
+        self.steps: set[int] = set()  # a repeated step is not progress
         self.executed: list[str] = []
         self.cached: list[str] = []
         self.failure: WorkflowError | None = None
@@ -77,10 +77,13 @@ class Followed:
         patience: float = 60,
         stall: float | None = None,
     ) -> None:
-        """patience: seconds without progress after which the server is asked; stall: seconds after
-        which it is not waited for any longer.
+        """Follow the workflow to its end.
 
-        Raises WorkflowInterrupted, Stuck, ConnectionError, and what place() raises.
+        patience: after how many seconds without progress to ask the server.
+        stall: after how many seconds without progress to give up.
+
+        Raises:
+            WorkflowInterrupted, Stuck, ConnectionError, and the errors of place().
         """
         tasks = [self._read(events), self._look_for_it()]
         tasks += [] if stall is None else [self._watch(patience, stall)]
@@ -94,14 +97,17 @@ class Followed:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def _look_for_it(self) -> None:
-        """Of a workflow that is cleared, no event tells; one that runs cannot be."""
+        """Look for the workflow when the queue changes, because no event tells that it was removed.
+
+        A workflow that runs cannot be removed.
+        """
         while await self.queue_changed.wait():
             self.queue_changed.clear()
             if not self.has_started and not await asyncio.to_thread(self.place):
                 raise WorkflowInterrupted("Somebody took it out of the server's queue.", {})
 
     async def _watch(self, patience: float, stall: float) -> None:
-        """Words are no progress: a server may answer, and its workflow may never end."""
+        """Raise Stuck without progress. A server may answer, and its workflow may never end."""
         waits = False
         while True:
             still = time.monotonic() - (max(self.moved, self.clock.moved) if waits else self.moved)
@@ -114,7 +120,7 @@ class Followed:
                 await asyncio.sleep(min(patience, stall) - still)
                 continue
             place = await asyncio.to_thread(self.place)
-            if place == "finished":  # the event that says so was lost
+            if place == "finished":  # the event for this was lost
                 return
             if not place:
                 raise WorkflowInterrupted("The server has lost it: it is not in its queue.", {})
@@ -139,7 +145,7 @@ class Followed:
                     return  # the history is written by now, and the next workflow can start
                 self._note(name, fields)
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-                continue  # other packs send what they like
+                continue  # other packs send events of any form
         raise ConnectionError
 
     def _note(self, name: str, fields: dict) -> None:
@@ -174,7 +180,7 @@ class Followed:
 
 
 def server_seconds(history: dict) -> float | None:
-    """How long a finished workflow ran, by the server's own clock, if that can be told."""
+    """Return how long a finished workflow ran by the server's clock, or None if that is unknown."""
     try:
         times = {name: fields.get("timestamp") for name, fields in history["status"]["messages"]}
         seconds = (times["execution_success"] - times["execution_start"]) / 1000
@@ -184,7 +190,7 @@ def server_seconds(history: dict) -> float | None:
 
 
 def refusal(answer: dict) -> WorkflowError:
-    """The server's answer to a workflow that is not valid, one line for each thing wrong."""
+    """Return the server's answer to an invalid workflow, one line for each error."""
     error = answer.get("error") or {}
     node_errors = answer.get("node_errors") or {}
     lines = [f"The server refused the workflow: {error.get('message', 'a part of it is invalid')}"]

@@ -4,8 +4,8 @@
     python scripts/get_models.py text-to-image
     python scripts/get_models.py dpt-large --precision fp32 --models-dir ~/ComfyUI/models
 
-Stopped, it goes on from there the next time. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE mean
-what they mean to huggingface_hub.
+After an interrupt, the next run resumes the download. HF_ENDPOINT, HF_HOME, HF_TOKEN and
+HF_HUB_OFFLINE mean the same as for huggingface_hub.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ sys.path[0] = str(ROOT)  # see scripts/__init__.py
 
 from scripts import pack  # noqa: E402
 
-INSTALLED = Path(__file__).absolute().parents[1]  # not what a link leads to
+INSTALLED = Path(__file__).absolute().parents[1]  # resolve() would follow a link
 
 
 def has_hub() -> bool:
-    """Is there what utils/download/hub.py builds on? Nothing of ComfyUI or torch is needed."""
+    """Return whether the libraries of utils/download are here.
+
+    It needs neither ComfyUI nor torch.
+    """
     try:
         hub = tuple(map(int, version("huggingface_hub").split(".")[:2]))
     except PackageNotFoundError:
@@ -52,16 +55,20 @@ NEW_LINE = "\n" if sys.stderr.isatty() else ""  # after a line of progress
 
 
 def read_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CHOICES))
-    parser.add_argument("--list", action="store_true", help="what there is, and do nothing")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="default: fp16")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="what to download: " + ", ".join(CHOICES)
+    )
+    parser.add_argument("--list", action="store_true", help="list the models and download nothing")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp16", help="stored precision (default: fp16)"
+    )
     parser.add_argument(
         "--models-dir",
         type=Path,
         metavar="DIR",
-        help="ComfyUI's models folder; the one this pack is installed beside, if unsaid",
+        help="ComfyUI's models folder (default: that of this installation)",
     )
     arguments = parser.parse_args()
     if not arguments.names and not arguments.list:
@@ -76,7 +83,10 @@ def read_arguments() -> argparse.Namespace:
 
 
 def fetch(repository: Repository, root: Path, precision: str) -> None:
-    """Raises what `download` raises. Progress is one line that is written over, on a terminal."""
+    """Download a model. On a terminal, one line shows the progress.
+
+    Raise the errors of `download`.
+    """
 
     def show(progress: Progress) -> None:
         if NEW_LINE:
@@ -86,13 +96,16 @@ def fetch(repository: Repository, root: Path, precision: str) -> None:
     elsewhere = [root.parent / kind for kind in ENCODERS]
     print(NEW_LINE + download(repository, root, precision, show, elsewhere))
     folder = (root / repository.name).absolute()
-    if (folder / "movq").is_dir():  # the node does it, which has torch at hand
+    if (folder / "movq").is_dir():  # only the node does this itself, because it has torch
         script = INSTALLED / "scripts" / "fit_preview.py"
         print(f'Once, for previews: python "{script}" "{folder}"')
 
 
 def main() -> int:
-    """Fetch each; the first that fails ends it, but for a folder that is there and not ours."""
+    """Download each model, and stop at the first error.
+
+    If another folder is in the place of a model, the others are still downloaded.
+    """
     arguments = read_arguments()
     if arguments.list:
         for name, repository in REPOSITORIES.items():

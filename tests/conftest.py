@@ -1,7 +1,7 @@
-"""Makes the pack and a ComfyUI importable, and tiny checkpoints for every test to load.
+"""Make the pack and a ComfyUI importable, and tiny checkpoints for every test to load.
 
-`kandinsky22` is this checkout, and `scripts`, `tools` and `benchmarks` are found in it. It is at
-the end of the path because ComfyUI has top-level modules named `nodes` and `utils`, too.
+`kandinsky22` is this checkout, which also has `scripts`, `tools` and `benchmarks`. It is at the end
+of the path because ComfyUI has top-level modules named `nodes` and `utils`, too.
 """
 
 import sys
@@ -26,7 +26,7 @@ sys.path.append(str(PACK))
 import comfy.cli_args  # noqa: E402
 import utils.json_util  # noqa: E402, F401  # as main.py does: its nodes.py puts comfy/utils.py first
 
-comfy.cli_args.args.cpu = True  # before anything asks the host for a device
+comfy.cli_args.args.cpu = True  # before any code asks ComfyUI for a device
 
 
 def pytest_addoption(parser):
@@ -36,7 +36,7 @@ def pytest_addoption(parser):
 
 
 def pytest_report_header():
-    """What of the libraries changes from host to host; +newest is what the index had."""
+    """Return the versions of the libraries that vary between environments."""
     names = "torch torchvision transformers diffusers accelerate huggingface_hub ray pyarrow"
     names = [*names.split(), "comfyui-frontend-package"]
     return f"ComfyUI {HOST['version']}: " + ", ".join(f"{n} {version(n)}" for n in names)
@@ -44,14 +44,14 @@ def pytest_report_header():
 
 @pytest.fixture(autouse=True)
 def inference_mode():
-    """Nodes run under inference mode in the host."""
+    """ComfyUI runs nodes in inference mode."""
     with torch.inference_mode():
         yield
 
 
 @pytest.fixture
 def nothing_shared(monkeypatch):
-    """What a test loads is its own, to be moved, broken or watched while it dies."""
+    """Every test loads its own models, which it can move, break or watch."""
     from kandinsky22.utils.comfyui import sharing
 
     monkeypatch.setattr(sharing, "ALIVE", weakref.WeakValueDictionary())
@@ -59,7 +59,7 @@ def nothing_shared(monkeypatch):
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
-    """A folder of tiny checkpoints that the host knows as one of its model folders."""
+    """A folder of tiny checkpoints that ComfyUI knows as one of its model folders."""
     import folder_paths
     from helpers import tiny_models
 
@@ -80,7 +80,7 @@ def prior(models):
 
 @pytest.fixture(scope="session")
 def load_decoder(models):
-    """name → (MODEL, VAE) through the node, loaded once."""
+    """Return a function name → (MODEL, VAE), which loads each decoder once through the node."""
     from kandinsky22.nodes.loaders import LoadDecoder
 
     loaded = {}
@@ -101,7 +101,7 @@ def vae(load_decoder):
 
 @pytest.fixture(scope="session")
 def embeds():
-    """Makes random image embeddings: (batch, seed) → ImageEmbeds."""
+    """Return a function (batch, seed) → random ImageEmbeds."""
     from helpers import tiny_models
     from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 
@@ -114,7 +114,7 @@ def embeds():
 
 @pytest.fixture
 def pair(embeds):
-    """(positive, negative) CONDITIONING of one random embedding each."""
+    """(positive, negative) CONDITIONING, each of one random embedding."""
     from helpers.ksampler import conditioning
 
     return conditioning(embeds(1, 1)), conditioning(embeds(1, 2))

@@ -1,1 +1,1 @@
-"""What maintainers run: it writes files of this repository, or measures what they say."""
+"""The programs that maintainers run. They write files of this repository, or measure."""

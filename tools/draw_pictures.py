@@ -2,8 +2,8 @@
 
     python tools/draw_pictures.py
 
-The shapes are what the bundled miniature knows. The mountain lake is a scene of the size that the
-published models know. Where a picture is transparent, its mask is white, as in Load Image.
+The bundled miniature knows the shapes. The mountain lake has the size that the published models
+know. Where a picture is transparent, its mask is white, as in Load Image.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def circle(colour: tuple, background: tuple, radius: float = 32) -> Image.Image:
 
 
 def with_mask(picture: Image.Image, box: Box) -> Image.Image:
-    """The picture, transparent where its mask is white. Its colours stay below that."""
+    """Return the picture, transparent where its mask is white. Its colours stay below that."""
     alpha = Image.new("L", picture.size, 255)
     alpha.paste(0, box)
     picture.putalpha(alpha)
@@ -69,7 +69,7 @@ def as_image(levels: np.ndarray) -> Image.Image:
 
 
 def fractal_line(generator: np.random.Generator, width: int, roughness: float) -> np.ndarray:
-    """(width,) heights in about -1..1: octaves of random values, each half as wide."""
+    """Return (width,) heights in about -1..1: octaves of random values, each half as wide."""
     heights = np.zeros(width)
     for octave in range(1, 8):
         points = generator.uniform(-1, 1, 2**octave + 1)
@@ -79,7 +79,7 @@ def fractal_line(generator: np.random.Generator, width: int, roughness: float) -
 
 
 def mountain_lake(size: int = 768) -> Image.Image:
-    """Evening over a lake: sky, a low sun, three ridges that fade in the haze, their reflection."""
+    """Draw an evening over a lake: sky, a low sun, three ridges in the haze, and reflections."""
     generator = np.random.default_rng(22)
     shore = round(size * 0.62)
     y, x = np.mgrid[:size, :size] / size
@@ -111,7 +111,7 @@ def mountain_lake(size: int = 768) -> Image.Image:
 
 
 def draw_night_set(folder: Path) -> None:
-    """Pictures at night, and captions that name the backgrounds of the day."""
+    """Draw pictures at night, with captions that name the backgrounds of the day."""
     named = SHAPES, COLOURS, COLOURS, PLACES
     rows = [
         [names.index(row[i]) for names, i in zip(named, (0, 1, 3, 2), strict=True)] + [0]

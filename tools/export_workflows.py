@@ -1,12 +1,12 @@
-"""Check workflows/ and subgraphs/ in ComfyUI's web interface, and write what follows from them.
+"""Check workflows/ and subgraphs/ in ComfyUI's web interface, and write the files made from them.
 
-The JSON files are edited in ComfyUI: open one, change it, save it over the old one. Then run
+The JSON files are edited in ComfyUI. Open one, change it, and save it over the old one. Then run
 
     python tools/export_workflows.py [NAME …] [--check] [--pictures] [--screenshots DIR]
 
-It opens every file in ComfyUI's web interface (which needs Chromium), saves it in one stable form,
-writes the form for the API to workflows/api/, and runs the graph on a server. It names each file
-with what was written or what is wrong, and fails if anything is wrong.
+It opens every file in ComfyUI's web interface (which needs Chromium) and saves it in one stable
+form. Then it writes the form for the API to workflows/api/, and runs the graph on a server. It
+names each file with what was written or what is wrong, and fails if anything is wrong.
 """
 
 from __future__ import annotations
@@ -35,28 +35,29 @@ if TYPE_CHECKING:
 PACK = Path(__file__).resolve().parents[1]
 FOLDERS = ("workflows", "subgraphs")
 HELP = PACK / "web" / "docs"
-CATEGORY = "Kandinsky 2.2"  # of the blueprints: ComfyUI's web interface does not save it
-# linearData: what app mode shows. The rest is how the last reader looked at the graph.
+CATEGORY = "Kandinsky 2.2"  # of the blueprints, as ComfyUI's web interface does not save it
+# linearData is the data of app mode. The other keys are how the last user looked at the graph.
 KEPT_EXTRA = ("reroutes", "linkExtensions", "linearData")
 
 
-# How much larger the pictures of the published weights are, and the inputs that say so.
+# How much larger the pictures of the published weights are, and the inputs with these sizes.
 LARGER = 6
 SIZES = ("width", "height", "x", "y", "largest_size", "left", "top", "right", "bottom")
 PUBLISHED = {"mini-depth-estimator": "Depth-Anything-V2-Small-hf"}
 
 
 class WorkflowFault(Exception):
-    """A file is not what a shipped workflow must be; the message says why."""
+    """A file cannot be shipped as a workflow. The message says why."""
 
 
 def export(page: Page, path: Path) -> tuple[dict, dict]:
-    """A workflow or blueprint as the web interface saves it, and what to queue to run it."""
+    """Return a workflow or blueprint as the web interface saves it, and the graph to queue."""
     source = json.loads(path.read_text("utf-8"))
     if unknown := page.evaluate("saved => kandinsky22.open(saved)", source):
         raise WorkflowFault(f"ComfyUI has no node {', '.join(unknown)}.")
     blueprint = path.parent.name == "subgraphs"
-    # As ComfyUI saves it: JSON leaves out undefined fields, of which Playwright would make nulls.
+    # As ComfyUI saves it, because JSON leaves out undefined fields, which Playwright turns into
+    # nulls.
     saved = json.loads(page.evaluate("JSON.stringify(app.graph.serialize())"))
     leave_out_nulls(saved)
     name_pack(saved)
@@ -79,8 +80,10 @@ def export(page: Page, path: Path) -> tuple[dict, dict]:
 
 
 def name_published(api: dict) -> None:
-    """Says in the titles what to change for the published weights, as --set of batch.py takes it:
-    "Load Decoder (Kandinsky 2.2) (published: model_name=kandinsky-2-2-decoder)"."""
+    """Say in the titles what to change for the published weights, in the form of batch.py's --set.
+
+    Example: "Load Decoder (Kandinsky 2.2) (published: model_name=kandinsky-2-2-decoder)".
+    """
     for node in api.values():
         changes = {}
         for name, value in node["inputs"].items():
@@ -94,7 +97,7 @@ def name_published(api: dict) -> None:
 
 
 def nodes_of(graph: dict) -> dict[tuple, dict]:
-    """By the ids of the graph, or of one of its subgraphs, and of the node."""
+    """Return the nodes by the ids of the graph, or of one of its subgraphs, and of the node."""
     parts = [graph, *(graph.get("definitions") or {}).get("subgraphs", [])]
     return {(part.get("id"), node["id"]): node for part in parts for node in part["nodes"]}
 
@@ -104,7 +107,10 @@ def widget_values(graph: dict) -> dict[tuple, list]:
 
 
 def leave_out_nulls(graph: dict) -> None:
-    """Of the slots, except for an absent wire: the page's schema has numbers and texts there."""
+    """Leave out nulls in slots, except for an absent wire.
+
+    ComfyUI's schema has other types there.
+    """
     for node in nodes_of(graph).values():
         for slot in [*node.get("inputs", []), *node.get("outputs", [])]:
             empty = {key for key, value in slot.items() if value is None} - {"link", "links"}
@@ -113,7 +119,7 @@ def leave_out_nulls(graph: dict) -> None:
 
 
 def name_pack(graph: dict) -> None:
-    """Says in each node of this pack which pack it is of, for ComfyUI-Manager to install."""
+    """Write into each node of this pack the name of the pack, for ComfyUI-Manager to install."""
     project = tomllib.loads((PACK / "pyproject.toml").read_text("utf-8"))["project"]
     for node in nodes_of(graph).values():
         if node["type"].startswith("Kandinsky22"):
@@ -121,7 +127,7 @@ def name_pack(graph: dict) -> None:
 
 
 def errors_of_pack(page: Page) -> list[str]:
-    """What the browser's console says of files in web/, since the page was opened."""
+    """Return what the browser's console says about files in web/, since ComfyUI was opened."""
     ours = "/extensions/kandinsky22/"
     console = [message for message in page.console_messages() if message.type == "error"]
     logged = [message.text for message in console if ours in message.location["url"]]
@@ -129,15 +135,17 @@ def errors_of_pack(page: Page) -> list[str]:
 
 
 def export_and_run(server: Server, path: Path, options: argparse.Namespace) -> list[Path]:
-    """Write what follows from one file, or with options.check nothing; returns what differs."""
+    """Write the files made from one file, or none with options.check. Return what differs."""
     from tools.page import open_page
 
-    # A page each: it remembers widget values by node number, beyond graph.clear().
+    # A new page each time, because a page remembers widget values by node number after
+    # graph.clear().
     with open_page(server.url, 1900, 1000) as page:
         saved, api = export(page, path)
         if options.screenshots:
             take_screenshot(page, server, options.screenshots / f"{path.stem}.png")
-    images = server.run(api).images  # with the page closed: asyncio takes one loop at a time
+    # Chromium is closed by now, because asyncio takes one loop at a time.
+    images = server.run(api).images
     written = {path: as_json(saved)}
     if path.parent.name == "workflows":
         written[api_path(path)] = as_json(api)
@@ -157,13 +165,16 @@ def as_json(content: dict) -> bytes:
 
 
 def api_path(path: Path) -> Path:
-    """Where the API form of a workflow is: "… - 1 Text to Image.json" → api/text_to_image.json."""
+    """Return the path of a workflow's API form.
+
+    Example: "… - 1 Text to Image.json" → api/text_to_image.json.
+    """
     title = re.sub(r"^\d (?=\D)", "", path.stem.split(" - ")[-1])
     return path.parent / "api" / f"{re.sub(r'[^a-z0-9]+', '_', title.lower()).strip('_')}.json"
 
 
 def thumbnail_of(server: Server, api: dict, images: list[dict]) -> bytes:
-    """What the template browser shows of a workflow that has run."""
+    """Return the picture that the template browser shows of a workflow that has run."""
     from tools.thumbnails import draw_thumbnail, example_pictures, saved_pictures
 
     saved = [image for image in images if image["type"] == "output"]
@@ -174,7 +185,7 @@ def thumbnail_of(server: Server, api: dict, images: list[dict]) -> bytes:
 
 
 def help_picture(path: Path, thumbnail: bytes | None) -> dict[Path, bytes]:
-    """The smaller picture for the help pages, if one shows it and the thumbnail is a new one."""
+    """Return the smaller picture for the help pages, if one uses it and the thumbnail is new."""
     from tools.thumbnails import shrink
 
     picture = HELP / "pictures" / f"{api_path(path).stem}.jpg"
@@ -186,7 +197,7 @@ def help_picture(path: Path, thumbnail: bytes | None) -> dict[Path, bytes]:
 
 
 def take_screenshot(page: Page, server: Server, path: Path) -> None:
-    """The graph after a run, with the pictures on its nodes."""
+    """Save a picture of the graph after a run, with the pictures on its nodes."""
     page.evaluate("() => app.queuePrompt(0, 1)")
     page.wait_for_timeout(1000)
     while any(server.get("/queue").values()):
@@ -198,7 +209,7 @@ def take_screenshot(page: Page, server: Server, path: Path) -> None:
 
 
 def export_all(paths: list[Path], options: argparse.Namespace) -> int:
-    """A line for each file; returns how many are wrong, or would change under --check."""
+    """Print a line for each file. Return how many are wrong, or would change with --check."""
     from playwright.sync_api import Error as PageError
 
     from scripts import host
@@ -223,12 +234,12 @@ def export_all(paths: list[Path], options: argparse.Namespace) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="names or titles of files (default: all)")
     parser.add_argument(
-        "names", nargs="*", help="which files: their names or titles (default: all)"
+        "--check", action="store_true", help="write nothing, and fail if a file would change"
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if needed")
-    parser.add_argument("--pictures", action="store_true", help="write thumbnails anew, too")
-    parser.add_argument("--screenshots", type=Path, help="a folder for pictures of the graphs")
+    parser.add_argument("--pictures", action="store_true", help="also write all thumbnails again")
+    parser.add_argument("--screenshots", type=Path, help="folder for pictures of the graphs")
     options = parser.parse_args()
     python = host.ensure().python
     if Path(sys.prefix) != python.parents[1]:

@@ -2,9 +2,10 @@
 
     python tools/make_locales.py
 
-Run it after a text in a schema has changed. The page takes texts from here, in the user's language,
-or else from the schema. English is here, too: older pages look nowhere else for the tooltips of
-inputs that come and go with a choice, those of Interpolate. Other languages are written by hand.
+Run it after a text in a schema has changed. ComfyUI takes texts from here, in the user's language,
+or else from the schema. English is here, too, because older versions find the tooltips of some
+inputs only here. These are the inputs that come and go with a choice, as in Interpolate. Other
+languages are written by hand.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ THE_HOSTS = {"loaders", "conditioning"}  # categories that ComfyUI translates it
 
 
 def slots_of(inputs: Iterable[Any], before: str = "") -> dict[str, Any]:
-    """The page's key of an input → the input, with those that a DynamicCombo's options bring."""
+    """Return ComfyUI's key of an input → the input, with the inputs of a DynamicCombo's options."""
     slots = {}
     for item in inputs:
         slots[before + item.id] = item
@@ -51,7 +52,7 @@ def texts_of_slot(slot: Any) -> dict[str, str]:
 
 
 def texts_of(schema: Any) -> dict[str, Any]:
-    """All that the page shows of a node."""
+    """Return all texts of a node that ComfyUI shows."""
     outputs = {str(index): texts_of_slot(slot) for index, slot in enumerate(schema.outputs)}
     return {
         "display_name": schema.display_name,
@@ -62,7 +63,7 @@ def texts_of(schema: Any) -> dict[str, Any]:
 
 
 def english() -> dict[str, dict[str, Any]]:
-    """File → what it holds in English."""
+    """Return file → its content in English."""
     schemas = [node.define_schema() for node in NODES]
     words = dict.fromkeys(word for schema in schemas for word in schema.category.split("/")[1:])
     return {
@@ -72,7 +73,7 @@ def english() -> dict[str, dict[str, Any]]:
 
 
 def flat(texts: dict[str, Any], before: str = "") -> dict[str, str]:
-    """{"a": {"b": text}} → {"a.b": text}."""
+    """Flatten a dict: {"a": {"b": text}} → {"a.b": text}."""
     lines = {}
     for key, value in texts.items():
         nested = isinstance(value, dict)
@@ -86,7 +87,7 @@ def read(language: str, file: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    # ComfyUI would have made this folder known when it loaded the pack.
+    # ComfyUI would have added this folder when it loaded the pack.
     folder_paths.add_model_folder_path(
         "depth_estimators", f"{folder_paths.models_dir}/depth_estimators"
     )

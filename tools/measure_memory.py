@@ -1,15 +1,15 @@
-"""The peak activation memory of the published networks, without computing or allocating anything.
+"""Measure the peak activation memory of the published networks, without allocating any memory.
 
     python tools/measure_memory.py                # all of them
     python tools/measure_memory.py movq depth     # only these
 
-The code that ComfyUI runs is traced with fake tensors (shapes without contents), and the bytes
-that are alive are counted. Weights do not count; workspaces inside kernels are not seen. `fused` is
-attention that keeps its scores in registers, `math` writes them out, as devices without a fused
-kernel do (no kernel of flash attention takes MoVQ's heads of 512 channels; the memory-efficient one
-does). The constants in utils/ are numbers in memory for each latent pixel of each item, and in the
-parts of the prior for each channel of each token of each row. Of depth estimators they are numbers
-for each pixel that the model gets, some for each channel of its decoder.
+The code that ComfyUI runs is traced with fake tensors (shapes without contents), and the bytes that
+are alive are counted. Weights do not count, and workspaces inside kernels are not visible. `fused`
+is attention that keeps its scores in registers. `math` writes them to memory, as devices without a
+fused kernel do. No kernel of flash attention takes MoVQ's heads of 512 channels, but the
+memory-efficient one does. The constants in utils/ are numbers in memory for each latent pixel of
+each item. In the parts of the prior, they are for each channel of each token of each row. For depth
+estimators, some are for each pixel of the model's input, and some for each channel of its decoder.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ PRIOR = {
     "text_encoder": TextEncoder.build,
     "image_encoder": ImageEncoder.build,
 }
-# ECLIPSE's; its config is in the paper's repository, and not among ours.
+# ECLIPSE's config is in the paper's repository, and not in `architectures`.
 ONE_PASS = architectures.PRIOR["prior"] | dict(
     num_attention_heads=16, attention_head_dim=32, num_layers=10, additional_embeddings=3
 )
@@ -131,7 +131,7 @@ UNET_SIZES, MOVQ_SIZES = (512, 768, 1024), (512, 1024, 2048)
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made in it and still alive; `peak` is the most."""
+    """Counts the bytes of all tensors that are made in it and still alive. `peak` is the most."""
 
     def __init__(self):
         super().__init__()
@@ -160,23 +160,23 @@ def tensors_in(tree) -> list[torch.Tensor]:
 
 
 def peak_bytes(run: Callable[[], object], kernel: str = "fused") -> int:
-    """The most bytes that are alive while run() makes tensors."""
+    """Return the most bytes that are alive while run() makes tensors."""
     attention = sdpa_kernel(SDPBackend.MATH) if kernel == "math" else contextlib.nullcontext()
-    # Without inference mode, in which a composed operation is one: its parts would not be seen.
+    # In inference mode, a composed operation is one call, and its parts would not be visible.
     with torch.inference_mode(False), torch.no_grad(), attention, LiveBytes() as live:
         run()
     return live.peak
 
 
 class TracedMoVQ(MoVQ):
-    """Fake tensors hold no numbers, of which MoVQ would see whether they are finite."""
+    """MoVQ without its check for finite numbers, as fake tensors hold no numbers."""
 
     def _in_range(self, run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor):
         return run(x)
 
 
 def build(network: str, dtype: torch.dtype):
-    """A published network with ComfyUI's layers; inside FakeTensorMode it takes no memory."""
+    """Build a published network with ComfyUI's layers. In FakeTensorMode it takes no memory."""
     torch.set_default_dtype(dtype)
     try:
         if network == "movq":
@@ -211,7 +211,7 @@ def run_unet(unet, pixels: int, batch: int, dtype: torch.dtype):
 
 
 def measure(network: str, pixels: int, batch: int, dtype: torch.dtype, kernel: str, verb="decode"):
-    """Numbers in memory at the peak, for each latent pixel of each item."""
+    """Return the numbers in memory at the peak, for each latent pixel of each item."""
     with torch.inference_mode(False), FakeTensorMode(), torch.device("cpu"):
         module = build(network, dtype)
         if network == "movq":
@@ -222,7 +222,7 @@ def measure(network: str, pixels: int, batch: int, dtype: torch.dtype, kernel: s
 
 
 def run_prior(module, network: str, rows: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Run a part of the prior; returns (tokens, channels) of what it ran on."""
+    """Run a part of the prior. Return (tokens, channels) of its input."""
     config = module.config
     if network == "text_encoder":
         tokens = config.max_position_embeddings
@@ -244,7 +244,7 @@ def run_prior(module, network: str, rows: int, dtype: torch.dtype) -> tuple[int,
 
 
 def measure_prior(network: str, rows: int, dtype: torch.dtype) -> float:
-    """Numbers in memory at the peak of a part of the prior, for each channel of each token."""
+    """Return the numbers in memory at the peak of a part of the prior, per channel and token."""
     sizes = []
     with torch.inference_mode(False), FakeTensorMode(), torch.device("cpu"):
         module = build(network, dtype)
@@ -253,7 +253,7 @@ def measure_prior(network: str, rows: int, dtype: torch.dtype) -> float:
 
 
 def fill_with_fakes(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    """A module on the meta device, which FakeTensorMode does not take, gets fake tensors."""
+    """Give a module on the meta device fake tensors, as FakeTensorMode takes no meta tensors."""
     for layer in module.modules():
         for name, tensor in list(layer.named_parameters(recurse=False)):
             fake = torch.nn.Parameter(torch.empty(tensor.shape, dtype=dtype), requires_grad=False)
@@ -264,7 +264,7 @@ def fill_with_fakes(module: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def measure_depth(name: str, rows: int, dtype: torch.dtype, kernel: str) -> tuple[int, int]:
-    """(bytes at the peak, bytes of weights) of a depth estimator on so many pictures."""
+    """Return (bytes at the peak, bytes of weights) of a depth estimator on `rows` pictures."""
     config, pixels = DEPTH[name]
     with torch.inference_mode(False), init_empty_weights():
         module = MODEL_FOR_DEPTH_ESTIMATION_MAPPING[type(config)](config)
@@ -302,7 +302,9 @@ def print_prior(networks: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
+    parser.add_argument(
+        "networks", nargs="*", metavar="NETWORK", help="default: all of " + ", ".join(NETWORKS)
+    )
     networks = parser.parse_args().networks or NETWORKS
     if unknown := set(networks) - set(NETWORKS):
         parser.error(f"{', '.join(unknown)}: choose from {', '.join(NETWORKS)}")

@@ -3,7 +3,7 @@
     python tools/model_nodes.py
 
 It places every node that takes a MODEL and gives one before KSampler and before each decoding
-stage, on the bundled miniature, and says what came of it. A new ComfyUI shows its new nodes.
+stage, on the bundled miniature, and reports the results. A new ComfyUI shows its new nodes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 import nodes as host
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "model_nodes.md"
-# Values at which a node has something to do on a small canvas in four steps; else its own defaults.
+# Values with which a node has an effect on a small latent in four steps. Others keep their
+# defaults.
 LORA = {"lora_name": "kandinsky-2-2-mini-night.safetensors"}
 FIRST = {"start_percent": 0.0, "end_percent": 1.0}
 VALUES: dict[str, dict[str, Any]] = {
@@ -58,7 +59,8 @@ VALUES: dict[str, dict[str, Any]] = {
     "ModelSamplingDiscrete": {"zsnr": True},
     "TorchCompileModel": {"backend": "eager"},
 }
-MERGES = "ModelMerge"  # nodes with a share for each block, 1.0 by default: nothing of the second
+# Nodes with a share for each block, 1.0 by default: nothing of the second model.
+MERGES = "ModelMerge"
 SAME = {"TorchCompileModel": "works: the same latents, compiled"}
 SIDE, STEPS = 8, 3
 WORKS, NOTHING, SILENT, BARE = "works", "nothing to do", "silent", "bare exception"
@@ -68,16 +70,16 @@ WORKS, NOTHING, SILENT, BARE = "works", "nothing to do", "silent", "bare excepti
 class Row:
     node: str
     brings: str  # what the node puts on the MODEL
-    cells: dict[str, str]  # runner → what came of it
+    cells: dict[str, str]  # runner → the result
 
 
 def types_of(node: type) -> dict[str, Any]:
-    """Name → (type, options) of the inputs that a node cannot do without."""
+    """Return name → (type, options) of a node's required inputs."""
     return node.INPUT_TYPES().get("required", {})  # type: ignore[attr-defined]
 
 
 def model_nodes() -> dict[str, type]:
-    """Every node of ComfyUI that takes a MODEL and gives one."""
+    """Return every node of ComfyUI that takes a MODEL and gives one."""
     return {
         name: node
         for name, node in sorted(host.NODE_CLASS_MAPPINGS.items())
@@ -88,7 +90,7 @@ def model_nodes() -> dict[str, type]:
 
 
 class Bench:
-    """The miniature, with everything that a node may be given."""
+    """The miniature, with all values that a node may get."""
 
     def __init__(self) -> None:
         self.decoders = {
@@ -137,7 +139,10 @@ class Bench:
         }
 
     def value(self, model: Any, kind: Any, options: dict[str, Any]) -> Any:
-        """What goes into an input. Raises LookupError if Kandinsky 2.2 has nothing of its type."""
+        """Return a value for an input.
+
+        Raise LookupError if Kandinsky 2.2 has no value of its type.
+        """
         depth = model.model.diffusion_model.variant == "depth"
         there = {
             "MODEL": model,
@@ -159,7 +164,7 @@ class Bench:
         raise LookupError("a file" if isinstance(kind, list) or str(kind) == "COMBO" else str(kind))
 
     def patch(self, name: str, node: type, model: Any) -> Any:
-        """The MODEL behind a node."""
+        """Return the MODEL after a node."""
         values = dict(VALUES.get(name, {}))
         for key, (kind, *options) in types_of(node).items():
             if key not in values:
@@ -177,7 +182,7 @@ class Bench:
 
 
 def another(model: Any) -> Any:
-    """A MODEL of the same kind with other weights."""
+    """Return a MODEL of the same kind with other weights."""
     other = model.clone()
     weights = model.model.diffusion_model.state_dict()
     other.add_patches(
@@ -187,7 +192,7 @@ def another(model: Any) -> Any:
 
 
 def carried(model: Any) -> dict[str, Any]:
-    """What a MODEL carries, by name; equal for two MODELs that carry the same."""
+    """Return what a MODEL carries, by name. It is equal for two MODELs that carry the same."""
 
     def walk(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
@@ -209,7 +214,7 @@ def carried(model: Any) -> dict[str, Any]:
 
 
 def brought(before: Any, after: Any) -> str:
-    """Names of what a node has put on a MODEL."""
+    """Return the names of what a node has put on a MODEL."""
     old, new = carried(before), carried(after)
     names = {name for name, value in new.items() if old.get(name) != value or name not in old}
     short = {
@@ -224,12 +229,12 @@ def short_of(error: BaseException) -> str:
 
 
 def outcome(bench: Bench, runner: str, model: Any, plain: Any) -> str:
-    """What comes of a run."""
+    """Return the result of a run."""
     try:
         samples = bench.runners()[runner](model)
     except ValueError as error:
         return f"refused: {short_of(error)}"
-    except Exception as error:  # what the table must never show
+    except Exception as error:  # an error that the table must never show
         return f"{BARE}: {type(error).__name__}: {short_of(error)}"
     expected = bench.plain[runner]
     if (samples - expected).abs().max() > 1e-3 * expected.abs().max():
@@ -238,7 +243,7 @@ def outcome(bench: Bench, runner: str, model: Any, plain: Any) -> str:
 
 
 def try_node(bench: Bench, name: str, node: type) -> Row:
-    """One row: the node before each runner."""
+    """Return one row: the node before each runner."""
     cells, brings = {}, ""
     for runner in bench.plain:
         plain = bench.model_of(runner)
@@ -259,7 +264,7 @@ def try_node(bench: Bench, name: str, node: type) -> Row:
 
 
 def rows(names: list[str] | None = None) -> list[Row]:
-    """The table, of all nodes or of those that are named."""
+    """Return the table, of all nodes or of the named ones."""
     found = model_nodes()
     bench = Bench()
     with torch.inference_mode():
@@ -271,7 +276,7 @@ def rows(names: list[str] | None = None) -> list[Row]:
 
 
 def stage_cell(cells: dict[str, str]) -> str:
-    """The cells of the five stages in one, where they say the same."""
+    """Return the cells of the five stages as one, where they are equal."""
     stages = {runner: cell for runner, cell in cells.items() if runner != "KSampler"}
     if len(set(stages.values())) == 1:
         return next(iter(stages.values()))
@@ -302,7 +307,7 @@ def page(table: list[Row]) -> str:
 
 
 def start() -> None:
-    """Loads ComfyUI's nodes, and lists the bundled LoRA."""
+    """Load ComfyUI's nodes, and list the bundled LoRA."""
     folder_paths.add_model_folder_path("loras", str(PAGE.parents[1] / "models" / "loras"))
     asyncio.run(host.init_builtin_extra_nodes())
 

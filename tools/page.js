@@ -1,6 +1,6 @@
 // What tools and tests do in ComfyUI's web interface. tools/page.py adds these functions to it.
 window.kandinsky22 = {
-  // Opens a saved workflow or blueprint; returns the types of its nodes that are amiss.
+  // Opens a saved workflow or blueprint. Returns the types of its nodes that have errors.
   async open(saved) {
     await app.loadGraphData(saved)
     const nodes = [app.graph, ...app.graph.subgraphs.values()].flatMap((graph) => graph._nodes)
@@ -8,9 +8,8 @@ window.kandinsky22 = {
     return nodes.filter((n) => n.has_errors || !known[n.type]).map((n) => n.type)
   },
 
-  // The widgets of nodes that run (not muted, not bypassed, not of the page alone) whose values are
-  // not in the API form. given: by links into a
-  // subgraph, what its node passes on.
+  // Returns the widgets of nodes that run whose values are not in the API form. Nodes that run are not
+  // muted, not bypassed and not virtual. given: values that the node of a subgraph passes on, by link.
   lost(api, graph = app.graph, prefix = "", given = {}) {
     const runs = (node) =>
       node.mode != 2 && node.mode != 4 && (node.subgraph || !node.isVirtualNode)
@@ -31,7 +30,7 @@ window.kandinsky22 = {
     })
   },
 
-  // Around the one node of a blueprint: a blue picture, a white mask, and who shows what comes out.
+  // Adds a blue picture, a white mask and a node that shows the output to the one node of a blueprint.
   wire() {
     const [box] = app.graph._nodes
     const add = (type, x, y, widgets = {}) => {
@@ -54,14 +53,14 @@ window.kandinsky22 = {
       box.connect(i, add("PreviewImage", x + box.size[0] + 60, y + 300 * i), 0)
   },
 
-  // The titles that the page's search finds, best first.
+  // Returns the titles that ComfyUI's search finds, best first.
   find(words) {
     const page = document.querySelector("#vue-app").__vue_app__
     const store = page.config.globalProperties.$pinia._s.get("nodeDef")
     return store.nodeSearchService.searchNode(words).map((node) => node.display_name)
   },
 
-  // How wide a node must be for the page to draw its title whole.
+  // Returns how wide a node must be so that ComfyUI draws its whole title.
   titleWidth(title) {
     const pen = app.canvas.ctx
     pen.save()
@@ -71,7 +70,8 @@ window.kandinsky22 = {
     return width + 2 * LiteGraph.NODE_TITLE_HEIGHT
   },
 
-  // What a user sees amiss in an open workflow, in either renderer. Lengths are those of the canvas.
+  // Returns what is wrong in the layout of an open workflow, in both renderers. Lengths are in units of
+  // the canvas.
   layoutFaults({ leastScale = 0.6, wires = true } = {}) {
     const { scale } = app.canvas.ds
     const name = (node) => `${node.id} ${node.title}`
@@ -116,7 +116,7 @@ window.kandinsky22 = {
     return found
   },
 
-  // Points along the edge of a box, which a wire must cross to run behind it.
+  // Returns points along the edge of a box, which a wire must cross to run behind it.
   edge(x, y, width, height, inset = 3, step = 2) {
     const [left, top, right, bottom] = [x + inset, y + inset, x + width - inset, y + height - inset]
     const points = []
@@ -125,7 +125,7 @@ window.kandinsky22 = {
     return points
   },
 
-  // Brings the whole graph, or the subgraph that is open, into view.
+  // Brings the whole graph, or the open subgraph, into view.
   fit() {
     const { _nodes, _groups } = app.canvas.graph
     const boxes = [..._nodes, ..._groups]

@@ -1,4 +1,4 @@
-"""ComfyUI's own page in headless Chromium, for whoever must see what a user sees."""
+"""ComfyUI's own web interface in headless Chromium, for programs that see what users see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from scripts.browser import BROWSERS, find_browser
 
-# Nothing but the page: no updates, no sync, no look-ups.
+# No updates, no synchronisation, no look-ups.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -24,7 +24,7 @@ PAGE_SCRIPT = Path(__file__).with_name("page.js")
 READY = "() => !!(window.app && app.graph && LiteGraph.registered_node_types['Kandinsky22Prior'])"
 
 
-# Else the template browser greets a new user, a moment after all else.
+# Otherwise the template browser greets a new user, after everything else.
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.RightSidePanel.IsOpen": False,
@@ -34,9 +34,9 @@ SETTINGS = {
 
 @contextmanager
 def open_page(url: str, width: int = 1600, height: int = 1000, **settings) -> Iterator[Page]:
-    """The page of a running server, loaded, with this pack's nodes known to it.
+    """Open the web interface of a running server, with this pack's nodes loaded.
 
-    settings: of the server's user from now on, with _ for each dot of their names.
+    settings: set for the server's user, with _ for each dot in their names.
     """
     browser_path = find_browser()
     if browser_path is None:

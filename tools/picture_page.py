@@ -2,8 +2,8 @@
 
     python tools/picture_page.py
 
-docs/pictures/blueprints.png shows the blueprints. A node that no template has gets a picture of
-itself, wired, in web/docs/pictures/. (docs/pictures/run.gif is kept by a test of the page.)
+docs/pictures/blueprints.png shows the blueprints. A node that is in no template gets a picture of
+itself with its wires in web/docs/pictures/. (A test makes docs/pictures/run.gif.)
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ WIRED = {
         ("Kandinsky22EmbedsFromClipVision", "*", "Kandinsky22Decoder", "image_embeds"),
     ],
 }
-# Puts the nodes into a row, the wired one in the middle of the view; returns its place.
+# Puts the nodes into a row, with the wired one in the middle of the view. Returns its place.
 DRAW = """([type, wires, files]) => {
   app.graph.clear()
   const made = {}
@@ -84,7 +84,7 @@ DRAW = """([type, wires, files]) => {
   app.canvas.setDirty(true, true)
   return made[type].size
 }"""
-FILES = {  # what the lists would name on a user's computer
+FILES = {  # file names for the lists, as on a user's computer
     "unet_name": "my_merge.safetensors",
     "vae_name": "my_movq.safetensors",
     "lora_name": "my_prior_lora.safetensors",
@@ -92,13 +92,13 @@ FILES = {  # what the lists would name on a user's computer
 
 
 def wired_picture(node_id: str) -> str:
-    """The file that shows a node which no template has."""
+    """Return the path of the picture of a node that is in no template."""
     words = re.sub("(?<=[a-z])(?=[A-Z])", "_", node_id.removeprefix("Kandinsky22"))
     return f"{words.lower()}_wired.jpg"
 
 
 def draw_blueprints(page: Page) -> None:
-    """Each as the node that one drags from the node library, in two rows of three."""
+    """Draw each blueprint as the node in the node library, in two rows of three."""
     from PIL import Image
 
     pictures = []
@@ -125,7 +125,7 @@ def draw_blueprints(page: Page) -> None:
 
 
 def screenshot_of_node(page: Page, width: float, height: float, margin: float) -> Image.Image:
-    """The node at the middle of the view, with its title, and that much on its left and right."""
+    """Take a picture of the node in the middle of the view, with its title and a margin."""
     from PIL import Image
 
     page.wait_for_timeout(500)
@@ -137,7 +137,7 @@ def screenshot_of_node(page: Page, width: float, height: float, margin: float) -
 
 
 def draw_help(page: Page) -> None:
-    """A node at full size, with the ends of its wires."""
+    """Draw a node at full size, with the ends of its wires."""
     for node, wires in WIRED.items():
         size = page.evaluate(DRAW, [node, wires, FILES])
         picture = screenshot_of_node(page, *size, margin=40)

@@ -1,6 +1,6 @@
 """The picture that ComfyUI's template browser shows for a workflow: before | after.
 
-The nodes' help pages show a smaller one.
+The nodes' help pages show a smaller version.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GROUND = (24, 24, 24)
 
 
 def example_pictures(api: dict) -> list[Image.Image]:
-    """What the nodes Example Picture of a workflow give, in their order; three of a dataset."""
+    """Return the outputs of a workflow's Example Picture nodes in order, and three of a dataset."""
     nodes = [api[number] for number in sorted(api, key=int)]
     names = [n["inputs"]["picture"] for n in nodes if "ExamplePicture" in n["class_type"]]
     files = [PICTURES / name for name in names]
@@ -31,10 +31,10 @@ def example_pictures(api: dict) -> list[Image.Image]:
 
 
 def saved_pictures(name: str, content: bytes) -> list[Image.Image]:
-    """The picture in a file, or some frames of a video."""
+    """Return the picture in a file, or some frames of a video."""
     if not name.endswith(".mp4"):
         return [Image.open(io.BytesIO(content)).convert("RGB")]
-    import av  # of ComfyUI's environment
+    import av  # part of ComfyUI's environment
 
     with av.open(io.BytesIO(content)) as video:
         frames = [frame.to_image() for frame in video.decode(video=0)]
@@ -42,9 +42,9 @@ def saved_pictures(name: str, content: bytes) -> list[Image.Image]:
 
 
 def draw_thumbnail(before: list[Image.Image], after: list[Image.Image]) -> bytes:
-    """A square JPEG. One picture fills it. Two or three are cut to columns: the middle of each.
+    """Draw a square JPEG. One picture fills it. Two or three are cut to columns from their middles.
 
-    A picture wider than high, and what it was made of, are rows. Four are the quarters.
+    A picture wider than high and its source are rows. Four pictures are quarters.
     """
     pictures = [*before, *after]
     square = Image.new("RGB", (SIDE, SIDE), GROUND)
@@ -67,7 +67,7 @@ def draw_thumbnail(before: list[Image.Image], after: list[Image.Image]) -> bytes
 
 
 def shrink(thumbnail: bytes) -> bytes:
-    """A thumbnail in the size that the help pages show."""
+    """Return a thumbnail in the size of the help pages."""
     picture = Image.open(io.BytesIO(thumbnail))
     return as_jpeg(picture.resize((HELP_SIDE, HELP_SIDE), Image.Resampling.LANCZOS))
 
@@ -79,7 +79,7 @@ def as_jpeg(picture: Image.Image) -> bytes:
 
 
 def on_ground(picture: Image.Image) -> Image.Image:
-    """Without transparency: a hole of the mask shows the ground."""
+    """Return the picture without transparency. A hole of the mask shows the background."""
     layer = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, (*GROUND, 255)), layer).convert(
         "RGB"

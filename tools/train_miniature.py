@@ -5,8 +5,9 @@
     python tools/train_miniature.py --export models
     python tools/train_miniature.py --score               # of the folders in --export's default
 
-Every stage is seeded, writes checkpoints into the work folder and goes on from them. The stages
-movq-decoder, prior and depth need no UNet: they can run in a second process beside it.
+Every stage is seeded, writes checkpoints into the work folder and resumes from them. The stages
+movq-decoder, prior and depth do not need the UNet, so they can run in a second process at the same
+time.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ log = logging.getLogger("miniature")
 
 
 def make_latents(work: Path, seed: int, steps: int) -> None:
-    """Encode the training set (`seed` and `steps` are for the stages that have some)."""
+    """Encode the training set (`seed` and `steps` are for stages that use them)."""
     movq.encode_dataset(work)
 
 
@@ -71,23 +72,33 @@ STAGES: dict[str, tuple[Callable[[Path, int, int], None], int]] = {
 
 
 def read_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stage", choices=STAGES, action="append", help="only this; repeatable")
-    parser.add_argument("--steps", type=int, help="instead of the stage's own number")
+    parser.add_argument(
+        "--stage", choices=STAGES, action="append", help="run only this stage; may be repeated"
+    )
+    parser.add_argument("--steps", type=int, help="replaces the stage's own number of steps")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
+    parser.add_argument(
+        "--threads", type=int, help="number of torch threads (default: torch's own)"
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=WORK, help="checkpoints and stored latents")
-    parser.add_argument("--export", type=Path, metavar="DIR", help="write the folders there")
-    parser.add_argument("--models", type=Path, default=ROOT / "models", help="for --score")
-    parser.add_argument("--score", nargs="*", choices=score.PARTS, help="all scores, or these")
+    parser.add_argument(
+        "--work", type=Path, default=WORK, help="folder for checkpoints and stored latents"
+    )
+    parser.add_argument("--export", type=Path, metavar="DIR", help="write the model folders there")
+    parser.add_argument(
+        "--models", type=Path, default=ROOT / "models", help="model folders for --score"
+    )
+    parser.add_argument(
+        "--score", nargs="*", choices=score.PARTS, help="compute all scores, or these"
+    )
     parser.add_argument("--grids", type=Path, metavar="DIR", help="write sample pictures there")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Run the stages asked for; without any wish, all of them, then export, grids and scores."""
+    """Run the chosen stages. By default, run all of them, then export, grids and scores."""
     arguments = read_arguments()
     work, models = arguments.work, arguments.export or arguments.models
     work.mkdir(parents=True, exist_ok=True)
@@ -103,7 +114,7 @@ def main() -> None:
         stage, steps = STAGES[name]
         log.info("stage %s", name)
         stage(work, arguments.seed, arguments.steps or steps)
-    torch.set_default_device("cpu")  # scores are the CPU's, whatever trained
+    torch.set_default_device("cpu")  # scores are for the CPU, whatever device trained
     if arguments.export or everything:
         export.export_all(work, models, arguments.seed)
     if arguments.grids or everything:

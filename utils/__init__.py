@@ -1,1 +1,1 @@
-"""What the nodes call, in four rooms: kandinsky, files, comfyui, download. See docs/design.md."""
+"""The code that the nodes call: kandinsky, files, comfyui, download. See docs/design.md."""

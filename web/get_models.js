@@ -1,5 +1,5 @@
-// Get Models has a button that runs this node alone. Run passes over it: nobody who opens a shared
-// workflow and presses Run begins a download of many gigabytes.
+// Get Models has a button that runs this node alone. Run skips it, so that a user who opens a
+// shared workflow and presses Run does not begin a download of many gigabytes.
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 
@@ -13,7 +13,7 @@ app.registerExtension({
   name: "kandinsky22.get_models",
   nodeCreated(node) {
     if (node.comfyClass !== "Kandinsky22GetModels") return
-    node.isVirtualNode = true // what is only in the web page is not sent with Run
+    node.isVirtualNode = true // Run does not queue virtual nodes
     const choices = [...node.widgets]
     const download = () =>
       queueAlone(node, Object.fromEntries(choices.map(({ name, value }) => [name, value])))

@@ -1,12 +1,12 @@
-// Interpolate: the weights that a person has set stay when the count changes. ComfyUI makes new
-// widgets for each count, with the defaults of that count.
+// Interpolate keeps the weights that a user has set when the count changes. ComfyUI makes new widgets
+// for each count, with the defaults of that count.
 import { app } from "../../scripts/app.js"
 
 app.registerExtension({
   name: "kandinsky22.kept_weights",
   nodeCreated(node) {
     if (node.comfyClass !== "Kandinsky22Interpolate") return
-    const kept = {} // by the name of a widget, what a person has set; also while it is not shown
+    const kept = {} // widget name → the user's value, also while the widget is not shown
     const watch = (widget) => {
       if (!widget?.name?.startsWith("count.weight_")) return
       if (widget.name in kept) widget.value = kept[widget.name]

@@ -1,9 +1,9 @@
-// A loader whose model is not on this computer says so when it is seen, and the page when such a
-// workflow is opened, instead of the server when it is run. Nothing of this is in the workflow.
+// A loader shows a badge if its model is not on this computer, and ComfyUI shows a message when such a
+// workflow is opened. Otherwise only the server would say so, at Run. The workflow keeps none of this.
 import { app } from "../../scripts/app.js"
 
-const LISTS_FILES = /_name$|^file$/ // of the widgets of this pack's loaders
-const IN_ANOTHER_FOLDER = / \[\w+\]$/ // than the one that Load Embeds lists
+const LISTS_FILES = /_name$|^file$/ // the names of the widgets of this pack's loaders
+const IN_ANOTHER_FOLDER = / \[\w+\]$/ // not the folder that Load Embeds lists
 const WORDS = {
   en: {
     absent: "not on this computer",
@@ -28,7 +28,7 @@ const ownName = (name) => name.split("/").at(-1)
 const isLoader = (node) => node?.comfyClass?.startsWith("Kandinsky22Load")
 const runs = (node) => node.mode != 2 && node.mode != 4 // neither muted nor bypassed
 
-// The widget of a loader that a widget is, or that a subgraph's node passes it on to.
+// Returns the loader's widget for a widget: itself, or the one to which a subgraph's node passes it.
 function listOf(node, widget) {
   const slot = node.inputs.findIndex((input) => input.widget?.name == widget.name)
   if (slot >= 0 && node.isInputConnected(slot)) return // its value comes over a wire
@@ -47,7 +47,7 @@ function follow(graph, slot) {
   }
 }
 
-// {name, listed} of what is chosen on a node, or inside of its subgraph, but not listed there.
+// Returns {name, listed} of chosen models that are not listed, on a node or inside its subgraph.
 function missing(node) {
   if (!isLoader(node) && !node.subgraph) return []
   const own = (node.widgets ?? []).map((widget) => [widget.value, listOf(node, widget)])
@@ -65,8 +65,8 @@ function isFetched(name) {
   return options.includes(ownName(name))
 }
 
-// Nodes 2.0 asks for a badge again when what it was made from changes. In older pages it does not
-// see new wires, and after an undo it asks the node that was there before.
+// Nodes 2.0 computes a badge again when its sources change. Older versions do not notice new wires, and
+// after an undo they ask the node that was there before.
 const renew = () => (app.extensionManager.kandinsky22Renewed = {})
 
 function textOfBadge(asked) {

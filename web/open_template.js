@@ -1,5 +1,5 @@
 // In this pack's help pages, a link to this address opens the template that its text names. ComfyUI's
-// own address for a template takes no spaces, and the templates' names are their titles.
+// own address for a template takes no spaces, and templates are named by their titles.
 import { app } from "../../scripts/app.js"
 import { api } from "../../scripts/api.js"
 

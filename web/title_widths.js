@@ -1,4 +1,5 @@
-// New nodes are as wide as their titles need. ComfyUI leaves less, and draws "Encode Image (Kand…".
+// Makes new nodes as wide as their titles need. ComfyUI makes them narrower, and draws
+// "Encode Image (Kand…".
 import { app } from "../../scripts/app.js"
 
 app.registerExtension({

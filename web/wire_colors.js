@@ -1,4 +1,4 @@
-// Colours for the wires of this pack: ComfyUI gives its own types one, and all others grey.
+// Colours for the wires of this pack. ComfyUI gives colours to its own types, and grey to all others.
 import { app } from "../../scripts/app.js"
 
 const COLORS = {
@@ -20,8 +20,8 @@ function fitToCanvas() {
   style.textContent = `:root { ${rules.join(" ")} }`
 }
 
-// A colour palette, when it is loaded, writes "" for types that it does not name, and after that the
-// colour of the canvas.
+// When a colour palette is loaded, it writes "" for types that it does not name. After that, it writes
+// the colour of the canvas.
 function giveColor(table, type, ours) {
   let named = table[type]
   Object.defineProperty(table, type, {

@@ -1,1 +1,1 @@
-"""Many jobs of one workflow on several servers: what `scripts/batch.py` is made of."""
+"""Run many jobs of one workflow on several servers: the modules of `scripts/batch.py`."""

@@ -1,4 +1,4 @@
-"""What a terminal shows: one bar for the jobs, one for every server."""
+"""Progress bars in a terminal: one for the jobs, and one for each server."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from tqdm import tqdm
 
 from .workers import Step
 
-EVERY = 0.5  # seconds between two looks at the servers
+EVERY = 0.5  # seconds between two requests to the servers
 
 
 class Bars:
-    """As many servers as there are lines have theirs; none, where nobody looks at a terminal."""
+    """The progress bars. There are as many bars for servers as the terminal has lines for.
+
+    Without a terminal there are none.
+    """
 
     def __init__(self, total: int | None, workers: list[ActorHandle], title: str = "jobs"):
         self.jobs = tqdm(total=total, desc=title, unit="job", disable=None, smoothing=0.05)
@@ -43,13 +46,13 @@ class Bars:
         self.jobs.update(count - self.jobs.n)
 
     def tick(self) -> None:
-        """Show what has been answered, and ask again; never waits."""
+        """Show the answers that have arrived, and ask again. This never waits."""
         if not self.asked or time.monotonic() < self.next:
             return
         self.next = time.monotonic() + EVERY
         for done in ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)[0]:
             worker = self.asked.pop(done)
-            with contextlib.suppress(RayError):  # of one that is not there now
+            with contextlib.suppress(RayError):  # of a worker that is not there now
                 self.show(self.steps[worker], ray.get(done))
             self.asked[worker.progress.remote()] = worker
 

@@ -1,4 +1,4 @@
-"""Ray: here and now, or a cluster that runs; and the workers in it."""
+"""Start Ray or connect to a cluster, and start the workers in it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .workers import IN_FLIGHT, StartedWorker, Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What Ray carries to machines that do not have this checkout: what the workers import, and for
-# servers that they start the pack.
+# The files that Ray copies to machines without this checkout. These are the modules of the workers,
+# and the pack for servers that they start.
 SCRIPTS = ("scripts",)
 PACK = ("scripts", "models", "nodes", "utils", "__init__.py")
 PACK += ("requirements.txt", "requirements-batch.txt")
-OBJECT_STORE = 200_000_000  # bytes: outcomes on their way; beyond it, Ray uses the disk
+OBJECT_STORE = 200_000_000  # bytes, for outcomes on their way; beyond that, Ray uses the disk
 
 
 @contextmanager
 def connect(address: str | None, carried: tuple[str, ...], cpus: int | None) -> Iterator[None]:
-    """The Ray cluster at `address`, or a Ray of our own, of which nothing is left on leaving.
+    """Connect to the Ray cluster at `address`, or start a local Ray and remove it at the end.
 
-    cpus: how many of them our own is told of; all, if unsaid.
+    cpus: how many CPUs a local Ray may use; all by default.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     allowed = [f"!/{name}{end}" for name in carried for end in ("", "/**")]
@@ -40,7 +40,7 @@ def connect(address: str | None, carried: tuple[str, ...], cpus: int | None) -> 
             check_address(address)
             ray.init(address, **quiet)
         else:
-            # Not where temporary files are elsewhere: the names of sockets must be short.
+            # The names of sockets must be short, so this does not follow TMPDIR.
             place = Path("/tmp" if os.path.isdir("/tmp") else gettempdir())
             sweep("ray-", place)
             logs = own_folder("ray-", place)
@@ -58,7 +58,7 @@ def connect(address: str | None, carried: tuple[str, ...], cpus: int | None) -> 
 
 
 def check_address(address: str) -> None:
-    """Ray would knock at a closed door for ten minutes."""
+    """Raise ConnectionError if nothing listens at the address, as Ray would try for ten minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
         try:
@@ -71,7 +71,7 @@ def check_address(address: str) -> None:
 def reach_servers(
     urls: list[str], needed: list[str], patience: float, job_timeout: float
 ) -> Iterator[list[ActorHandle]]:
-    """A worker for each server that runs."""
+    """Yield a worker for each running server."""
     actor = as_actor(Worker, num_cpus=0)
     with stopping([actor.remote(url, needed, patience, job_timeout) for url in urls], 5) as workers:
         yield workers
@@ -86,8 +86,10 @@ def start_servers(
     models: str,
     cpus: int | None,
 ) -> Iterator[list[ActorHandle]]:
-    """A worker with a server of its own for each GPU; or for every `cpus` CPUs, which are by
-    default those of the smallest machine."""
+    """Yield workers with their own servers: one for each GPU, or one for every `cpus` CPUs.
+
+    By default, `cpus` is the number of CPUs of the smallest machine.
+    """
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpu = True if cpus else None
     gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
@@ -106,17 +108,17 @@ def start_servers(
 
 
 def as_actor(worker: type, **resources: int):
-    """A worker whose process or machine fails is started again, where and when there is room."""
+    """Return a worker class as an actor. Ray restarts it if its process or machine fails."""
     return ray.remote(worker).options(
         max_restarts=-1,
-        max_concurrency=IN_FLIGHT + 2,  # and progress(), and stop()
+        max_concurrency=IN_FLIGHT + 2,  # two more for progress() and stop()
         **resources,
     )
 
 
 @contextmanager
 def stopping(workers: list[ActorHandle], seconds: float) -> Iterator[list[ActorHandle]]:
-    """On leaving, they have some seconds to leave nothing behind."""
+    """Give the workers some seconds at the end to remove what they have left."""
     try:
         yield workers
     finally:

@@ -1,4 +1,4 @@
-"""Tasks to servers, outcomes back."""
+"""Send tasks to servers, and yield their outcomes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ray.exceptions import RayError
 from .jobs import Task
 from .workers import IN_FLIGHT, Outcome
 
-MOST_LOSSES = 3  # times that a server may be lost over a task, before the task counts as failed
-IN_A_ROW = 2 * IN_FLIGHT  # tasks that a server may be lost over, with none done between them
+MOST_LOSSES = 3  # how often a server may be lost over a task before the task counts as failed
+IN_A_ROW = 2 * IN_FLIGHT  # how often a server may be lost in a row, without a finished task between
 
 
 class NoServer(RuntimeError):
@@ -26,13 +26,16 @@ def dispatch(
     say: Callable[[str], None],
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Task, Outcome]]:
-    """Run the tasks; yields each with its outcome, once, as they come. Raises NoServer.
+    """Run the tasks. Yield each task with its outcome, once, in the order in which they end.
 
-    A server has IN_FLIGHT places. A place begins with the server's start, and comes back to that
-    when the server is lost; the task goes to the next that is free. A server that does not start
-    is given up, and so is one that starts and is lost again and again, if there are others. To
-    place the workers, to restart those whose machine fails, to carry tasks and outcomes and to
-    wait for them is Ray's. tick() is called twice a second or more.
+    A server has IN_FLIGHT places. A place first waits for the server's start, and waits again
+    when the server is lost. The task then goes to the next free place. A server that does not start
+    is given up. So is one that is lost again and again, if there are others. Ray places the
+    workers, restarts those whose machine fails, carries tasks and outcomes, and waits for them.
+    tick() is called twice a second or more.
+
+    Raises:
+        NoServer: there are tasks, and no server is left.
     """
     again: deque[Task] = deque()
     losses: Counter[str] = Counter()
@@ -90,5 +93,8 @@ def dispatch(
 
 
 def start(worker: ActorHandle) -> ray.ObjectRef:
-    """Also waits until Ray has the worker itself up again; a task would rather be elsewhere."""
+    """Start a server. This also waits until Ray has restarted the worker itself.
+
+    A task would go to another server in that time.
+    """
     return worker.start.options(max_task_retries=-1).remote()

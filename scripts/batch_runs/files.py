@@ -1,4 +1,4 @@
-"""Files that a server says it has saved: whether they can be that, and their content on its way."""
+"""Check the files that a server says it has saved, and receive their content."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import ray
 Content = bytes | tuple[ray.ObjectRef, ...]  # of a file; a large one is in Ray's store, in pieces
 
 PIECE = 2**23  # bytes of a file that one process holds at once
-LONGEST_NAME = 255  # of a file, in letters: no usual file system has longer ones
-SUFFIX = re.compile(r"(\.[A-Za-z0-9_-]{1,16})?")  # what any file system takes
-MOST_TEXT = 10_000  # letters of a message that are kept
+LONGEST_NAME = 255  # characters in the name of a file; no usual file system has longer names
+SUFFIX = re.compile(r"(\.[A-Za-z0-9_-]{1,16})?")  # the suffixes that every file system accepts
+MOST_TEXT = 10_000  # characters of a message that are kept
 
-# How files of a kind begin: at which byte, with which bytes. Any one of them is enough.
+# The first bytes of each kind of file: (position, bytes). A file needs only one of them.
 MP4, EBML, RIFF = (4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"), (0, b"RIFF")
 TIFF = [(0, b"II"), (0, b"MM")]
 BEGINNINGS = {
@@ -43,17 +43,20 @@ BEGINNINGS = {
     ".safetensors": [(8, b"{")],
     ".latent": [(8, b"{")],
 }
-PAGES = (".html", ".htm", ".xml", ".svg", ".txt", ".md")  # that may begin as a web page does
+PAGES = (".html", ".htm", ".xml", ".svg", ".txt", ".md")  # these may begin like a web page
 
 
 class BadAnswer(RuntimeError):
-    """A server says of its files what cannot be."""
+    """A server names a file that cannot exist, or sends another kind of file."""
 
 
 def files_of(outputs: dict, kind: str) -> list[tuple[str, dict]]:
-    """What the nodes wrote into the server's folder "output", or as previews into "temp", by node.
+    """Return the files that the nodes wrote into the server's folder "output" or "temp" (previews).
 
-    outputs: those of a history, whatever a server may have put there. Raises BadAnswer.
+    outputs: of a history, with whatever a server may send.
+
+    Raises:
+        BadAnswer: a server names a file that cannot exist.
     """
     items = [
         (node, item)
@@ -77,7 +80,11 @@ def checked(item: dict, node: str) -> dict:
 
 
 def suffix_of(name: str) -> str:
-    """ "x_00001_.png" → ".png"; raises BadAnswer for one that not every file system takes."""
+    """Return the suffix of a name: "x_00001_.png" → ".png".
+
+    Raises:
+        BadAnswer: not every file system accepts the suffix.
+    """
     suffix = PurePosixPath(name).suffix
     if not SUFFIX.fullmatch(suffix):
         raise BadAnswer(f"A file ends with {suffix[:60]!r}, which is no kind of file.")
@@ -85,8 +92,10 @@ def suffix_of(name: str) -> str:
 
 
 def check_kind(name: str, head: bytes) -> None:
-    """A server, or a proxy before it, may send a page that says what went wrong as if it were a
-    picture. Raises BadAnswer."""
+    """Raise BadAnswer if a file does not begin as its name says.
+
+    A server, or a proxy before it, may send an error page in place of a picture.
+    """
     suffix = suffix_of(name).lower()
     if not head:
         raise BadAnswer(f"/view sent nothing as {name}.")
@@ -99,8 +108,10 @@ def check_kind(name: str, head: bytes) -> None:
 
 
 def receive(name: str, pieces: Iterable[bytes]) -> Content:
-    """A file as it comes. Of a large one each piece goes to Ray's store, which puts on the disk
-    what it has no room for."""
+    """Return the content of a file. Each piece of a large file goes to Ray's store.
+
+    The store writes to disk what it cannot hold.
+    """
     kept: list[ray.ObjectRef] = []
     last = b""
     for number, piece in enumerate(regrouped(pieces)):
@@ -113,7 +124,7 @@ def receive(name: str, pieces: Iterable[bytes]) -> Content:
 
 
 def regrouped(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of one size; of nothing, one that is empty."""
+    """Yield the same bytes in pieces of one size. An empty input gives one empty piece."""
     waiting = bytearray()
     for piece in pieces:
         waiting += piece
@@ -131,6 +142,6 @@ def content_pieces(content: Content) -> Iterator[bytes]:
 
 
 def safe_text(text: str) -> str:
-    """A server's words for a terminal and a manifest: no controls of a terminal, no megabytes."""
+    """Return a server's text without control characters, and cut to a length for a manifest."""
     kept = text[:MOST_TEXT] + (" …" if len(text) > MOST_TEXT else "")
     return "".join(c if c in "\n\t" or c.isprintable() else "?" for c in kept)

@@ -1,4 +1,4 @@
-"""What is to be done: a workflow, and every set of values for its inputs."""
+"""The jobs of a run: a workflow, and every set of values for its inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .workflow import Slot, fill, find_input, id_maker, seeds
 
 
 class Job(NamedTuple):
-    id: str  # of what it computes: the same job has the same id in every run
+    id: str  # depends on what the job computes, and so is the same in every run
     inputs: dict[str, Any]  # by the names that the table or --set have for them
 
 
@@ -30,10 +30,13 @@ class Task:
 
 
 class Jobs:
-    """Every row of a table with every combination of the settings; the last setting turns fastest.
+    """Every row of a table with every combination of the settings. The last one changes fastest.
 
-    A setting is "NODE.INPUT=VALUE" or a range of numbers; one that is said twice has both values.
-    Raises ValueError for names and values that the workflow does not know.
+    A setting is "NODE.INPUT=VALUE" or a range of numbers. If a setting is given twice, it has both
+    values.
+
+    Raises:
+        ValueError: the workflow does not have such a name or value.
     """
 
     def __init__(self, workflow: dict, settings: list[str], table: Path | None = None):
@@ -64,8 +67,10 @@ class Jobs:
         return self.workflow[node]["inputs"][slot]
 
     def count(self) -> int:
-        """How many rows and combinations there are, of which some may be the same. Looks at every
-        cell, so that a table is refused before its first job begins."""
+        """Return how many rows and combinations there are. Some of them may be the same.
+
+        This checks every cell, so that a wrong table is refused before its first job begins.
+        """
         rows = sum(1 for _ in self.rows())
         return rows * math.prod(map(len, self.settings.values()))
 

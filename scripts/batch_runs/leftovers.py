@@ -1,4 +1,4 @@
-"""Folders of this run, and those that runs which were killed have left."""
+"""The temporary folders of this run, and those that killed runs have left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.host import try_lock
 
 @dataclass
 class OwnFolder:
-    """A folder that is ours for as long as this process lives: a file beside it is locked."""
+    """A folder that belongs to this process, which holds a lock on a file beside it."""
 
     path: Path
     lock: IO[bytes]
@@ -31,21 +31,21 @@ def lock_of(folder: Path) -> Path:
 
 
 def own_folder(prefix: str, parent: Path) -> OwnFolder:
-    """A new folder in `parent`. The lock is there first, so that no folder is without one."""
+    """Make a new folder in `parent`. The lock is made first, so that no folder is without one."""
     parent.mkdir(parents=True, exist_ok=True)
     while True:
         path = parent / f"{prefix}{uuid.uuid4().hex[:8]}"
         lock = open(lock_of(path), "xb")  # noqa: SIM115
-        if try_lock(lock) and lock_of(path).exists():  # else another run has just swept it away
+        if try_lock(lock) and lock_of(path).exists():  # otherwise another run has just removed it
             path.mkdir(mode=0o700)
             return OwnFolder(path, lock)
         lock.close()
 
 
 def sweep(prefix: str, parent: Path) -> None:
-    """Remove the folders of runs that have ended without doing so,."""
+    """Remove the folders of runs that have ended without removing them."""
     for lock in parent.glob(f"{prefix}*.lock"):
-        with contextlib.suppress(OSError):  # somebody else's, or gone just now
+        with contextlib.suppress(OSError):  # it belongs to another user, or has just been removed
             if is_ours(lock):
                 remove_if_free(lock)
 
@@ -63,17 +63,17 @@ def remove_if_free(lock: Path) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """In /tmp, others have folders, too; and a link may lead anywhere."""
+    """Return whether a path belongs to this user and is not a link, as others use /tmp, too."""
     return os.path.lexists(path) and not path.is_symlink() and path.lstat().st_uid == user()
 
 
 def user() -> int:
-    return os.getuid() if hasattr(os, "getuid") else 0  # Windows says 0 of every file
+    return os.getuid() if hasattr(os, "getuid") else 0  # on Windows, st_uid is 0 for every file
 
 
 def end_processes(folder: Path) -> None:
-    """Those of Ray, which name the folder in their commands and outlive a run that was killed."""
-    import psutil  # Ray brings it
+    """End the Ray processes of a killed run, whose commands contain the folder."""
+    import psutil  # comes with Ray
 
     mine = psutil.Process()
     for process in psutil.process_iter():

@@ -1,4 +1,4 @@
-"""What has been done: one line a job, and the files that the jobs made."""
+"""The record of finished jobs: one line for each job, and the files that it made."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Manifest:
-    """A JSONL file beside the files of its jobs, for a `with`.
+    """A JSONL file beside the files of its jobs, used in a `with` statement.
 
-    path: the file; if it ends in .parquet, the lines are in path.jsonl, and the Parquet file is
-    written from them on leaving. A line is written when its files are there, whole; each is flushed
-    to the operating system, so that whatever happens to this process, what is written stays.
+    path: the file. If it ends in .parquet, the lines are in path.jsonl, and the Parquet file is
+    written from them at the end. A line is written when its files are complete. Each line is
+    flushed to the operating system, so it stays even if this process is killed.
     again: forget the jobs that failed.
     """
 
@@ -36,9 +36,9 @@ class Manifest:
         self.path = Path(f"{path}.jsonl") if self.parquet else path
         self.folder = folder
         self.again = again
-        self.done: dict[str, str | None] = {}  # id of a job → what went wrong, if anything did
+        self.done: dict[str, str | None] = {}  # id of a job → its error, if it failed
         self.forgotten: set[str] = set()  # jobs that have a line and are not done
-        self.odd: list[int] = []  # lines that hold what no run writes; they are left out
+        self.odd: list[int] = []  # lines that no run writes; they are left out
         self.untidy = False  # whether some job has two lines, or one was cut off
         self.written = 0  # lines of this run
 
@@ -59,14 +59,17 @@ class Manifest:
             self.tidy()
             if self.parquet:
                 write_parquet(self.path, self.parquet)
-        except OSError:  # of a full disk has been told; the next run tidies
+        except OSError:  # write() has raised for a full disk, and the next run tidies
             if kind is None:
                 raise
         finally:
             self.locked.close()
 
     def read(self) -> Iterator[tuple[int, dict | None]]:
-        """The number of each line and what it says, None if it is odd; not a last one cut off."""
+        """Yield each line's number and record. The record is None if the line is odd.
+
+        A last line that was cut off is skipped.
+        """
         if not self.path.exists():
             return
         with self.path.open("rb") as lines:
@@ -85,7 +88,7 @@ class Manifest:
             raise ValueError(f"{self.path} is no manifest: {shown}") from None
 
     def recall(self) -> None:
-        """What is done, and its files are there. The last line of a job counts."""
+        """Find the jobs that are done and whose files exist. The last line of a job counts."""
         for number, record in self.read():
             if record is None:
                 self.odd.append(number)
@@ -100,7 +103,7 @@ class Manifest:
                 self.done[job] = error
 
     def tidy(self) -> None:
-        """Keep the last line of each job; also of those that this run is not about."""
+        """Keep only the last line of each job, also of jobs that are not part of this run."""
         if not self.untidy and not self.odd:
             return
         last = {record["job"]: number for number, record in self.read() if record}
@@ -121,8 +124,12 @@ class Manifest:
         return path.is_file() and path.stat().st_size == file["bytes"]
 
     def write(self, task: Task, outcome: Outcome) -> dict:
-        """Keep the files, then the line; returns it. Raises OSError, which says so of a full disk,
-        and what Ray raises where a large file was lost on its way."""
+        """Keep the files, then write the line, and return its record.
+
+        Raises:
+            OSError: a file cannot be written. The message says so if the disk is full.
+            RayError: a large file was lost on its way.
+        """
         try:
             files = [self.keep(task.id, i, *file) for i, file in enumerate(outcome.files)]
             record = {
@@ -172,13 +179,19 @@ class Manifest:
         return {"name": place, "node": node, "bytes": size, "sha256": checksum.hexdigest()}
 
     def place(self, job: str, number: int, suffix: str) -> Path:
-        """Where a file of a job is: 256 folders, for one with a million files is slow to list."""
+        """Return the path of a job's file.
+
+        There are 256 folders, as large folders are slow to list.
+        """
         return self.folder / job[:2] / f"{job}-{number}{suffix}"
 
 
 def is_record(record: dict) -> bool:
-    """Whether a line has what write() writes, of these kinds. Raises LookupError and TypeError for
-    one that no run has written at all."""
+    """Return whether a line has the fields that write() writes, with the right types.
+
+    Raises:
+        LookupError, TypeError: no run has written such a line.
+    """
     job, error, files = record["job"], record["error"], record["files"]
     number = record.get("seconds")
     return (
@@ -213,7 +226,7 @@ def is_time(text) -> bool:
 
 
 def write_parquet(lines: Path, path: Path) -> None:
-    """One schema for every workflow: inputs are JSON in it."""
+    """Write the lines as Parquet. Inputs are stored as JSON, so every workflow has one schema."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -237,7 +250,7 @@ def write_parquet(lines: Path, path: Path) -> None:
             while records := [json.loads(line) for line in itertools.islice(source, 10_000)]:
                 for record in records:
                     record["inputs"] = json.dumps(record["inputs"])
-                    seeds = record["seed"].items()  # the one that no seed can be is in `inputs`
+                    seeds = record["seed"].items()  # an invalid seed is still in `inputs`
                     record["seed"] = [(n, s if 0 <= s < 2**64 else None) for n, s in seeds]
                     record["error"] = record["error"] and record["error"].encode(
                         "utf-8", "replace"

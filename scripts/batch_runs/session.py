@@ -1,4 +1,4 @@
-"""What is still to be done of the jobs, done."""
+"""Run the jobs that are still to be done."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from .workers import UPLOADS, Outcome
 from .workflow import content_id, seeds
 
 Say = Callable[[str], None]
-COUNTED = 100_000  # jobs whose ids are made before the first begins, to say how many are done
+COUNTED = 100_000  # up to this number of jobs, all ids are made first, to say how many are done
 
 
 def node_types(workflow: dict, apart: bool) -> list[str]:
-    """What every server must have."""
+    """Return the node types that every server must have."""
     kinds = {node["class_type"] for node in workflow.values()}
     return sorted(kinds | ({stages.SAVE, stages.LOAD} if apart else set()))
 
 
 class Todo:
-    """The jobs that are still to be done, each once, whenever they are asked for: their ids are
-    made as they are needed."""
+    """The jobs that are still to be done, each of them once.
+
+    Ids are made when they are needed.
+    """
 
     def __init__(self, jobs: Iterable[Job], manifest: Manifest):
         self.jobs = jobs
         self.manifest = manifest
-        self.ids: set[str] = set()  # of all jobs that have been come to, done or not
-        self.passed = 0  # jobs that were done, and rows that are the same as others
+        self.ids: set[str] = set()  # of all jobs so far, done or not
+        self.passed = 0  # jobs that were done before, and rows that equal earlier ones
 
     def __iter__(self) -> Iterator[Job]:
         self.ids, self.passed = set(), 0
@@ -71,8 +73,10 @@ def run(
     title: str = "jobs",
     passed: Callable[[], int] = lambda: 0,
 ) -> None:
-    """Every task on some server, every outcome in the manifest. passed: how many of the total were
-    not to be run, so far."""
+    """Run every task on a server, and write every outcome into the manifest.
+
+    passed: returns how many of the total did not have to run so far.
+    """
     with Bars(total, workers, title) as bars:
         for number, (task, outcome) in enumerate(dispatch(tasks, workers, say, bars.tick), 1):
             record(manifest, task, outcome, say)
@@ -99,7 +103,7 @@ def run_apart(
     workers: list[ActorHandle],
     say: Say,
 ) -> None:
-    """First the embeddings of all jobs, each that is the same once; then the pictures."""
+    """Make the embeddings of all jobs first, each of them once, and then the pictures."""
     priors = Todo((prior_task(jobs, job) for job in todo), embeds)
     run(iter(priors), None, embeds, workers, say, "embeddings")
 
@@ -116,18 +120,18 @@ def run_apart(
 
 
 def prior_task(jobs: Jobs, job: Job) -> Task:
-    """The first part of a job, as a job of its own."""
+    """Return the first part of a job as a task."""
     prior = stages.split(jobs.fill(job.inputs)).prior
     inputs = {n: value for n, value in job.inputs.items() if jobs.slots[n][0] in prior}
     return Task(content_id(prior), prior, inputs, seeds(prior))
 
 
 def decode_task(task: Task, embeds: Manifest) -> Task:
-    """The second part of a task, with the embeddings that it takes."""
+    """Return the second part of a task, with the embeddings that it needs."""
     halves = stages.split(task.workflow)
     number = content_id(halves.prior)
     files, uploads = {}, {}
-    for i, saver in enumerate(sorted(halves.wires)):  # the order of an outcome's files
+    for i, saver in enumerate(sorted(halves.wires)):  # the order of the files in an outcome
         content = embeds.place(number, i, ".safetensors").read_bytes()
         name = f"{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
         files[saver] = f"{UPLOADS}/{name}"

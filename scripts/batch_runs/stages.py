@@ -1,4 +1,4 @@
-"""A workflow in two: up to the image embeddings, and from there to pictures."""
+"""Split a workflow in two: up to the image embeddings, and from there to pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from .workflow import is_wire
 
-# Nodes whose every output is image embeddings. tests/host/test_batch.py compares it with a server.
+# Nodes whose outputs are all image embeddings. tests/host/test_batch.py compares this with a
+# server.
 MAKE_EMBEDS = {
     "Kandinsky22EmbedsFromClipVision",
     "Kandinsky22EncodeImage",
@@ -25,11 +26,14 @@ Wire = tuple[str, int]  # the id of a node, the number of one of its outputs
 @dataclass(frozen=True)
 class Stages:
     prior: dict  # a workflow that ends in a Save Embeds for each wire
-    decode: dict  # one that begins with a Load Embeds for each wire
+    decode: dict  # a workflow that begins with a Load Embeds for each wire
     wires: dict[str, str]  # id of the Save Embeds → id of the Load Embeds, without its file
 
     def decode_from(self, files: dict[str, str]) -> dict:
-        """The second part. files: id of the Save Embeds → name in the server's input folder."""
+        """Return the second part.
+
+        files: id of the Save Embeds → name in the server's input folder.
+        """
         loaders = {
             loader: {"class_type": LOAD, "inputs": {"file": files[saver]}}
             for saver, loader in self.wires.items()
@@ -40,7 +44,8 @@ class Stages:
 def split(workflow: dict) -> Stages:
     """Cut every wire that takes embeddings out of the nodes that make them.
 
-    Raises ValueError where there is none.
+    Raises:
+        ValueError: there is no such wire.
     """
     decode: dict = {}
     cut: list[Wire] = []
@@ -76,7 +81,7 @@ def split(workflow: dict) -> Stages:
 
 
 def makes_embeds(node: dict) -> bool:
-    """From a file there is nothing to be made first."""
+    """Return whether a node makes embeddings. A node that loads them from a file does not."""
     return node["class_type"] in MAKE_EMBEDS - {LOAD}
 
 
@@ -89,12 +94,12 @@ def loader_of(node: str, output: int) -> str:
 
 
 def sources(nodes) -> set[str]:
-    """Ids of the nodes that these are wired to."""
+    """Return the ids of the nodes that these nodes are connected to."""
     return {value[0] for node in nodes for value in node["inputs"].values() if is_wire(value)}
 
 
 def needed_by(workflow: dict, ends) -> dict:
-    """The nodes that the ends are made from, in the workflow's order."""
+    """Return the nodes that the ends depend on, in the workflow's order."""
     needed, new = set(), set(ends)
     while new:
         needed |= new

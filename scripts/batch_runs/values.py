@@ -1,4 +1,4 @@
-"""The values of inputs, as they stand in --set and in tables."""
+"""Read the values of inputs from --set and from tables."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import IO, Any
 
 MOST = 10_000_000  # values of a range
-DIGITS = 400  # before the point: more than any number has that a node takes
+DIGITS = 400  # before the decimal point, more than any node accepts
 
 
 def read_value(text: str, now: Any, name: str) -> Any:
-    """Text as a value of the kind that the workflow has `now`: a truth value, a number, a text.
+    """Return a text as a value of the type that the workflow has `now`: bool, number or text.
 
-    Where the workflow has a wire, JSON, or else text.
+    If the workflow has a wire there, the text is read as JSON, or else stays a text.
     """
     if isinstance(now, bool):
         if text.lower() not in ("true", "false"):
@@ -25,7 +25,7 @@ def read_value(text: str, now: Any, name: str) -> Any:
         return text.lower() == "true"
     if isinstance(now, int | float):
         if len(text) < 20 and text.isascii() and text.isdigit():
-            return int(text)  # a table may have a million of them
+            return int(text)  # a faster way, because a table may have a million of them
         try:
             return as_number(Decimal(text))
         except InvalidOperation:
@@ -43,7 +43,10 @@ def shorten(text: str) -> str:
 
 
 def read_values(text: str, now: Any, name: str) -> Sequence:
-    """The same, or for numbers a range: 1..100, or 0.2..0.8..0.1 with a step. Both ends count."""
+    """Return the value, or for numbers the values of a range, with both ends.
+
+    A range is 1..100, or 0.2..0.8..0.1 with a step.
+    """
     if isinstance(now, bool) or not isinstance(now, int | float) or ".." not in text:
         return [read_value(text, now, name)]
     try:
@@ -71,7 +74,7 @@ def as_number(number: Decimal) -> int | float:
 
 
 def read_cell(value: Any, now: Any, name: str) -> Any:
-    """A value out of a table. JSONL and Parquet have kinds of their own; seeds may come as 7.0."""
+    """Return a value from a table. JSONL and Parquet have types, and seeds may come as 7.0."""
     if isinstance(value, float | Decimal):
         value = str(value)
     if isinstance(value, str):
@@ -82,7 +85,7 @@ def read_cell(value: Any, now: Any, name: str) -> Any:
 
 
 def read_setting(setting: str) -> tuple[str, str]:
-    """ "Decoder.seed=1..100" → ("Decoder.seed", "1..100")"""
+    """Split a setting: "Decoder.seed=1..100" → ("Decoder.seed", "1..100")."""
     name, equals, text = setting.partition("=")
     if not equals or not name:
         raise ValueError(f"--set {setting!r}: write NODE.INPUT=VALUE.")
@@ -91,7 +94,7 @@ def read_setting(setting: str) -> tuple[str, str]:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[IO[str]]:
-    """What goes wrong while it is read is a ValueError that names the file."""
+    """Open a text file. Errors while reading it become a ValueError that names the file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield file
@@ -102,7 +105,7 @@ def open_text(path: Path) -> Iterator[IO[str]]:
 
 
 def read_columns(path: Path) -> list[str]:
-    """The columns of a table, in order; of JSONL, all that any line has."""
+    """Return the columns of a table, in order. For JSONL, these are the names of all lines."""
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
@@ -117,8 +120,10 @@ def read_columns(path: Path) -> list[str]:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """One dict a row of a CSV, JSONL or Parquet file. What is empty (null, "" in CSV) is left out:
-    the workflow's own value stays."""
+    """Yield a dict for each row of a CSV, JSONL or Parquet file.
+
+    Empty cells (null, "" in CSV) are left out, so that the workflow's own value stays.
+    """
     if path.suffix == ".parquet":
         import pyarrow.parquet
 

@@ -24,13 +24,13 @@ from .jobs import Task
 from .leftovers import own_folder, sweep
 from .workflow import label
 
-IN_FLIGHT = 2  # jobs at one server: while it works on one, the next is already in its queue
+IN_FLIGHT = 2  # jobs at one server: the next one is in its queue while it works on the first
 UPLOADS = "batch"  # a folder in the servers' input folder
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task. files: (id of the node, name on the server, content), by node."""
+    """The outcome of a task. files: (id of the node, name on the server, content), by node."""
 
     server: str
     seconds: float | None = None  # by the server's own clock
@@ -47,10 +47,11 @@ class Step:
 
 
 class Worker:
-    """The server at `url`.
+    """A worker for the server at `url`.
 
-    needed: the node types that it must have. patience: seconds that it may be silent.
-    job_timeout: seconds that a job may take without getting further, and its files to come.
+    needed: the node types that the server must have.
+    patience: how many seconds it may be silent.
+    job_timeout: how many seconds a job may take without progress, and its files to arrive.
     """
 
     def __init__(self, url: str, needed: list[str], patience: float, job_timeout: float):
@@ -64,8 +65,12 @@ class Worker:
         self.queued: set[str] = set()  # prompt ids
 
     def start(self) -> str:
-        """Wait until the server is there, with its nodes; returns its name. Raises ServerError."""
-        self.uploaded.clear()  # it may be another, at the same address
+        """Wait until the server answers and has its nodes. Return its name.
+
+        Raises:
+            ServerError: it does not answer, or lacks nodes.
+        """
+        self.uploaded.clear()  # the server may be a new one at the same address
         deadline = time.monotonic() + self.patience
         while True:
             try:
@@ -84,7 +89,7 @@ class Worker:
         return self.name
 
     def run(self, task: Task) -> Outcome:
-        """Raises ServerError if the server is lost; all else that goes wrong is an outcome."""
+        """Run a task. Raise ServerError if the server is lost. Every other error is an outcome."""
         try:
             return self.made(task)
         except ServerError:
@@ -93,7 +98,7 @@ class Worker:
             return self.failed(str(error))
         except RayError as error:
             return self.failed(f"Ray cannot take its files: {error}")
-        except Exception as error:  # a fault that one job meets, and the next may not
+        except Exception as error:  # an error of one job, which the next job may not have
             what = f"{type(error).__name__}: {error}"
             return self.failed(f"{self.name} does not answer as ComfyUI does: {what}")
 
@@ -116,12 +121,12 @@ class Worker:
         return Outcome(self.name, result.server_seconds, files)
 
     def follow(self, task: Task, name: str, fields) -> None:
-        """What the server says of a workflow, for stop() and progress()."""
+        """Note what the server reports about a workflow, for stop() and progress()."""
         if name == "queued":
             self.queued.add(fields["prompt_id"])
         elif name == "executing" and fields["node"] is None:
             self.queued.discard(fields.get("prompt_id"))
-        elif name == "progress" and fields["node"] in task.workflow:  # not of one made on the way
+        elif name == "progress" and fields["node"] in task.workflow:  # no node made by a node
             value, most = int(fields["value"]), int(fields["max"])
             if 0 <= value <= most < 2**31:
                 self.step = Step(self.name, label(task.workflow, fields["node"]), value, most)
@@ -138,16 +143,17 @@ class Worker:
         return self.step
 
     def stop(self) -> None:
-        """Take back what is still queued."""
+        """Remove what is still queued."""
         for prompt_id in list(self.queued):
             self.client.cancel(prompt_id)
 
 
 class StartedWorker(Worker):
-    """A server of its own, on the machine and with the devices that Ray gives it.
+    """A worker with its own server, on the machine and the devices that Ray assigns.
 
-    version: of ComfyUI. models: a ComfyUI's models folder, beside the pack's miniature.
-    cpu: whether to keep to it; None is for the server to find out.
+    version: of ComfyUI.
+    models: a ComfyUI's models folder, in addition to the pack's miniature.
+    cpu: whether to use only the CPU. None lets the server decide.
     """
 
     def __init__(
@@ -178,7 +184,7 @@ class StartedWorker(Worker):
         return super().start()
 
     def make_server(self) -> Server:
-        os.environ.pop("PYTHONPATH", None)  # Ray's: the pack's `utils` would hide ComfyUI's
+        os.environ.pop("PYTHONPATH", None)  # set by Ray; the pack's `utils` would hide ComfyUI's
         found = host.ensure(self.version)
         sweep("batch-", host.cache_folder())
         self.folder = own_folder("batch-", host.cache_folder())
@@ -191,13 +197,15 @@ class StartedWorker(Worker):
         return Server(found, base, arguments, cpu=self.cpu)
 
     def run(self, task: Task) -> Outcome:
-        if not self.server:  # Ray has begun this actor anew, after its process or machine failed
+        if not self.server:  # Ray has restarted this actor, after its process or machine failed
             self.start()
         return super().run(task)
 
     def take_all(self, files: list[tuple[str, dict]]) -> tuple[tuple[str, str, Content], ...]:
-        """Files go when they are taken, or a machine would fill up; but not at once: where nothing
-        has changed for a node that saves, ComfyUI names the file that it saved for the job before.
+        """Take the files of a job, and delete those of older jobs, or a machine would fill up.
+
+        They are not deleted at once. If nothing has changed for a node that saves, ComfyUI names
+        the file that it saved for the job before.
         """
         contents = super().take_all(files)
         with self.tidying:
@@ -209,7 +217,7 @@ class StartedWorker(Worker):
         return contents
 
     def own_file(self, file: dict) -> Path | None:
-        """Where the server has it; nothing outside of its output folder, whatever it says."""
+        """Return the path of a file on this machine, or None if it is outside the output folder."""
         folder = self.server.output.resolve()
         path = (folder / file["subfolder"]).resolve() / file["filename"]
         inside = path.parent.is_relative_to(folder) and path.name == file["filename"]

@@ -1,4 +1,4 @@
-"""A workflow in API form: its nodes by name, its inputs filled in."""
+"""A workflow in API form: find its nodes by name, and fill in its inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ LAST_BRACKETS = r" \([^()]*\)$"
 
 
 def read_workflow(path: Path) -> dict:
-    """Raises FileNotFoundError, and ValueError for what is not a workflow in API form."""
+    """Read a workflow in API form.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a workflow in API form.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Ours are in workflows/api/.")
     try:
@@ -57,15 +62,18 @@ def is_node(value) -> bool:
 
 
 def is_wire(value) -> bool:
-    """As the host tells it."""
+    """Return whether a value is a wire, by ComfyUI's own rule."""
     if not isinstance(value, list) or len(value) != 2:
         return False
     return isinstance(value[0], str) and isinstance(value[1], int | float)
 
 
 def names_of(number: str, node: dict) -> list[str]:
-    """What a node may be called, the first that fits counts: "Prior (Kandinsky 2.2)", "Prior",
-    "Kandinsky22Prior", "4"; and "Load Decoder" of a Kandinsky22LoadDecoder with another title."""
+    """Return the possible names of a node, the best first.
+
+    Examples are "Prior (Kandinsky 2.2)", "Prior", "Kandinsky22Prior" and "4". A
+    Kandinsky22LoadDecoder with another title is also "Load Decoder".
+    """
     title, kind = (node.get("_meta") or {}).get("title") or "", node["class_type"]
     short = kind.removeprefix("Kandinsky22")
     titles = [title, re.sub(LAST_BRACKETS, "", title), short_title(node)]
@@ -73,25 +81,27 @@ def names_of(number: str, node: dict) -> list[str]:
 
 
 def short_title(node: dict) -> str:
-    """Without what stands in brackets behind it: "Prior (Kandinsky 2.2)" → "Prior"."""
+    """Return the title without the brackets after it: "Prior (Kandinsky 2.2)" → "Prior"."""
     return re.sub(r"( \([^()]*\))+$", "", (node.get("_meta") or {}).get("title") or "")
 
 
 def letters(name: str) -> str:
-    """As people may write it: "Load Decoder" and "LoadDecoder" are the same."""
+    """Return the letters of a name, so that "Load Decoder" equals "LoadDecoder"."""
     return "".join(filter(str.isalnum, name)).lower()
 
 
 def label(workflow: dict, number: str) -> str:
-    """The shortest name that is this node's alone."""
+    """Return the shortest name that only this node has."""
     shorts = [short_title(node) for node in workflow.values()]
     short = short_title(workflow[number])
     return short if short and shorts.count(short) == 1 else number
 
 
 def find_nodes(workflow: dict, name: str, slot: str | None = None) -> list[str]:
-    """Those of that name that have that input. A name that people see counts before one that only
-    resembles it."""
+    """Return the nodes with that name and that input.
+
+    An exact name counts before one that only resembles it.
+    """
     nodes = {n: node for n, node in workflow.items() if slot is None or slot in node["inputs"]}
     wanted = [name] * 6 + [letters(name)] * 2
     for names, like in zip(
@@ -103,9 +113,10 @@ def find_nodes(workflow: dict, name: str, slot: str | None = None) -> list[str]:
 
 
 def find_input(workflow: dict, name: str) -> Slot:
-    """ "Prior.prompt" → ("4", "prompt"). Both halves may hold dots themselves.
+    """Return the input for a name: "Prior.prompt" → ("4", "prompt"). Both parts may contain dots.
 
-    Raises ValueError, which lists what is near.
+    Raises:
+        ValueError: there is none, or several. The message lists similar names.
     """
     splits = [(name[: dot.start()], name[dot.end() :]) for dot in re.finditer(r"\.", name)]
     found = [
@@ -126,7 +137,7 @@ def find_input(workflow: dict, name: str) -> Slot:
 
 
 def near_inputs(workflow: dict, name: str, slots: list[str]) -> list[str]:
-    """Of the nodes that have such an input, if there are any; the most alike first."""
+    """Return the most similar inputs. Nodes that have an input of that name come first."""
     known = {
         f"{label(workflow, n)}.{slot}": slot
         for n, node in workflow.items()
@@ -141,7 +152,7 @@ def hint(near: list[str]) -> str:
 
 
 def fill(workflow: dict, values: dict[Slot, Any]) -> dict:
-    """A workflow with other values in it; the given one stays as it is."""
+    """Return a workflow with other values in it. The given workflow does not change."""
     filled = dict(workflow)
     for (number, slot), value in values.items():
         node = filled[number]
@@ -150,8 +161,11 @@ def fill(workflow: dict, values: dict[Slot, Any]) -> dict:
 
 
 def content_id(workflow: dict) -> str:
-    """The same for workflows that compute the same: titles do not count. 16 hexadecimal digits,
-    so among a million two are alike once in 37 million times."""
+    """Return an id that is equal for workflows that compute the same. Titles do not count.
+
+    It has 16 hexadecimal digits. Among a million workflows, two have the same id once in 37 million
+    times.
+    """
     return hashlib.sha256(content_text(workflow).encode()).hexdigest()[:16]
 
 
@@ -164,8 +178,10 @@ def as_json(value: Any) -> str:
 
 
 def id_maker(workflow: dict, slots: dict[str, Slot]) -> Callable[[dict[str, Any]], str]:
-    """What makes content_id(fill(…)) of values by name, without making the workflow: its text is
-    made once, with a mark in the place of each value."""
+    """Return a function that computes content_id(fill(…)) from values by name, and is faster.
+
+    The text of the workflow is made only once, with a mark in the place of each value.
+    """
     marks = {name: uuid.uuid4().hex for name in slots}
     text = content_text(fill(workflow, {slot: marks[name] for name, slot in slots.items()}))
     first, *rest = re.split('"(' + "|".join(marks.values()) + ')"', text) if marks else [text]
@@ -185,7 +201,7 @@ def id_maker(workflow: dict, slots: dict[str, Slot]) -> Callable[[dict[str, Any]
 
 
 def seeds(workflow: dict) -> dict[str, int]:
-    """ "Decoder.seed" → 1, for every seed that is not wired."""
+    """Return the value of every seed that is not connected, such as "Decoder.seed" → 1."""
     return {
         f"{label(workflow, number)}.{slot}": node["inputs"][slot]
         for number, node in workflow.items()

@@ -124,7 +124,7 @@ def test_a_node_with_a_title_of_its_own_keeps_the_name_that_the_docs_have(workfl
 
 
 def test_every_name_in_the_docs_is_found():
-    """As README's table and the locales have it, whatever the title is now."""
+    """The names are those in README's table and in the locales, whatever the title is now."""
     names = json.loads((PACK / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
     for kind, node in names.items():
         name = node["display_name"].removesuffix(" (Kandinsky 2.2)")
@@ -184,7 +184,7 @@ def test_an_id_is_that_of_what_is_computed(workflow):
 
 
 def test_ids_are_the_same_however_they_are_made(workflow):
-    """Those of a run are made without the workflow: as fast as a million rows need them."""
+    """A run computes ids without making the workflow, because a table may have a million rows."""
     values = [
         "",
         'a "b" \\ \n',
@@ -224,7 +224,7 @@ def test_rows_that_are_the_same_are_one_job(workflow, tmp_path):
 
 
 def test_no_id_is_made_before_it_is_needed(workflow, tmp_path):
-    """Nor is any row kept: the table may have more of them than fit into memory."""
+    """No row is kept either, as a table may have more rows than fit into memory."""
     with (tmp_path / "t.csv").open("w") as table:
         table.write("Decoder.seed\n")
         table.writelines(f"{seed}\n" for seed in range(200_000))
@@ -250,7 +250,7 @@ ROWS = [
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_tables(workflow, tmp_path, kind):
     path = tmp_path / f"table.{kind}"
-    if kind == "parquet":  # in which a column of numbers with a gap often is of floats
+    if kind == "parquet":  # pandas writes a column of numbers with a gap as floats
         columns = {"Prior.prompt": ["a red cat, asleep", "b"], "Decoder.seed": [7.0, None]}
         pq.write_table(pa.table({**columns, "Decoder.cfg": [None, 2.5]}), path)
     else:
@@ -308,7 +308,7 @@ def test_manifest_and_files(tmp_path):
     path = tmp_path / "manifest.jsonl"
     with Manifest(path, tmp_path) as manifest:
         manifest.write(TASK, MADE)
-        (record,) = lines(path)  # at once
+        (record,) = lines(path)  # written at once
     assert record["inputs"] == TASK.inputs and record["seed"] == TASK.seed
     assert [file["name"] for file in record["files"]] == [
         "01/0123456789abcdef-0.png",
@@ -346,7 +346,7 @@ def test_cut_off_within_a_letter(tmp_path):
 
 
 def test_what_other_runs_have_written_stays(tmp_path):
-    """They may have another output folder, or failed jobs that this one does not run again."""
+    """Other runs may have another output folder, or failed jobs that this run does not repeat."""
     path = tmp_path / "all.jsonl"
     with Manifest(path, tmp_path / "a") as manifest:
         manifest.write(TASK, MADE)
@@ -358,7 +358,7 @@ def test_what_other_runs_have_written_stays(tmp_path):
 
 
 def test_half_a_character_and_a_seed_that_is_none(tmp_path):
-    """As a truncated text has it, and a node that takes -1 for any."""
+    """A truncated text has half a character, and some nodes take -1 for any seed."""
     path, task = tmp_path / "m.parquet", Task("f" * 16, {}, {"Prior.prompt": "\ud83d"}, {"a": -1})
     with Manifest(path, tmp_path) as manifest:
         manifest.write(task, Outcome("http://a", error="Not this: \ud83d"))
@@ -432,7 +432,7 @@ def test_a_manifest_is_read_once_and_written_anew_only_where_a_job_has_two_lines
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is full")
 @pytest.mark.parametrize("what", ["file", "line"])
 def test_a_full_disk(tmp_path, what):
-    """It says which, what is kept and what to do; the lines before stay as they are."""
+    """The error names the disk, what is kept and what to do. Earlier lines stay as they are."""
     path = tmp_path / "m.jsonl"
     with Manifest(path, tmp_path) as manifest:
         manifest.write(TASK, MADE)
@@ -485,8 +485,7 @@ def test_parquet(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_split(name):
-    """Nothing that makes embeddings is left in the second part, no decoder in the first, and every
-    wire of both leads somewhere."""
+    """The second part makes no embeddings, the first has no decoder, and all wires have ends."""
     workflow = read_workflow(API / f"{name}.json")
     halves = stages.split(workflow)
     decode = halves.decode_from(dict.fromkeys(halves.wires, "batch/x.safetensors"))

@@ -1,4 +1,4 @@
-"""scripts/client.py with servers that are slow, or broken, or mean harm."""
+"""scripts/client.py with servers that are slow, broken or hostile."""
 
 import asyncio
 import threading
@@ -18,8 +18,10 @@ TIMES = [["execution_start", {"timestamp": 0}], ["execution_success", {"timestam
 
 
 class SlowServer:
-    """Says of one workflow what ComfyUI says. Asked for its queue it sends an event first, and
-    answers when the client has heard it: `heard_meanwhile`, or else after five seconds.
+    """A server that reports one workflow as ComfyUI does.
+
+    If it is asked for its queue, it sends an event first. It answers when the client has read the
+    event (`heard_meanwhile`), or after five seconds.
     """
 
     def __init__(self, history: dict):
@@ -74,7 +76,7 @@ class SlowServer:
 
 @pytest.fixture
 def serve():
-    """Starts a server with this history: → the server."""
+    """Start a server with this history, and return it."""
     threads = []
 
     def start(history: dict) -> SlowServer:
@@ -115,7 +117,7 @@ def hostile():
 
 
 def ask(hostile, deed: str):
-    """What a worker of scripts/batch.py makes of a job to which this is done."""
+    """Return the outcome of a job to which the server does this `deed`."""
     hostile.left = [deed]
     worker = Worker(hostile.urls[0], [], patience=1, job_timeout=2)
     return worker.run(Task("0" * 16, {"5": {"class_type": "SaveImage", "inputs": {}}}))
@@ -133,7 +135,7 @@ def test_a_hostile_server_ends_nothing(hostile, deed):
 
 
 def test_an_answer_that_drips(hostile):
-    """A byte now and then is no answer either."""
+    """Single bytes now and then do not count as an answer."""
     hostile.deeds["x"] = "a drip"
     start = time.monotonic()
     with pytest.raises(ServerError, match="bytes in 1 s, and no end"):
@@ -142,7 +144,7 @@ def test_an_answer_that_drips(hostile):
 
 
 def test_a_started_server_loses_no_file_but_its_own(tmp_path):
-    """Whatever its history says that it has written."""
+    """The client deletes only the server's own files, whatever the history names."""
     worker = StartedWorker([], 1, 1, "0.30.0", "", True)
     worker.server = SimpleNamespace(output=tmp_path / "output")
     (tmp_path / "output" / "sub").mkdir(parents=True)

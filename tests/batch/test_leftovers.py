@@ -1,4 +1,4 @@
-"""Folders and processes of a run that was killed: the next run removes them, and nothing else."""
+"""The next run removes the folders and processes of a killed run, and nothing else."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from helpers.checkout import PACK
 
 from scripts.batch_runs.leftovers import lock_of, own_folder, sweep
 
-# Makes a folder, starts a process that names it, says where and which, and waits.
+# Makes a folder, starts a process that names it, prints both, and waits.
 RUN = """
 import subprocess, sys, time
 from pathlib import Path
@@ -30,7 +30,10 @@ time.sleep(600)
 
 @pytest.fixture
 def run(tmp_path):
-    """Another run that is at work in tmp_path: (its process, its folder, a process of its own)."""
+    """Start another run in tmp_path.
+
+    Return its process, its folder, and a process that it has started.
+    """
     command = [sys.executable, "-c", RUN, PACK, tmp_path]
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as process:
         folder, pid = process.stdout.readline().split()
@@ -58,7 +61,7 @@ def test_what_a_run_that_was_killed_has_left_goes(run, tmp_path):
 
 
 def test_folders_that_no_run_has_locked_stay(tmp_path):
-    """Somebody may have called a folder of his own so."""
+    """A user may have a folder with such a name."""
     (tmp_path / "batch-of-mine").mkdir()
     sweep("batch-", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["batch-of-mine"]
@@ -66,7 +69,7 @@ def test_folders_that_no_run_has_locked_stay(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="a link needs special rights there")
 def test_a_link_leads_nowhere(tmp_path):
-    """In /tmp, anybody may put one where a run has been."""
+    """In /tmp, any user may put a link in the place of an old folder."""
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "file").write_text("x")
     (tmp_path / "ray-1").symlink_to(tmp_path / "home", target_is_directory=True)

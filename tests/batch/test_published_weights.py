@@ -20,7 +20,7 @@ def without_titles(workflow: dict) -> dict:
 
 
 def with_what_titles_say(workflow: dict) -> dict:
-    """Each "(published: input=value, …)" given to --set under the number of its node."""
+    """Return the workflow with each "(published: input=value, …)" given to --set for its node."""
     settings = []
     for number, node in workflow.items():
         if said := SAID.search(node["_meta"]["title"]):

@@ -1,4 +1,4 @@
-"""Text to Image and Mix are apps, too: what a person changes, the picture, and Run."""
+"""Text to Image and Mix are also apps, with their inputs, the picture and Run."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Each blueprint can be dragged from the node library onto the canvas, wired and run."""
+"""Each blueprint can be dragged from the node library onto the canvas, connected and run."""
 
 import pytest
 from helpers import browser_user as user

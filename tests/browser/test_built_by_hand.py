@@ -1,10 +1,10 @@
-"""A graph built by hand, of nodes as the page's own search places them, runs to a picture."""
+"""A graph built by hand, from nodes found by ComfyUI's own search, runs to a picture."""
 
 import pytest
 from helpers import browser_user as user
 
 OURS = " (Kandinsky 2.2)"
-# Giver → taker: every free input of the taker that the giver has something for.
+# Node → next node. Every free input of the second that the first has an output for is connected.
 WIRES = {
     "Load Prior": "Prior",
     "Load Decoder": "VAE Decode",
@@ -40,7 +40,7 @@ STAGES = {
     ),
 }
 COMFYUI = ("Empty Latent Image", "Preview Image", "VAE Decode", "VAE Encode")
-# What a person must choose besides: the decoder of the stage, and a picture with a mask.
+# Further choices of a user: the decoder of the stage, and a picture with a mask.
 CHOICES = {
     "inpaint": [
         ("Load Decoder", "model_name", "kandinsky-2-2-mini-decoder-inpaint"),
@@ -74,7 +74,7 @@ def test_runs_to_a_picture(page, server, kind):
     nodes = {}
     for i, name in enumerate(dict.fromkeys(name for wire in wires for name in wire)):
         title = name if name in COMFYUI else name + OURS
-        # Out of sight, so that the next double-click meets the canvas.
+        # Out of sight, so that the next double-click hits the canvas.
         nodes[name] = user.place(page, title, 350 * (i % 5), 4000 + 450 * (i // 5))
     for giver, taker in wires:
         page.evaluate(CONNECT, [nodes[giver], nodes[taker]])

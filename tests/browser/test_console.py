@@ -1,4 +1,4 @@
-"""ComfyUI's web interface has nothing to complain of in the files that are shipped here."""
+"""ComfyUI's web interface reports no error about the files of this pack."""
 
 import json
 
@@ -15,7 +15,7 @@ OPENED = """name => app.graph._nodes.length > 0
 
 @pytest.fixture(scope="module")
 def page(server):
-    """With Nodes 2.0, and the page's own check of workflows, which are off unless one asks."""
+    """Nodes 2.0 and ComfyUI's own check of workflows are on. They are off by default."""
     settings = {"Comfy_Validation_Workflows": True, "Comfy_VueNodes_Enabled": True}
     with open_page(server.url, **settings) as page:
         yield page
@@ -23,15 +23,15 @@ def page(server):
 
 
 def complaints(page, before: int = 0) -> list[str]:
-    """Of the console, from message `before` on, and what the page shows in its corner."""
+    """Return the messages of the console from message `before` on, and those in the corner."""
     said = [m for m in page.console_messages()[before:] if m.type in ("warning", "error")]
-    # The page asks there about the models of its own first workflow.
+    # ComfyUI asks there about the models of its own first workflow.
     console = [m.text for m in said if "huggingface.co" not in m.text]
     return console + page.page_errors() + page.get_by_role("alert").all_inner_texts()
 
 
 def open_file(page, name: str, content: bytes) -> int:
-    """By dropping it on the page; returns how many messages there were before."""
+    """Drop a file on ComfyUI. Return how many console messages there were before."""
     before = len(page.console_messages())
     user.clear(page)
     user.drop_file(page, name, content, "application/json")

@@ -1,4 +1,4 @@
-"""tools/export_workflows.py: a change made by hand reaches the API form, and no other is made."""
+"""tools/export_workflows.py writes a manual change to the API form, and changes nothing else."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_a_shipped_file_stays_as_it_is(page, path):
 
 
 def test_a_change_reaches_the_api_form(page, tmp_path):
-    """Of a graph as ComfyUI itself saves it, with fewer fields than the shipped form has."""
+    """The graph is saved by ComfyUI itself, with fewer fields than the bundled form."""
     shipped = json.loads(TEMPLATES["text_to_image"].read_text())
     expected = json.loads((WORKFLOWS / "api" / "text_to_image.json").read_text())
     page.evaluate("saved => kandinsky22.open(saved)", shipped)
@@ -62,10 +62,10 @@ def test_what_is_wrong_is_named(page, tmp_path):
 
 
 def test_values_that_the_api_form_lacks_are_named(page):
-    """Also those that a subgraph's node passes on to the nodes in it."""
+    """Values that the node of a subgraph passes to inner nodes are named, too."""
     _, api = export(page, SHIPPED[1])
     inputs = {node["class_type"]: node["inputs"] for node in api.values()}
-    inputs["Kandinsky22Prior"]["prompt"] = PROMPT  # passed on
+    inputs["Kandinsky22Prior"]["prompt"] = PROMPT  # passed on from the subgraph's node
     del inputs["Kandinsky22LoadDecoder"]["weight_dtype"]  # the inner node's own
     lost = page.evaluate("api => kandinsky22.lost(api)", api)
     assert sorted(line.split(".")[1] for line in lost) == [

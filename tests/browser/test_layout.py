@@ -1,4 +1,4 @@
-"""Templates and blueprints open readable and tidy, at the scale that ComfyUI's page chooses."""
+"""Templates and blueprints open readable and tidy, at the scale that ComfyUI chooses."""
 
 import json
 
@@ -13,7 +13,7 @@ BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 OPEN = "saved => app.loadGraphData(saved, true, true, null, { openSource: 'template' })"
 ENTER = """() => { const node = app.graph._nodes.find(n => n.subgraph)
   app.canvas.openSubgraph(node.subgraph, node) }"""
-PAUSE = 700  # milliseconds: Nodes 2.0 measures what it has drawn
+PAUSE = 700  # milliseconds; Nodes 2.0 measures nodes after it has drawn them
 
 
 @pytest.fixture(
@@ -49,7 +49,10 @@ def test_templates(page, request):
 
 
 def test_blueprints(page, request):
-    """Outside and inside. The wires from a subgraph's own inputs must pass other nodes."""
+    """This checks the outside and the inside.
+
+    The wires from a subgraph's inputs must avoid other nodes.
+    """
     faults = {}
     for path in BLUEPRINTS:
         open_file(page, path)
@@ -63,7 +66,7 @@ def test_blueprints(page, request):
 
 
 def test_faults_are_found(page, request):
-    """Each kind of fault, made by hand, is named. In Nodes 2.0 a note grows with its text."""
+    """Each kind of fault, made by hand, is named. In Nodes 2.0, a note grows with its text."""
     note = "a note is" if "classic" in request.node.callspec.id else "1 Read me overlaps"
     open_file(page, TEMPLATES["text_to_image"])
     assert page.evaluate("() => kandinsky22.layoutFaults()") == []

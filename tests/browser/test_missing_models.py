@@ -1,4 +1,4 @@
-"""A loader says that its model is not on this computer when a workflow is opened, not at Run."""
+"""A loader shows that its model is missing when a workflow is opened, and not only at Run."""
 
 import json
 import re
@@ -26,7 +26,7 @@ LISTS = {  # the loaders' widgets that list files or folders
     "LoadPriorLora": "lora_name",
     "LoadEmbeds": "file",
 }
-# What is written on the nodes in view: drawn on the canvas, or HTML where nodes are HTML.
+# Returns the texts on the nodes in view, which are drawn on the canvas, or HTML in Nodes 2.0.
 WRITTEN = """async phrase => {
   await new Promise(done => setTimeout(done, 600))
   const html = [...document.querySelectorAll('.lg-node div')].filter(e => !e.childElementCount)
@@ -63,7 +63,7 @@ def marks(page, phrase: str = ABSENT) -> list[str]:
 
 
 def messages(page) -> list[str]:
-    """What the page shows in its corner; they are closed."""
+    """Return the messages in ComfyUI's corner, and close them."""
     alerts = page.get_by_role("alert")
     texts = [text for text in alerts.all_inner_texts() if "this computer" in text]
     for button in alerts.get_by_role("button").all():
@@ -72,7 +72,7 @@ def messages(page) -> list[str]:
 
 
 def text_to_image(**chosen: str) -> dict:
-    """The template with other models chosen: by the type of a loader, without the pack's name."""
+    """Return the template with other models, by the type of a loader without the pack's prefix."""
     graph = json.loads(TEMPLATES["text_to_image"].read_text())
     for node in graph["nodes"]:
         kind = node["type"].removeprefix("Kandinsky22")
@@ -101,7 +101,7 @@ def test_nothing_of_it_is_saved_or_undone(page):
         open_graph(page, text_to_image(LoadDecoder=name))
         marked = marks(page)
         assert marked == ([FETCH] if name == PUBLISHED else [])
-        page.mouse.click(900, 880)  # after a click the page looks for what can be undone
+        page.mouse.click(900, 880)  # after a click ComfyUI records a step for undo
         page.wait_for_timeout(300)
         state = page.evaluate("() => app.graph.serialize()") | {"id": None}
         states.append(json.dumps(state).replace(f'"{name}"', '"any"'))
@@ -114,7 +114,7 @@ def test_the_message_comes_once(page):
     graph = text_to_image(LoadDecoder="a-decoder") | {"id": "7d3b0c7e-2c3c-4a55-9f0b-5e7d5c3f2a10"}
     open_graph(page, graph)
     assert len(messages(page)) == 1
-    open_graph(page, graph)  # as an undo does
+    open_graph(page, graph)  # an undo does this
     assert messages(page) == []
 
 
@@ -123,14 +123,14 @@ def test_the_mark_goes_when_another_model_is_chosen(page):
     assert marks(page) == [FETCH]
     page.evaluate(CHOSEN, ["Kandinsky22LoadDecoder", "kandinsky-2-2-mini-decoder"])
     assert marks(page) == []
-    page.mouse.click(900, 880)  # after a click the page looks for what can be undone
+    page.mouse.click(900, 880)  # after a click ComfyUI records a step for undo
     page.keyboard.press("Control+z")
     page.wait_for_timeout(500)
     assert marks(page) == [FETCH]
 
 
 def test_the_mark_goes_when_the_model_is_listed(page, server):
-    """After Get Models and R, that is: here the bundled one is copied."""
+    """A model is listed after Get Models and R. Here, the bundled model is copied."""
     folder = server.base / "models" / "diffusers" / "fetched" / PUBLISHED
     open_graph(page, text_to_image(LoadDecoder=PUBLISHED, LoadPrior=f"owner/{PUBLISHED}"))
     assert marks(page) == [FETCH, FETCH]
@@ -185,7 +185,7 @@ def test_each_loader_is_marked(page, kind):
 
 
 def test_a_file_in_another_folder_is_not_marked(page):
-    """Load Embeds takes it, though it is not in its list."""
+    """Load Embeds accepts such a file, although its list does not have it."""
     user.clear(page)
     node = user.put_node(page, "Kandinsky22LoadEmbeds", clear=False)
     user.set_widget(page, node, "file", "embeds/mix_00001_.safetensors [output]")
@@ -193,7 +193,7 @@ def test_a_file_in_another_folder_is_not_marked(page):
 
 
 def test_a_blueprint_is_marked_outside(page):
-    """Its node has the list; the loader inside takes what that node passes on."""
+    """The node has the list, and the loader inside takes the value of the node."""
     graph = json.loads(BLUEPRINT.read_text())
     open_graph(page, graph)
     assert marks(page) == []

@@ -1,4 +1,4 @@
-"""A run shows its progress on the canvas; its screenshots are the GIF of the README."""
+"""A run shows its progress on the canvas. Its screenshots are the GIF of the README."""
 
 import pytest
 from helpers import browser_user as user
@@ -13,15 +13,15 @@ def page(server):
 
 
 def test_a_run_shows_its_progress(page, server):
-    """The picture comes out of the noise on the decoder's face; kept as the README's GIF."""
+    """The picture appears from the noise on the decoder's node. The frames are the README's GIF."""
     user.open_template(page, "text_to_image")
-    user.free_memory(server)  # or the picture may come from the cache
+    user.free_memory(server)  # otherwise the picture may come from the cache
     page.evaluate("() => app.graph.remove(app.graph._nodes.find(n => n.type == 'MarkdownNote'))")
     page.evaluate("() => app.graph._nodes.filter(n => n.mode == 4).map(n => app.graph.remove(n))")
     page.evaluate("() => [...app.graph._groups].map(group => app.graph.remove(group))")
     page.evaluate("() => kandinsky22.fit()")
     decoder = page.evaluate("() => app.graph._nodes.find(n => n.type == 'Kandinsky22Decoder').id")
-    # Long enough for several screenshots, on a slow machine too.
+    # enough steps for several screenshots, even on a slow machine
     page.evaluate(
         "id => app.graph.getNodeById(id).widgets.find(w => w.name == 'steps').value = 200", decoder
     )

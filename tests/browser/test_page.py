@@ -1,4 +1,4 @@
-"""ComfyUI's web interface finds, explains, wires and reports our nodes as it does its own."""
+"""ComfyUI's web interface finds, explains, connects and reports our nodes like its own."""
 
 import json
 import re
@@ -11,7 +11,7 @@ DISPLAY_NAMES = {
     node_id: node["display_name"]
     for node_id, node in json.loads((PACK / "locales/en/nodeDefs.json").read_text()).items()
 }
-WORDS = {  # what people type → the node they mean
+WORDS = {  # words that users type → the node they want
     "kandinsky": "Prior",
     "unclip": "Decoder",
     "movq": "Load MoVQ",
@@ -21,7 +21,7 @@ WORDS = {  # what people type → the node they mean
     "strength": "Img2Img",
     "depth map": "Depth Hint",
 }
-FIRST = {  # what people type → a node that must be among the first three
+FIRST = {  # words that users type → a node that must be among the first three
     "k22": "Prior",
     "kandinsky": "Decoder",
     "Кандинский": "Load Prior",
@@ -39,7 +39,7 @@ FIRST = {  # what people type → a node that must be among the first three
     "movq": "Load MoVQ",
     "download": "Get Models",
 }
-# Ours are found, after ComfyUI's whose titles have the word: the page looks at titles first.
+# Our nodes come after those of ComfyUI with the word in their title, as titles count first.
 LATER = {
     "blend": "Interpolate",
     "mix": "Interpolate",
@@ -47,7 +47,8 @@ LATER = {
     "lora": "Load Decoder LoRA",
     "latent": "Decoder",
 }
-# Of the canvas, and of wires, slots and HTML slots of some types, as (red, green, blue) up to 255.
+# The colours of the canvas, and of wires, slots and HTML slots of some types: (red, green, blue) up
+# to 255.
 COLORS_SHOWN = """types => {
   const pen = document.createElement('canvas').getContext('2d')
   const html = getComputedStyle(document.documentElement)
@@ -84,7 +85,7 @@ def test_the_search_finds_each_node(page):
 
 
 def test_people_find_what_they_mean(page):
-    """Asked of what stands behind the search box, so that a word takes no second."""
+    """The test calls the search behind the search box, so that a word takes less than a second."""
     words = {**FIRST, **LATER}
     found = page.evaluate("words => words.map(word => kandinsky22.find(word))", list(words))
     for (word, name), titles in zip(words.items(), found, strict=True):
@@ -105,7 +106,7 @@ def test_help_opens(page, node_id):
 
 @pytest.mark.parametrize("title", ["1 Text to Image", "LoRA, With and Without"])
 def test_a_link_in_the_help_opens_a_template(page, title):
-    """In the same page, as the template browser does it."""
+    """It opens in the same page, as from the template browser."""
     user.put_node(page, "Kandinsky22Decoder")
     page.get_by_test_id("info-button").first.click()
     page.get_by_role("link", name=title).click()
@@ -128,7 +129,7 @@ def test_titles_fit_new_nodes(page):
 
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_titles_fit_the_nodes_of_the_workflows(page, language):
-    """Those that have no title of their own have their type's, in the user's language."""
+    """Nodes without their own title have that of their type, in the user's language."""
     names = json.loads((PACK / f"locales/{language}/nodeDefs.json").read_text())
     shown = set()
     for path in [*(PACK / "workflows").glob("*.json"), *(PACK / "subgraphs").glob("*.json")]:
@@ -167,7 +168,7 @@ def test_our_wires_have_colours_of_their_own(page):
 
 @pytest.mark.parametrize("palette", ["light", "dark"])
 def test_our_wires_are_seen_on_the_canvas(page, palette):
-    """WCAG's least contrast for what is no text, of the wires and of the slots in Nodes 2.0."""
+    """WCAG's minimum contrast for graphics, for the wires and for the slots in Nodes 2.0."""
     setting = "palette => app.extensionManager.setting.set('Comfy.ColorPalette', palette)"
     page.evaluate(setting, palette)
     page.wait_for_timeout(500)
@@ -208,7 +209,10 @@ def test_our_message_is_shown(page, server):
 
 
 def test_weights_stay_when_the_count_changes(page):
-    """What a person sets, as a click on the widget does; what nobody set is the count's default."""
+    """A user's weights stay, set like a click on the widget does.
+
+    Others get the count's default.
+    """
     node = user.put_node(page, "Kandinsky22Interpolate")
     for i, weight in enumerate((0.7, 0.3), 1):
         user.set_widget(page, node, f"count.weight_{i}", weight)
@@ -239,7 +243,7 @@ def test_a_saved_picture_brings_its_graph_back(page, server):
     user.take_few_steps(page, 3)
     nodes = """() => app.graph.serialize().nodes
       .map(n => [n.id, n.type, n.mode, n.widgets_values]).sort()"""
-    before = page.evaluate(nodes)  # after the run there is another seed, for the next one
+    before = page.evaluate(nodes)  # after the run there is a new seed for the next run
     user.run(page, server)
     content = user.saved_picture(page)
     user.clear(page)

@@ -1,4 +1,4 @@
-"""Example Picture shows its picture at once; Get Models runs by its button, and not with Run."""
+"""Example Picture shows its picture at once. Get Models runs by its button, and not with Run."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Our nodes, what goes in and comes out, and their help are in Russian in the web interface."""
+"""Our nodes, their inputs and outputs, and their help are in Russian in the web interface."""
 
 import json
 

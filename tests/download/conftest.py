@@ -1,4 +1,4 @@
-"""Fixtures: a hub with the published models, tiny, and the command that fetches them from it."""
+"""Fixtures: a hub with tiny copies of the published models, and the command that downloads them."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ from kandinsky22.utils.download.repositories import REPOSITORIES
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory) -> Path:
-    """The six repositories, tiny."""
+    """Tiny versions of the six repositories."""
     folder = tmp_path_factory.mktemp("published")
     tiny_models.write_all(folder, "kandinsky-2-2")
     tiny_models.write_depth_estimators(folder)
@@ -39,7 +39,7 @@ def hub(published):
 
 @pytest.fixture
 def models_dir(tmp_path, monkeypatch) -> Path:
-    """An empty models folder, which the host knows as its only one."""
+    """An empty models folder, which ComfyUI knows as its only one."""
     for kind in ("diffusers", "depth_estimators"):
         place = ([str(tmp_path / "models" / kind)], set())
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, place)
@@ -48,7 +48,7 @@ def models_dir(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def start(hub, models_dir, tmp_path):
-    """Starts the command; its environment may be changed."""
+    """Return a function that starts the command. Its environment may be changed."""
 
     def run(*arguments: str, preexec_fn=as_in_a_terminal, **environment: str) -> subprocess.Popen:
         here = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
@@ -67,7 +67,7 @@ def start(hub, models_dir, tmp_path):
 
 @pytest.fixture
 def get(start):
-    """Runs the command to its end: → what it said, if it succeeded."""
+    """Return a function that runs the command, which must succeed, and returns its output."""
 
     def run(*arguments: str, **environment) -> str:
         process = start(*arguments, **environment)
@@ -80,7 +80,7 @@ def get(start):
 
 @pytest.fixture
 def refuse(start, models_dir):
-    """Runs the command, which must fail and leave nothing like a model: → what it complained."""
+    """Return a function that runs the command. It must fail and leave nothing like a model."""
 
     def run(*arguments: str, **environment) -> str:
         process = start(*arguments, **environment)
@@ -88,7 +88,7 @@ def refuse(start, models_dir):
         assert process.returncode == 1, complained
         assert "Traceback" not in complained
         assert listed() == set()
-        # What other loaders of the host look for, at any depth.
+        # Other loaders of ComfyUI look for these, at any depth.
         assert not list(models_dir.rglob("model_index.json"))
         return complained
 
@@ -102,7 +102,7 @@ def tiny_hub(monkeypatch, tmp_path):
         running.repositories[TINY.id, TINY.commit] = dict(TINY_FILES)
         template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        for module in (constants, file_download):  # which has a copy of it before 1.0
+        for module in (constants, file_download):  # before 1.0, file_download has a copy of it
             monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(transfer, "PAUSE", 0.01)

@@ -1,4 +1,4 @@
-"""A download that breaks, stops or finds no room says so, and the next goes on from there."""
+"""A download that breaks, stops or finds no room says so, and the next one resumes it."""
 
 import resource
 import signal
@@ -96,7 +96,7 @@ def test_too_little_room_is_said_before_anything_is_fetched(get, refuse, hub, mo
     hub.claims |= {movq: {"size": 8 * 10**14}, UNET: {"size": 10**15}}
     complaint = refuse(DECODER.name, "--precision", "fp32")
     assert "1800000.00 GB more is needed on the disk of" in complaint
-    # As fp16: half the UNet beside MoVQ one and a half times is more than the UNet in that state.
+    # As fp16, half of the UNet and one and a half times MoVQ are more than the UNet at that time.
     assert "1700000.00 GB more is needed on the disk of" in refuse(DECODER.name)
     assert str(models_dir) in complaint and "GB is free" in complaint
     assert hub.bytes_served == 0
@@ -105,7 +105,7 @@ def test_too_little_room_is_said_before_anything_is_fetched(get, refuse, hub, mo
 
 
 def test_a_disk_that_takes_no_more(get, refuse, hub, published, models_dir):
-    """As a full disk: the system refuses to write beyond some size."""
+    """As on a full disk, the system refuses to write beyond some size."""
     limit = (published / DECODER.name / UNET).stat().st_size // 2
 
     def small_disk():
@@ -120,7 +120,7 @@ def test_a_disk_that_takes_no_more(get, refuse, hub, published, models_dir):
 
 
 def test_a_full_disk_costs_nothing_that_has_come(get, refuse, hub, published):
-    """Also where not even the record of the download can be written again."""
+    """This also holds if the record of the download cannot be written again."""
     size = (published / DECODER.name / UNET).stat().st_size
     hub.cut[UNET] = [half_of(size), 0, 0, 0]
     refuse(DECODER.name)
@@ -144,7 +144,7 @@ def test_a_place_that_cannot_be_written_to(get, refuse, models_dir):
 
 
 def test_another_precision_begins_again(get, refuse, hub, published, models_dir):
-    hub.cut[UNET] = [1000, 0, 0, 0]  # the MoVQ has come by then
+    hub.cut[UNET] = [1000, 0, 0, 0]  # the MoVQ is complete by then
     refuse(DECODER.name)
     get(DECODER.name, "--precision", "fp32")
     found = files_in(models_dir / "diffusers" / DECODER.name)

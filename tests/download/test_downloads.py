@@ -1,4 +1,4 @@
-"""scripts/get_models.py fetches what a user asks for, whole, once and into the right folder."""
+"""scripts/get_models.py downloads the chosen models, complete, once and into the right folder."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def test_all_of_them(get, hub, published, models_dir):
     assert not set(UNWANTED) & set(hub.served)
 
     hub.served.clear()
-    assert get(DECODER.name).startswith("Already there.")  # as what was asked for first
+    assert get(DECODER.name).startswith("Already there.")  # in the precision of the first download
     assert hub.bytes_served == 0
     assert get(DECODER.name, HF_HUB_OFFLINE="1").startswith("Already there.")
     assert f"{DECODER.name}: fp32.\n" in get(DECODER.name, HF_HUB_OFFLINE="1")
@@ -54,7 +54,7 @@ def test_an_odd_folder_keeps_no_other_waiting(get, start, models_dir):
     folder = models_dir / "diffusers" / "kandinsky-2-2-prior"
     (
         folder / "download.json"
-    ).unlink()  # as if it came from elsewhere; in fp16 it is not as published
+    ).unlink()  # as if the folder came from elsewhere; in fp16 it is not as published
     process = start("text-to-image")
     said, complained = process.communicate()
     assert process.returncode == 1 and f"{folder} is there, but not as published" in complained
@@ -93,7 +93,7 @@ def test_a_folder_put_there_by_hand_is_left_as_it_is(get, start, hub, published,
 
 
 def test_what_diffusers_has_fetched_is_not_fetched_again(get, hub, tmp_path):
-    """From the cache in HF_HOME."""
+    """They are copied from the cache in HF_HOME."""
     fetch = f"from huggingface_hub import *; hf_hub_download({DECODER.id!r}, {UNET!r}, revision="
     here = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
     command = [sys.executable, "-c", f"{fetch}{DECODER.commit!r})"]

@@ -1,4 +1,7 @@
-"""Any listing and any answer of a hub give the model, or words that name it; then all is well."""
+"""Any listing and any answer of a hub give the model, or an error that names it.
+
+The next download from a correct hub then works.
+"""
 
 import json
 import random
@@ -20,7 +23,7 @@ HEADERS = {
 
 
 def odd_answer(chance: random.Random, whole: bool):
-    """`whole`: only the listing is odd, and JSON."""
+    """Return an odd answer. `whole`: only the listing is odd, and it is JSON."""
 
     def answer(content, _):
         if whole:
@@ -60,7 +63,7 @@ def test_any_hub(request, tiny_hub, tmp_path):
             assert len(said) < 2000, seed
             outcomes[type(error).__name__] += 1
         assert time.process_time() - begin < 5, seed
-        if not (root / TINY.name).exists() and seed % 4 == 0:  # else go on with what is there
+        if not (root / TINY.name).exists() and seed % 4 == 0:  # otherwise resume from what is there
             tiny_hub.answers.clear()
             get()
         if (root / TINY.name).exists():

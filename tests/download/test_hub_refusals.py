@@ -1,4 +1,4 @@
-"""What a hub does not give is said, and nothing unsafe is taken from one."""
+"""Errors name what a hub does not give, and nothing unsafe is accepted from one."""
 
 import pytest
 from helpers.hub_server import Hub

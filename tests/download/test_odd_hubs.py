@@ -1,4 +1,4 @@
-"""Whatever a hub lists or sends, the words name the file, and nothing that had come is lost."""
+"""Whatever a hub lists or sends, the error names the file, and downloaded bytes are kept."""
 
 import gzip
 import hashlib
@@ -21,8 +21,11 @@ FILE = f"{UNET} of {TINY.id}"
 
 @pytest.fixture
 def root(tiny_hub, tmp_path):
-    """ComfyUI's folder for it; whatever was done, the next download from a sound hub works, and
-    nothing is beside it."""
+    """ComfyUI's folder for the model.
+
+    After each test, the next download from a correct hub must work and leave nothing beside the
+    folder.
+    """
     (tmp_path / "outside").mkdir()
     root = tmp_path / "models"
     yield root
@@ -42,7 +45,7 @@ def get(root, precision="fp32", repository=TINY) -> str:
 
 @pytest.fixture
 def part(tiny_hub, root):
-    """A file of which the half has come, the others being whole."""
+    """A file of which half is downloaded. The other files are complete."""
     tiny_hub.cut[UNET] = [HALF, 0, 0, 0]
     with pytest.raises(ConnectionError, match=FILE):
         get(root)
@@ -54,7 +57,7 @@ def part(tiny_hub, root):
 
 
 def listing(**changes):
-    """An answer: the listing with other values in the entry of the UNet."""
+    """Return a function that makes a listing with other values in the entry of the UNet."""
 
     def answer(content, _):
         listed = json.loads(content)
@@ -128,7 +131,7 @@ def test_a_listing_without_end(tiny_hub, root):
 
 
 def test_a_listing_that_is_packed(tiny_hub, root):
-    """As the real one is."""
+    """The real hub compresses its listing, too."""
     tiny_hub.answers[""] = lambda content, _: (
         200,
         gzip.compress(content),
@@ -168,7 +171,7 @@ def test_the_longest_name(tiny_hub, root):
 
 
 def test_a_file_with_the_name_of_our_record(tiny_hub, root):
-    """It is none of the model's."""
+    """A file with this name is not part of the model."""
     repository = Repository(TINY.id, TINY.commit, 0, "", "depth_estimators", "config.json")
     files = {"config.json": b"{}", "model.safetensors": WHOLE, "download.json": b'{"precision": 1}'}
     tiny_hub.repositories[TINY.id, TINY.commit] = files
@@ -182,7 +185,7 @@ def begin_of(asked: str | None) -> int:
 
 
 def partly(first: int | None, always: bool = False):
-    """An answer: 206 from so many bytes beyond what was asked for; None: it does not say where."""
+    """Return an answer with status 206 from another byte on. None: it does not say from where."""
 
     def answer(content, asked):
         if not asked and not always:
@@ -195,7 +198,7 @@ def partly(first: int | None, always: bool = False):
 
 
 def packed(content, asked):
-    """Compressed, against what was asked for; a range is one of the compressed bytes."""
+    """Return a compressed answer to a plain request. A range counts the compressed bytes."""
     body, begin = gzip.compress(content), begin_of(asked)
     place = {"Content-Range": f"bytes {begin}-{len(body) - 1}/{len(body)}"} if asked else {}
     return 206 if asked else 200, body[begin:], {"Content-Encoding": "gzip"} | place
@@ -266,7 +269,7 @@ def test_the_whole_file_breaks_off_where_a_range_was_asked_for(tiny_hub, root, p
 
 
 def test_other_bytes(tiny_hub, root, part):
-    """What is not the file goes; what is of it in the same run comes again."""
+    """Wrong bytes are removed, and the right ones are downloaded again in the same run."""
     tiny_hub.answers[UNET] = lambda content, asked: (200, bytes(len(content)), {})
     with pytest.raises(ValueError, match=f"{FILE} came broken"):
         get(root)
@@ -284,7 +287,7 @@ def test_a_part_that_is_too_long(tiny_hub, root, part):
 
 
 def test_a_whole_file_of_another_hub(tiny_hub, root):
-    """Right by the checksums that the one listed, and not by those of the other."""
+    """It is correct by the checksums of the first hub, and not by those of the second."""
     path = "unet/config.json"
     tiny_hub.repositories[TINY.id, TINY.commit] |= {path: b"other"}
     tiny_hub.cut["model_index.json"] = [0, 0, 0]
@@ -417,7 +420,7 @@ def test_a_folder_where_a_file_of_the_model_should_be(root):
 
 
 def test_the_place_may_be_a_link(root, tmp_path):
-    """Of another disk, as many have it."""
+    """Many users have a link to another disk there."""
     (tmp_path / "disk").mkdir()
     root.symlink_to(tmp_path / "disk")
     assert get(root).startswith("Ready.")

@@ -1,4 +1,4 @@
-"""What is on this computer already, byte for byte, is linked or copied instead of fetched."""
+"""Equal files on this computer, byte for byte, are linked or copied, and not downloaded."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def root(tiny_hub, tmp_path) -> Path:
 
 @pytest.fixture
 def own(tmp_path) -> Path:
-    """A folder of ComfyUI's, with what a user has."""
+    """A folder of ComfyUI with a user's files."""
     folder = tmp_path / "models" / "clip_vision"
     folder.mkdir(parents=True)
     return folder
@@ -96,11 +96,11 @@ def test_links_pipes_and_folders_do_no_harm(tiny_hub, root, own, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions than these")
 def test_what_may_not_be_read_is_fetched(tiny_hub, root, own, tmp_path, monkeypatch):
-    """Asked by a user who may not."""
+    """The user of this run may not read the file."""
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
     put(own / "mine.safetensors").chmod(0)
     put(own / "closed" / "mine.safetensors").parent.chmod(0)
-    if is_root := os.geteuid() == 0:  # who may read everything: become nobody, who may not
+    if is_root := os.geteuid() == 0:  # root may read everything, so the test becomes another user
         root.mkdir(parents=True)
         root.chmod(0o777)
         for folder in (root, *root.parents):
@@ -117,7 +117,7 @@ def test_what_may_not_be_read_is_fetched(tiny_hub, root, own, tmp_path, monkeypa
 
 
 def test_comparing_is_shown_and_can_be_stopped(tiny_hub, root, own):
-    """4 GB, which take seconds to read."""
+    """There are 4 GB, which take seconds to read."""
     size, shown = 4_000_000_000, []
     tiny_hub.claims[UNET] = {"size": size, "lfs": {"sha256": "0" * 64}}
     mine = own / "mine.safetensors"
@@ -139,7 +139,7 @@ def test_comparing_is_shown_and_can_be_stopped(tiny_hub, root, own):
 
 
 def test_a_users_file_is_never_written_to(tiny_hub, root, own):
-    """The hub lists the file anew while a download is on its way, and sends another."""
+    """The hub lists another file during a download, and sends it."""
     mine = put(own / "mine.safetensors")
     path = "unet/config.json"
     tiny_hub.cut[path] = [5, 0, 0, 0]
@@ -154,7 +154,10 @@ def test_a_users_file_is_never_written_to(tiny_hub, root, own):
 
 
 def test_the_command_looks_beside_the_models(get, hub, published, models_dir):
-    """Also below, and of every model; what is converted is read there."""
+    """It also looks below the folders, and for every model.
+
+    Files to be converted are read there.
+    """
     put(models_dir / "clip_vision" / "sdxl" / "bigG.safetensors", read(published, ENCODER))
     put(models_dir / "text_encoders" / "g", read(published, "text_encoder/model.safetensors"))
     said = get("text-to-image")
@@ -186,7 +189,7 @@ def test_without_the_image_encoder_and_then_with_it(get, start, hub, models_dir)
     assert "broke off" in process.communicate()[1] and process.returncode == 1
     assert PRIOR.name in listed() and not (folder / "image_encoder").exists()
     hub.cut.clear()
-    said = get("text-to-image", "--precision", "fp32")  # the folder is fp16
+    said = get("text-to-image", "--precision", "fp32")  # the folder stays fp16
     assert f"Ready. Press R in ComfyUI, then choose {PRIOR.name} in Load Prior." in said
     assert ": fp16, " in said
     assert set(hub.served) == {"", ENCODER, "image_encoder/config.json"}

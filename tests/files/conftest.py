@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def broken(models, tmp_path):
-    """A copy of a checkpoint to damage: name → its folder; the copy is named `broken`."""
+    """Return a function name → a copy of that checkpoint's folder, named `broken`, to damage."""
 
     def copy(name):
         folder = models / "broken"

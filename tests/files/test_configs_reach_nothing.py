@@ -1,4 +1,4 @@
-"""A config asks for code, kernels or other models in vain: nothing is fetched, nothing is run."""
+"""A config that asks for code, kernels or other models leads to no download and runs nothing."""
 
 import json
 import os
@@ -30,8 +30,8 @@ CONFIGS = (
     ("tiny-dpt", "config.json"),
     ("tiny-depth-anything", "config.json"),
 )
-# The package that transformers asks for kernels, of a version that it takes. It writes down what it
-# is asked for; the rest of its names are there to be imported.
+# A package that transformers asks for kernels, of a version that it accepts. It records each
+# request. Its other names only have to be importable.
 KERNELS = """
 class Anything:
     def __init__(self, *arguments, **named): pass
@@ -62,7 +62,7 @@ print("loaded")
 
 
 def add(path, entries):
-    """Put entries into a config, and into the configs within it."""
+    """Add entries to a config, and to the configs within it."""
     config = json.loads(path.read_text())
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         part.update(entries)
@@ -79,11 +79,11 @@ def test_what_asks_for_code_is_dropped(broken, name, file, key):
     loader = LoadPrior if name == PRIOR else LoadDepthEstimator
     loaded = loader.execute("broken", *(["default"] if name == PRIOR else [])).args[0]
     if name == PRIOR:
-        assert loaded.image_encoder  # which is built when it is asked for
+        assert loaded.image_encoder  # this builds it
 
 
 def test_an_adapter_beside_a_depth_estimator_is_not_followed(broken, monkeypatch):
-    """With peft installed, transformers would fetch the model that an adapter names."""
+    """With peft installed, transformers would download the model that an adapter names."""
     folder = broken("tiny-dpt")
     adapter = {"base_model_name_or_path": "somebody/other", "peft_type": "LORA"}
     (folder / "adapter_config.json").write_text(json.dumps(adapter))

@@ -1,4 +1,4 @@
-"""A damaged model folder is refused by name and hides no other; a changed one is read again."""
+"""A damaged model folder is refused by name and hides no other one. A changed one is read again."""
 
 import json
 import shutil
@@ -85,7 +85,7 @@ def test_a_changed_file_loads_again(broken):
 
 @pytest.mark.parametrize("content", ["null", "5", "[[1]]", '"x"', '{"unet": 1, "movq": 1}'])
 def test_an_odd_folder_hides_nothing(models, broken, content):
-    """Whatever lies in the user's folders, the loaders' lists, and with them the pack, come up."""
+    """With any content in the user's folders, the loaders' lists and the pack still work."""
     folder = broken(TEXT_TO_IMAGE)
     (folder / "model_index.json").write_text(content)
     (folder / "unet" / "config.json").write_text("[1]")

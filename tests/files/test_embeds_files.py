@@ -1,4 +1,4 @@
-"""Embeddings come back from a file as they were, and nothing is written or read elsewhere."""
+"""Embeddings in a file keep their bits, and no other place is read or written."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    """The host's output and input folder are one temporary folder."""
+    """ComfyUI's output and input folder are one temporary folder."""
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path))
     return tmp_path
 
 
 def test_saved_and_loaded_are_the_same(folders, embeds):
-    for _ in range(2):  # a second file, not over the first
+    for _ in range(2):  # the second run makes a second file
         saved = files.SaveEmbeds.execute(embeds(3), "some/where/cat").ui["embeds"][0]
     assert saved["filename"] == "cat_00002_.safetensors"
     name = f"{saved['subfolder']}/{saved['filename']}"
@@ -134,12 +134,12 @@ def test_a_file_that_is_not_embeddings_is_refused(folders, write):
 
 
 def written(folder, tensor, name="image_embeds", format=FILE_FORMAT):
-    """A file with our mark, and something else in it."""
+    """Write a file with our mark and other content."""
     save_file({name: tensor}, folder / "x.safetensors", metadata={"format": format})
 
 
 def header_of(dtype, shape, size):
-    """Writes a file by hand, with so many zeros."""
+    """Return a function that writes a file by hand, with `size` zeros."""
 
     def write(folder):
         tensor = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
@@ -147,7 +147,7 @@ def header_of(dtype, shape, size):
         text = json.dumps(header).encode()
         with (folder / "x.safetensors").open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            file.truncate(8 + len(text) + size)  # a hole takes no room
+            file.truncate(8 + len(text) + size)  # a hole in the file takes no room
 
     return write
 
@@ -157,7 +157,8 @@ OURS_AND_ODD = {
     "bool": (lambda folder: written(folder, torch.ones(1, 24).bool()), "numbers are BOOL"),
     "int": (lambda folder: written(folder, torch.ones(1, 24).int()), "numbers are I32"),
     "F8": (lambda folder: written(folder, torch.ones(1, 24).to(torch.float8_e4m3fn)), "are F8"),
-    "F4": (header_of("F4", [1, 24], 12), "numbers are F4|damaged"),  # by version
+    # The message depends on the version.
+    "F4": (header_of("F4", [1, 24], 12), "numbers are F4|damaged"),
     "no dtype": (header_of("F33", [1, 24], 96), "damaged"),
     "a scalar": (lambda folder: written(folder, torch.tensor(1.0)), "tensor"),
     "rank 1": (lambda folder: written(folder, torch.ones(24)), r"not \(24,\)"),
@@ -168,7 +169,8 @@ OURS_AND_ODD = {
     "infinite": (lambda folder: written(folder, torch.full((1, 24), float("inf"))), "NaN or inf"),
     "too large": (lambda f: written(f, torch.full((1, 9), 1e300, dtype=torch.float64)), "infinity"),
     "large": (header_of("F32", [2**24, 128], 2**33), r"of shape \[16777216, 128\]"),
-    "huge": (header_of("F32", [2**31, 128], 2**40), "of shape|cannot be read"),  # by memory
+    # The message depends on the memory.
+    "huge": (header_of("F32", [2**31, 128], 2**40), "of shape|cannot be read"),
     "huge and empty": (header_of("F32", [2**62, 0], 0), "0 wide|damaged"),
     "overflow": (header_of("F32", [2**62, 2**62], 96), "damaged"),
     "negative": (header_of("F32", [-1, 24], 96), "damaged"),
@@ -206,7 +208,7 @@ def test_what_was_loaded_stays_when_the_file_changes(folders):
 
 
 def test_a_file_that_cannot_be_read(folders, monkeypatch):
-    """A link into a folder of the kernel's, which nobody reads in this way."""
+    """A link leads into a folder of the kernel that cannot be read in this way."""
     (folders / "x.safetensors").symlink_to("/proc/self/mem")
     with pytest.raises((OSError, ValueError), match="^x.safetensors (cannot be read|is damaged)"):
         files.LoadEmbeds.execute("x.safetensors")
@@ -236,13 +238,13 @@ def test_what_is_odd_in_the_input_folder_keeps_nothing_from_the_list(folders, em
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions than these")
 def test_a_folder_that_may_not_be_read(folders, embeds):
-    """Asked by a user who may not."""
+    """The user of this run may not read the folder."""
     for folder in ("open", "closed"):
         (folders / folder).mkdir()
         save_embeds(embeds(), folders / folder / "a.safetensors")
     (folders / "closed").chmod(0)
     (folders / "open" / "a.safetensors").chmod(0)
-    if is_root := os.geteuid() == 0:  # who may read everything: become nobody, who may not
+    if is_root := os.geteuid() == 0:  # root may read everything, so the test becomes another user
         for folder in (folders, *folders.parents):
             if folder.stat().st_uid == 0 and len(folder.parts) > 2:
                 folder.chmod(folder.stat().st_mode | 0o055)

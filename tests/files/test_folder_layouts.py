@@ -1,4 +1,4 @@
-"""Model folders as people have them: the hub's cache, combined pipelines, git clones, odd files."""
+"""Model folders as users have them: the hub's cache, combined pipelines, git clones, odd files."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def put_into_cache(cache, repository, source, commit, ref=None):
 
 @pytest.fixture
 def cache(models, tmp_path, monkeypatch):
-    """An empty cache of the hub, where HF_HOME says that it is."""
+    """An empty cache of the hub in HF_HOME."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
@@ -66,7 +66,7 @@ def test_a_cache_of_the_hub(models, cache, prior, place):
 
 
 def test_two_commits_in_a_cache(models, cache):
-    """The main branch has the plain name; another revision has its commit after the name."""
+    """The main branch has the plain name. Another revision has its commit after the name."""
     put_into_cache(cache, "somebody/a-decoder", models / TEXT_TO_IMAGE, COMMITS[0])
     put_into_cache(cache, "somebody/a-decoder", models / TEXT_TO_IMAGE, COMMITS[1], ref="main")
     found = model_folders.models_of("decoder")
@@ -78,7 +78,7 @@ BUNDLED = "kandinsky-2-2-mini-"
 
 
 def test_a_new_loader_has_what_most_people_need(models, cache, monkeypatch):
-    """The kind of decoder comes first, then whose it is, then the alphabet."""
+    """The order is the kind of decoder, then the user's models before others, then the alphabet."""
     names = {"a-depth": DEPTH, "b-inpaint": INPAINT, "z-decoder": TEXT_TO_IMAGE}
     own = cache.parent / "diffusers"
     for name, source in names.items():
@@ -100,7 +100,7 @@ def test_a_list_reads_each_config_once(models, monkeypatch):
 
 
 def test_files_that_are_named_for_this_model_come_first(tmp_path, monkeypatch):
-    """ComfyUI's folders hold other models' files, too; none of them is opened for a list."""
+    """ComfyUI's folders hold other models' files, too. No file is opened for a list."""
     own = ["a-flux.safetensors", "my-K22-cats.safetensors", "Kandinsky_2.2/night.safetensors"]
     for name in own:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -114,7 +114,7 @@ def test_files_that_are_named_for_this_model_come_first(tmp_path, monkeypatch):
 
 
 def test_what_comfyui_lists_is_listed(models, cache):
-    """Whatever its own DiffusersLoader offers, as far down as a cache of the hub goes."""
+    """All folders of ComfyUI's own DiffusersLoader are listed, as deep as a cache of the hub."""
     from nodes import DiffusersLoader
 
     shutil.copytree(models / TEXT_TO_IMAGE, models / "one" / "two" / "three")
@@ -142,7 +142,7 @@ def test_an_odd_cache_hurts_nobody(models, cache):
 
 
 def test_a_combined_pipeline(models, prior, cache):
-    """What AutoPipelineForText2Image(…).save_pretrained writes is a prior and a decoder."""
+    """The result of AutoPipelineForText2Image(…).save_pretrained is a prior and a decoder."""
     parts = KandinskyV22PriorPipeline.from_pretrained(models / PRIOR).components
     combined = KandinskyV22CombinedPipeline(
         **KandinskyV22Pipeline.from_pretrained(models / TEXT_TO_IMAGE).components,

@@ -1,4 +1,4 @@
-"""Any file in place of one of embeddings gives embeddings, or words that name it."""
+"""Any file in place of embeddings gives embeddings, or an error that names it."""
 
 import json
 import math
@@ -23,7 +23,7 @@ NUMBERS = torch.ones(2, 24).numpy().tobytes()
 
 
 def odd_file(chance: random.Random) -> bytes:
-    """Of any header, or of one that the library takes, with other numbers in it."""
+    """Return a file with any header, or with a valid header for other numbers."""
     if chance.random() < 0.3:
         shape = chance.choice([(2, 24), (24,), (0, 24), (2, 0), (2, 3, 4), ()])
         dtype = chance.choice([torch.float32, torch.float16, torch.int8, torch.bool, torch.float64])

@@ -29,7 +29,7 @@ def sample(prior, negative=""):
 
 @pytest.fixture
 def broken(broken):
-    """The same, without what other tests have had kept in the folder that is copied."""
+    """A copy without the vector that other tests may have stored in the original folder."""
 
     def copy(name):
         folder = broken(name)
@@ -41,7 +41,7 @@ def broken(broken):
 
 @pytest.fixture
 def built(monkeypatch):
-    """The image encoders that are built from here on."""
+    """The image encoders that are built from now on."""
     encoders, build = [], clip.ImageEncoder.build
 
     def note(config):
@@ -54,7 +54,7 @@ def built(monkeypatch):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The weight files that are opened from here on."""
+    """The weight files that are opened from now on."""
     files, safe_open = [], headers.safe_open
 
     def note(file, **options):
@@ -71,7 +71,7 @@ def test_text_to_image_reads_no_image_encoder_the_second_time(broken, prior, bui
     assert len(built) == 1 and (folder / "image_encoder" / FILE).is_file()
     assert [file for file in opened if file.parent.name == "image_encoder"]
     opened.clear()
-    again = load()  # as after a new start
+    again = load()  # as after a restart
     for mine, wanted in zip(sample(again), (embeds, negative), strict=True):
         assert torch.equal(mine.tensor, wanted.tensor)
     assert torch.equal(ZeroEmbeds.execute(again).args[0].tensor, negative.tensor)
@@ -92,7 +92,7 @@ def test_loading_builds_no_image_encoder(broken, built):
     other = loaded.with_transformer(loaded.transformer.patcher.clone())
     EncodeImage.execute(other, torch.rand(1, 70, 70, 3))
     EncodeImage.execute(loaded, torch.rand(1, 70, 70, 3))
-    assert len(built) == 1  # they share it, whoever needs it first
+    assert len(built) == 1  # they share it, whichever needs it first
     assert loaded.get_models()[2] is other.get_models()[2] is loaded.image_encoder.patcher
 
 

@@ -1,4 +1,4 @@
-"""Load MoVQ makes a VAE of one file, which it knows by the names and shapes of its tensors."""
+"""Load MoVQ makes a VAE from one file, which it recognises by its tensors' names and shapes."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 @pytest.fixture
 def folder(models, tmp_path, monkeypatch):
-    """The host's models/vae, empty; what it saves goes there, too."""
+    """ComfyUI's models/vae, empty. VAESave writes there, too."""
     extensions = folder_paths.folder_names_and_paths["vae"][1]
     folders = {**folder_paths.folder_names_and_paths, "vae": ([str(tmp_path)], extensions)}
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", folders)
@@ -52,7 +52,7 @@ def test_the_bundled_one_is_found_by_its_shapes(folder, load_decoder):
 
 
 def test_the_published_one_is_found_by_its_shapes(tmp_path):
-    """A file with the published names and shapes, and a hole where the weights would be."""
+    """The file has the published names and shapes, and a hole in place of the weights."""
     with torch.device("meta"):
         movq = MoVQ.from_config(architectures.MOVQ)
     header, end = {}, 0

@@ -1,4 +1,4 @@
-"""Load UNet makes a decoder of one file, which it knows by the names and shapes of its tensors."""
+"""Load UNet makes a decoder from one file, which it recognises by its tensors' names and shapes."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from kandinsky22.nodes.file_loaders import LoadUNet
 
 @pytest.fixture
 def diffusion_models(tmp_path):
-    """A folder that the host knows as one of its models/diffusion_models."""
+    """A folder that ComfyUI knows as one of its models/diffusion_models."""
     import folder_paths
 
     folder_paths.add_model_folder_path("diffusion_models", str(tmp_path))

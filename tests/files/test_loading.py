@@ -1,4 +1,4 @@
-"""The loaders find the checkpoints that fit, load them, and say where they looked for others."""
+"""The loaders find the checkpoints that fit and load them, or say where they looked."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def test_links_that_lead_nowhere_are_passed_over(models):
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_folders_are_walked_once_for_all_models(models, monkeypatch, count):
-    """However many decoders there are: models may lie across a network."""
+    """The number of decoders does not matter, as models may lie across a network."""
     for i in range(count):
         shutil.copytree(models / TEXT_TO_IMAGE, models / f"copy-{i}")
     walked: list[str] = []

@@ -60,7 +60,7 @@ def load_all_then_unload_half(patcher):
 
 
 def patched_in_use(value, pairs) -> list[str]:
-    """The layers whose patches wait for the forward call: the host has left their weights away."""
+    """Return the layers whose patches wait for the forward call, as their weights are offloaded."""
     layers = {module: network_of(value).get_submodule(module) for module in pairs}
     return [module for module, layer in layers.items() if layer.weight_function]
 
@@ -111,7 +111,7 @@ def test_after_unloading_the_weights_are_the_old_ones(written, kind):
 
 @each_kind
 def test_the_input_stays_as_it_was(written, embeds, kind):
-    """Also while both are used in turn: they share their modules."""
+    """This also holds while both are used in turn, although they share their modules."""
     name, *_ = written(kind, "peft")
     plain = load(kind)
     expected = run(load(kind), embeds)
@@ -180,8 +180,10 @@ def test_half_precision(written, embeds, kind):
 
 @each_kind
 def test_half_precision_in_too_little_memory(written, kind):
-    """Weights that are loaded are merged in float32 and rounded. The others are merged as they are
-    used, in the type of the layer's input: float32 here."""
+    """Loaded weights are merged in float32 and rounded.
+
+    Offloaded weights are merged in use, in the dtype of the layer's input, which is float32 here.
+    """
     name, pairs, scale = written(kind, "kohya")
     value = NODES[kind].execute(load(kind, "fp16"), name, 0.7).args[0]
     patcher_of(value).partially_load(CPU, patcher_of(value).model_size() * 0.95)

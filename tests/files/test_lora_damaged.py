@@ -1,5 +1,7 @@
-"""A LoRA file, or the settings beside it, that nothing can be made of is refused in words; nothing
-in it is run, and nothing large is allocated for it."""
+"""A LoRA file, or the settings beside it, that cannot be used is refused with an error.
+
+Nothing in it is run, and no large memory is allocated for it.
+"""
 
 import json
 import re
@@ -26,13 +28,13 @@ from safetensors.torch import save_file
 pytestmark = pytest.mark.long
 
 MODULE = "transformer_blocks.0.attn1.to_q"
-SIDE = 24  # of its weight
+SIDE = 24  # the side of its weight
 HOSTILE = "(a+)+$"
 
 
 @pytest.fixture(autouse=True)
 def in_time():
-    """Of the processor: how busy the machine is besides does not count."""
+    """Check the processor time, so that a busy machine does not matter."""
     started = time.process_time()
     yield
     assert time.process_time() - started < 5
@@ -238,7 +240,7 @@ def test_settings_beside_it(models, loras, sidecar, settings, message):
 
 @pytest.mark.parametrize("settings, message", SETTINGS.values(), ids=SETTINGS)
 def test_settings_in_its_metadata(models, loras, settings, message):
-    if settings:  # without any it has none
+    if settings:  # a LoKr without settings has none
         with pytest.raises(ValueError, match=r"spoiled\.safetensors (is damaged|says).*" + message):
             apply(loras, pair(), {"lora_adapter_metadata": settings})
 

@@ -1,4 +1,4 @@
-"""LoRA files are found in ComfyUI's folders and beside the bundled one, which makes it night."""
+"""LoRA files are found in ComfyUI's folders and among the bundled ones. The bundled LoRA works."""
 
 import re
 

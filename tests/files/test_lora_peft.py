@@ -1,4 +1,4 @@
-"""An adapter that peft has saved has the effect here that it has in peft."""
+"""An adapter saved by peft has the effect here that it has in peft."""
 
 import json
 import shutil
@@ -25,11 +25,12 @@ TARGETS = {
     "decoder": ["to_q", "to_k", "to_out.0", "add_k_proj", "conv1", "conv_shortcut", "conv_in"],
     "prior": ["to_q", "to_v", "to_out.0", "net.0.proj", "proj_in"],
 }
-LONGER = {"decoder": "attentions.0.to_q", "prior": "attn1.to_q"}  # ends a name that to_q ends, too
+# The end of a name that also ends with to_q.
+LONGER = {"decoder": "attentions.0.to_q", "prior": "attn1.to_q"}
 
 
 def train(models, kind, config):
-    """peft's own model with an adapter of random weights."""
+    """Return peft's own model with an adapter of random weights."""
     cls, name, part = CLASSES[kind]
     model = peft.get_peft_model(cls.from_pretrained(models / name / part), config)
     generator = torch.Generator().manual_seed(1)
@@ -42,7 +43,7 @@ def train(models, kind, config):
 
 
 def save(model, loras, name="adapter"):
-    """As peft does; returns the name that the nodes take."""
+    """Save as peft does. Return the name for the nodes."""
     shutil.rmtree(loras / name, ignore_errors=True)
     model.save_pretrained(loras / name, save_embedding_layers=False)
     return f"{name}/adapter_model.safetensors"
@@ -55,7 +56,7 @@ def our_weights(kind, name, strength=1.0):
 
 
 def check(model, kind, name, caplog):
-    """Our outputs and weights are peft's, and not those without the adapter."""
+    """Check that our outputs and weights are peft's, and not those without the adapter."""
     value, ours = our_weights(kind, name)
     other = load(kind)
     plain, before = call(other), network_of(other).state_dict()
@@ -100,7 +101,7 @@ def test_lora(models, loras, caplog, kind, settings):
 @each_kind
 @pytest.mark.parametrize("rslora", [False, True])
 def test_patterns(models, loras, caplog, kind, rslora):
-    """The first that fits a module counts; they are sorted in the file."""
+    """The first pattern that fits a module counts. The file has them sorted."""
     first = {"decoder": "^conv_in$", "prior": "^proj_in"}[kind]
     patterns = dict(
         rank_pattern={LONGER[kind]: 8, "to_out.0": 2, "to_q": 6},
@@ -195,7 +196,7 @@ def test_half_the_strength_of_dora_is_half_its_way(models, loras):
 
 
 def test_weights_beside_the_adapter_are_named(models, loras, caplog):
-    """Those that peft saves whole; they are neither read nor looked at."""
+    """peft saves these weights as a whole. They are neither read nor checked."""
     model = train(
         models,
         "prior",

@@ -1,4 +1,4 @@
-"""A LoRA file that does not fit is refused, or named in the log where it fits in part."""
+"""A LoRA file that does not fit is refused. If it fits in part, the log names the rest."""
 
 import json
 import logging
@@ -128,7 +128,7 @@ def test_pickles_are_not_opened(models, loras, ending):
 
     torch.save({"a": Opened()}, loras / f"evil.{ending}")
     message = r"evil\.\w+ is a Python pickle.*is not opened.*save_file"
-    if f"evil.{ending}" in list_files("loras"):  # the host lists by lower-case endings
+    if f"evil.{ending}" in list_files("loras"):  # ComfyUI lists files by lower-case endings
         assert re.search(message, LoadDecoderLora.validate_inputs(f"evil.{ending}"))
         with pytest.raises(ValueError, match=message):
             LoadDecoderLora.execute(load("decoder"), f"evil.{ending}", 1.0)

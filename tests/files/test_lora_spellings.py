@@ -1,4 +1,4 @@
-"""LoRA files are read in the spellings and by the methods that trainings write."""
+"""LoRA files work in the spellings and by the methods that training programs write."""
 
 import json
 
@@ -28,7 +28,7 @@ PROJECTIONS = ("to_q", "to_k", "to_v", "to_out\\.0", "add_k_proj", "add_v_proj")
 
 
 def patched_weight(value, module) -> torch.Tensor:
-    """A weight as the host has it when all are loaded."""
+    """Return a weight as ComfyUI has it when everything is loaded."""
     comfy.model_management.load_models_gpu([patcher_of(value)])
     return network_of(value).get_submodule(module).weight
 
@@ -78,7 +78,7 @@ def test_further_spellings(models, loras, caplog, kind, template, endings):
 )
 @pytest.mark.parametrize("down, up", [("lora_A", "lora_B"), ("lora.down", "lora.up")])
 def test_alpha_in_the_metadata(models, loras, config, scale, down, up):
-    """Where diffusers keeps peft's: its files have no .alpha tensors."""
+    """diffusers keeps peft's alpha there, as its files have no .alpha tensors."""
     pairs = make_pairs("decoder")
     metadata = {"lora_adapter_metadata": json.dumps(config)}
     spelling = ("unet.{module}", f"{down}.weight", f"{up}.weight")
@@ -96,7 +96,7 @@ def kronecker(weight, generator):
 
 
 def decomposed(weight, generator):
-    """LyCORIS' DoRA on the input axis: every column of the sum gets a length of its own."""
+    """Return LyCORIS' DoRA on the input axis: every column of the sum has its own length."""
     up = torch.randn(weight.shape[0], RANK, generator=generator)
     down = torch.randn(RANK, weight.shape[1], generator=generator)
     length = torch.rand(1, weight.shape[1], generator=generator) + 0.5
@@ -112,7 +112,7 @@ def difference(weight, generator):
 
 
 def orthogonal(weight, generator):
-    """OFT: rows of 8, each turned by (I + Q)(I - Q)⁻¹."""
+    """Return OFT: rows of 8, each turned by (I + Q)(I - Q)⁻¹."""
     blocks = torch.randn(len(weight) // 8, 8, 8, generator=generator) / 8
     q, identity = blocks - blocks.mT, torch.eye(8)
     turn = (identity + q) @ (identity - q).inverse() - identity

@@ -1,4 +1,4 @@
-"""Odd or hostile parts of a model folder: read as they were meant, or refused with their names."""
+"""Odd or hostile parts of a model folder are read as intended, or refused by name."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 @pytest.fixture
 def set_folder(monkeypatch):
-    """Has ComfyUI look for one kind of file in one folder."""
+    """Return a function that has ComfyUI look for one kind of file in one folder."""
 
     def set_one(kind, folder):
         known = folder_paths.folder_names_and_paths
@@ -51,7 +51,7 @@ def test_the_text_encoder_says_how_long_a_prompt_is(broken, prior, length):
 
 
 def test_an_endless_prompt(prior, caplog):
-    """What is cut off is said in a line that can be read, and soon."""
+    """The log says quickly and in a readable line what is cut off."""
     start = time.process_time()
     with caplog.at_level(logging.WARNING):
         features = prior.encode_prompts("a cat " * 2_000_000, "", 1, False)
@@ -101,7 +101,7 @@ def test_configs_of_a_prior(broken, file, entries, message):
 
 
 def test_parts_of_different_models(broken):
-    """A text encoder of another length, say, whose weights fit their own config."""
+    """An example is a text encoder of another length whose weights fit its own config."""
     folder = broken(PRIOR) / "text_encoder"
     change_json(folder / "config.json", max_position_embeddings=60)
     name = "text_model.embeddings.position_embedding.weight"
@@ -116,7 +116,7 @@ NEST = '{"a":' * 5000 + "1" + "}" * 5000
 
 @pytest.mark.parametrize("file", ["model_index.json", "unet/config.json", "movq/config.json"])
 def test_an_odd_neighbour_hurts_nobody(models, broken, tmp_path, set_folder, file):
-    """Neither the lists nor the loader of single files, which looks at every folder's configs."""
+    """The lists work, and so does the loader of single files, which reads all folders' configs."""
     path = broken(TEXT_TO_IMAGE) / file
     path.write_text(NEST)
     for kind, part, node in (("diffusion_models", "unet", LoadUNet), ("vae", "movq", LoadMoVQ)):
@@ -145,7 +145,7 @@ def test_an_odd_neighbour_hurts_nobody(models, broken, tmp_path, set_folder, fil
 def test_impossible_neighbours_of_a_single_file(
     models, broken, tmp_path, set_folder, file, entries
 ):
-    """A folder that its own loader refuses is no candidate, and no obstacle."""
+    """A folder that its own loader refuses is no candidate, and does no harm."""
     change_json(broken(TEXT_TO_IMAGE) / file, **entries)
     shutil.copy(models / TEXT_TO_IMAGE / "unet" / WEIGHTS, tmp_path / "unet.safetensors")
     set_folder("diffusion_models", tmp_path)

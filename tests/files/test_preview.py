@@ -14,7 +14,7 @@ MINI = "kandinsky-2-2-mini-decoder"
 
 
 def previewed(model, latents: torch.Tensor) -> torch.Tensor:
-    """(1, 4, h, w) → the host's preview (h, w, 3) in [0, 1]."""
+    """Return ComfyUI's preview (h, w, 3) in [0, 1] of latents (1, 4, h, w)."""
     previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
     return torch.tensor(list(previewer.decode_latent_to_preview(latents).getdata())) / 255
 
@@ -41,7 +41,7 @@ def test_a_folder_without_the_map_has_no_previews(previews_on, load_decoder):
 
 
 def test_fitting_writes_what_is_bundled(tmp_path):
-    """The bundled map is what the function makes of the bundled weights."""
+    """The bundled map is the function's result for the bundled weights."""
     shutil.copytree(PACK / "models" / MINI / "movq", tmp_path / "movq")
     bundled = json.loads((tmp_path / previews.FILE).read_text())
     (tmp_path / previews.FILE).unlink()

@@ -24,14 +24,14 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 
 pytestmark = pytest.mark.long
 
-LAYERS = 32  # by which ComfyUI knows bigG; CLIP-L has 12
+LAYERS = 32  # ComfyUI recognises bigG by these; CLIP-L has 12
 TEXT = dict(hidden_size=WIDTH, num_attention_heads=4, intermediate_size=37, hidden_act="gelu")
 SMALLER = dict(hidden_size=16, num_attention_heads=2, intermediate_size=20)
 
 
 @pytest.fixture(autouse=True)
 def fp32(monkeypatch):
-    """ComfyUI keeps CLIP in fp16 otherwise, also on a CPU."""
+    """Otherwise ComfyUI keeps CLIP in fp16, even on a CPU."""
     monkeypatch.setattr(comfy.cli_args.args, "fp32_text_enc", True)
 
 
@@ -62,7 +62,7 @@ def whole(models):
 
 @pytest.fixture(scope="module")
 def files(whole, tmp_path_factory):
-    """CLIP's files as ComfyUI has them, and the transformer's in its folder of models."""
+    """CLIP's files as ComfyUI has them, and the transformer's file in its folder of models."""
     folder = tmp_path_factory.mktemp("files")
     shutil.copy(whole / "text_encoder" / "model.safetensors", folder / "clip_g.safetensors")
     smaller = text_model(12, 8, **SMALLER)
@@ -73,8 +73,10 @@ def files(whole, tmp_path_factory):
 
 
 def load_clip(files, *names):
-    """ComfyUI's own CLIP and tokenizer over its files, as `load_clip` picks them; that function
-    itself insists on the published widths."""
+    """Load ComfyUI's own CLIP and tokenizer from its files, as its `load_clip` does.
+
+    That function accepts only the published widths.
+    """
     options = {
         "clip_g_model_config": {**TEXT, "num_hidden_layers": LAYERS},
         "clip_l_model_config": {**SMALLER, "num_hidden_layers": 12},
@@ -121,7 +123,7 @@ def test_with_comfyuis_clip_it_is_the_folders_prior(whole, files, names):
 
 
 def test_comfyui_is_told_what_its_clip_needs(whole, files, monkeypatch):
-    """CLIP and CLIP Vision: ComfyUI's own encode_image does not say."""
+    """This holds for CLIP and CLIP Vision. ComfyUI's own encode_image does not say it."""
     clip, vision = load_clip(files, "clip_g.safetensors"), load_clip_vision(whole)
     ours = load("mine.safetensors", clip=clip, clip_vision=vision)
     told = {}
@@ -170,14 +172,14 @@ def test_with_comfyuis_clip_vision(whole, files):
         assert (mine - other).abs().max() <= 1e-5
     image = torch.rand(2, 64, 64, 3)
     mine, other = (EncodeImage.execute(prior, image).args[0].tensor for prior in (ours, wanted))
-    assert (mine - other).abs().max() < 0.05  # ComfyUI rounds pictures in its own way
+    assert (mine - other).abs().max() < 0.05  # ComfyUI rounds pictures in another way
     own = vision.encode_image(image)["image_embeds"]
     assert torch.equal(mine, own) and vision.patcher in ours.get_models()
 
 
 @pytest.mark.parametrize("name", ["mine.safetensors", "whole", "bare"])
 def test_with_the_encoders_of_a_prior(models, whole, files, name):
-    """A single file, a folder that has one, and a folder of one, as training saves it."""
+    """The source is a single file, a folder that contains one, or a folder of a training run."""
     shutil.copytree(whole / "prior", models / "bare")
     try:
         lender = LoadPrior.execute("whole", "default").args[0]

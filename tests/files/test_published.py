@@ -64,8 +64,10 @@ def test_each_unet_is_of_its_kind():
 
 
 def write_hollow(path, module) -> None:
-    """A safetensors file of a module's names and shapes in float16, with nothing behind them: its
-    gigabytes are a hole in the file system."""
+    """Write a safetensors file with a module's names and shapes in float16, and no content.
+
+    Its gigabytes are a hole in the file system.
+    """
     header, end = {}, 0
     for name, tensor in module.state_dict().items():
         start, end = end, end + 2 * tensor.numel()
@@ -100,7 +102,7 @@ def test_a_movq_of_published_size_is_recognised_and_loaded(models, tmp_path):
 
 
 def test_what_is_published_can_be_fetched():
-    """Get Models and the loaders, which may not import one another, have the same names."""
+    """Get Models and the loaders have the same names, although neither imports the other."""
     folders = [PRIOR_FOLDER, *(decoder.folder for decoder in DECODERS.values())]
     assert [REPOSITORIES[name].id for name in folders] == [
         f"{ORGANISATION}/{name}" for name in folders

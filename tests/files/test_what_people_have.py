@@ -1,4 +1,4 @@
-"""Files that are odd and work: nobody is refused what diffusers and transformers load."""
+"""Odd files that diffusers and transformers load are not refused here."""
 
 import json
 import logging
@@ -125,7 +125,7 @@ def looked_up(monkeypatch):
 
 
 def test_an_image_processor_of_another_task(broken, looked_up):
-    """Some of them fetch a repository that their settings name."""
+    """Some of them download a repository that their settings name."""
     entries = {
         "image_processor_type": "OneFormerImageProcessor",
         "class_info_file": "x.json",
@@ -147,7 +147,7 @@ def test_a_backbone_of_the_hub(broken, looked_up):
 
 
 def test_a_model_that_its_file_does_not_hold(broken):
-    """transformers would fill gigabytes with what is missing."""
+    """transformers would fill gigabytes with missing tensors."""
     entries = {"hidden_size": 4096, "intermediate_size": 16384}
     change_json(broken("tiny-dpt") / "config.json", entries)
     with pytest.raises(ValueError, match="its file lacks most of them"):
@@ -163,7 +163,7 @@ def test_blocks_within_blocks(broken):
 
 @pytest.fixture
 def style(tmp_path):
-    """A LoRA file of peft's, and the folder that it lies in."""
+    """A LoRA file of peft and its folder."""
     pairs = lora_reference.make_pairs("decoder")
     lora_reference.write(tmp_path, "style", pairs, lora_reference.SPELLINGS["peft"])
     return tmp_path / "style.safetensors"
@@ -176,7 +176,7 @@ def weights_of(model) -> torch.Tensor:
 
 @pytest.mark.parametrize("content", ["[1, 2]", "null", "{", '{"r": 4, "alpha": 0.5}', ""])
 def test_something_else_beside_a_lora(load_decoder, style, content):
-    """A description of it, a workflow: it says nothing of its strength, and stops nothing."""
+    """A description or a workflow beside it does not give its strength, and does no harm."""
     model = load_decoder()[0]
     alone, _ = apply_to_decoder(model, style, 1.0)
     style.with_suffix(".json").write_text(content)
@@ -185,7 +185,7 @@ def test_something_else_beside_a_lora(load_decoder, style, content):
 
 
 def test_the_settings_of_a_neighbour(load_decoder, style, caplog):
-    """adapter_config.json without a name is one adapter's, and not that of all in a folder."""
+    """adapter_config.json without a name belongs to one adapter, and not to all in a folder."""
     model = load_decoder()[0]
     alone, _ = apply_to_decoder(model, style, 1.0)
     rank = next(len(t) for name, t in load_file(style).items() if "lora_A" in name)

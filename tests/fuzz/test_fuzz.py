@@ -1,4 +1,4 @@
-"""Whatever is wired to whatever: every graph ends in a result, or in words that help."""
+"""Every random graph ends in a result, or in an error that helps."""
 
 import copy
 import faulthandler
@@ -28,7 +28,7 @@ import nodes
 
 pytestmark = pytest.mark.long
 FAULTS = PACK / "artefacts" / "fuzz"
-EACH = 8  # graphs around a node, the same in every ordinary run; --fuzz N: N new ones in all
+EACH = 8  # graphs for each node, the same in every ordinary run; --fuzz N: N new ones in all
 OURS = json.loads((PACK / "locales" / "en" / "nodeDefs.json").read_text())  # by their ids
 OURS = [name for name in OURS if name != "Kandinsky22GetModels"]
 LOADERS = [f"Kandinsky22Load{name}" for name in "Prior Decoder UNet MoVQ DepthEstimator".split()]
@@ -36,7 +36,7 @@ ROOTS = [*(name for name in OURS if name not in LOADERS), *RUNNERS]
 
 
 def write_files(models, folder) -> None:
-    """A file of each kind, sound or odd, for every loader that takes one."""
+    """Write a file of each kind, correct or odd, for every loader."""
     for name in ("input", "output", "temp", "user", "diffusion_models", "vae", "loras"):
         (folder / name).mkdir()
     for name, *shape in (("tiny", 1, 24), ("odd-batch", 2, 24), ("odd-width", 1, 32)):
@@ -52,7 +52,7 @@ def write_files(models, folder) -> None:
 
 @pytest.fixture(scope="module")
 def executor(models, tmp_path_factory):
-    """The host's executor, with the nodes and the folders of a user who has tiny models."""
+    """ComfyUI's executor, with the nodes and the folders of a user who has tiny models."""
     folder = tmp_path_factory.mktemp("fuzz")
     write_files(models, folder)
     folders = dict(folder_paths.folder_names_and_paths)
@@ -76,8 +76,11 @@ def executor(models, tmp_path_factory):
 
 @contextmanager
 def kept(graph: dict):
-    """Leaves a graph that fails where it can be run again, of one fault the shortest; and one that
-    nothing can interrupt, which ends the tests."""
+    """Keep a failing graph, so that it can be run again.
+
+    Of graphs with the same fault, the shortest is kept. So is one that nothing can interrupt, which
+    ends the tests.
+    """
     FAULTS.mkdir(parents=True, exist_ok=True)
     running = FAULTS / "running.json"
     running.write_text(json.dumps(graph, indent=1))
@@ -117,7 +120,7 @@ def test_every_graph_ends_well(request, executor, root):
 
 @pytest.mark.parametrize("root", OURS)
 def test_anything_in_place_of_an_input(executor, root):
-    """Through a node that passes on whatever it is given, past all that the host looks at."""
+    """A node that passes on any value avoids ComfyUI's own checks."""
     if SWITCH not in executor.specs:
         pytest.skip("this host has no such node")
     sound, number = simplest(executor.specs, root)
@@ -132,9 +135,9 @@ def test_anything_in_place_of_an_input(executor, root):
 
 def test_after_all_that_the_models_are_as_good_as_new(executor):
     def give(root: str) -> tuple[list[torch.Tensor], list[str]]:
-        """What a node gives, and which nodes did not have to run for it."""
+        """Return the outputs of a node, and which nodes did not have to run for them."""
         graph, number = simplest(executor.specs, root)
-        graph[number]["inputs"]["seed"] = 7  # not what it gave before
+        graph[number]["inputs"]["seed"] = 7  # it gave another value before
         assert executor.run(graph) == "picture"
         values = [value for name, value, _ in executor.seen if name == root]
         cached = dict(executor.executor.status_messages)["execution_cached"]["nodes"]
@@ -149,7 +152,7 @@ def test_after_all_that_the_models_are_as_good_as_new(executor):
 
 
 class Culprit:
-    """A node that does what none of ours may."""
+    """A node that does what no node of this pack may do."""
 
     RETURN_TYPES = ("LATENT",)
     FUNCTION = "run"
@@ -192,11 +195,11 @@ def test_nothing_of_that_goes_unseen(executor, monkeypatch, deed, error, message
     graph["look"] = {"class_type": "PreviewAny", "inputs": {"source": ["it", 0]}}
     with pytest.raises(error, match=message):
         executor.run(graph)
-    executor.executor.reset()  # its cache holds what was changed
+    executor.executor.reset()  # its cache holds the changed values
 
 
 def test_replay(request, executor):
-    """One graph again, of a file: --replay FILE."""
+    """Run one graph from a file again: --replay FILE."""
     file = request.config.getoption("--replay")
     if not file:
         pytest.skip("runs one graph: --replay FILE")

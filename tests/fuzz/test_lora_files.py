@@ -1,4 +1,4 @@
-"""Random LoRA files with random settings beside them: each is used, or refused in words."""
+"""Random LoRA files with random settings beside them are each used, or refused with an error."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ RAW = ["", "null", "[]", "3", "NaN", '"x"', "[" * 5000, '{"a":' * 5000, "{", '{"
 
 
 def random_settings(rng) -> str:
-    """Sound ones, those with something odd, or no settings at all."""
+    """Return correct settings, odd ones, or none."""
     if rng.random() < 0.05:
         return rng.choice(RAW)
     kind = rng.choice(["LORA", "LORA", "LOHA", "LOKR", "OFT"])
@@ -47,7 +47,7 @@ def random_settings(rng) -> str:
 
 
 def sound_parts(rng, shape) -> dict[str, tuple[int, ...]]:
-    """The shapes of a change that fits: ending → shape."""
+    """Return the shapes of a change that fits: ending → shape."""
     out, inner, *kernel = shape
     rank, flat = rng.choice([1, 2, 4]), [1] * len(kernel)
     lora = {"A": (rank, inner, *kernel), "B": (out, rank, *flat)}
@@ -83,7 +83,7 @@ def sound_parts(rng, shape) -> dict[str, tuple[int, ...]]:
 
 
 def spoiled(rng, parts: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The same with one thing wrong."""
+    """Return the same with one thing wrong."""
     parts, name = dict(parts), rng.choice([*parts])
     size = [*parts.pop(name)]
     deed = rng.choice(["lacks", "renamed", "size", "dimensions", "large", "more"])
@@ -130,14 +130,14 @@ def random_file(rng, folder, weights) -> None:
     if rng.random() < 0.7:
         name = rng.choice(["adapter_config.json", "random.json", "random_adapter_config.json"])
         (folder / name).write_text(random_settings(rng))
-    if rng.random() < 0.05:  # cut, or a byte of the header is another
+    if rng.random() < 0.05:  # cut, or with one byte of the header changed
         content = bytearray((folder / NAME).read_bytes())
         content[rng.randrange(min(200, len(content)))] = rng.randrange(256)
         (folder / NAME).write_bytes(content[: rng.choice([len(content), rng.randrange(200)])])
 
 
 def outcome(kind, value, caplog) -> str:
-    """'used', with every patch applied by ComfyUI without an error, or 'refused' in words."""
+    """Return 'used' if ComfyUI applies every patch without errors, or 'refused' with an error."""
     caplog.clear()
     try:
         patched = NODES[kind].execute(value, NAME, 1.0).args[0]
@@ -145,7 +145,7 @@ def outcome(kind, value, caplog) -> str:
         assert "random" in str(error) or "adapter_config.json" in str(error), error
         assert len(str(error)) < 2000
         return "refused"
-    caplog.clear()  # of what ComfyUI said while the patches were tried
+    caplog.clear()  # drop what ComfyUI logged while the patches were tried
     patcher = patcher_of(patched)
     for key, patches in patcher.patches.items():
         weight = patcher.model_state_dict()[key].clone()

@@ -1,7 +1,7 @@
-"""Whatever the JSON files of a model folder say, the model runs, or a message names the folder.
+"""With any JSON files in a model folder, the model runs, or an error names the folder.
 
-Every key of every JSON file of every component gets values that it must not have. A few cases run
-with the other tests; `pytest tests/fuzz/test_model_configs.py --fuzz 5000` runs all that there are.
+Every key of every JSON file of every component gets invalid values. A few cases run with the other
+tests. `pytest tests/fuzz/test_model_configs.py --fuzz 5000` runs all of them.
 """
 
 import json
@@ -21,12 +21,12 @@ from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 pytestmark = pytest.mark.long
 
 SECONDS, BYTES = 5, 2**30  # for each case
-RAW = "raw:"  # a text that stands in the file as it is, whether JSON or not
+RAW = "raw:"  # a text that is written as it is, whether it is JSON or not
 VALUES = (
     *(None, "x", "", -1, 0, 3, 10**9, 10**400, 0.5, True, [], {}, [None], [10**9], {"a": {"a": 5}}),
     *(RAW + text for text in ("NaN", "-Infinity", "1e999", "[" * 5000, '{"a":' * 5000)),
 )
-# Tables of words, and what this pack keeps itself: no configs.
+# These are tables of words, or files that this pack keeps itself.
 TABLES = ("vocab.json", "tokenizer.json", "special_tokens_map.json", "zero_image_embeds.json")
 PICTURE = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
 
@@ -56,7 +56,7 @@ MODELS = {
 
 
 def keys_of(value, path=()):
-    """The path of every key and item in a JSON value."""
+    """Yield the path of every key and item in a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, part in items if isinstance(value, dict | list) else ():
         yield (*path, key)
@@ -86,7 +86,7 @@ def all_cases(folder):
 
 @pytest.fixture
 def within_bounds():
-    """Takes the process's memory limit down to what a case may add, and back."""
+    """Limit the process's memory to what a case may add, and restore the limit."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + BYTES, limits[1]))
     yield
@@ -110,7 +110,7 @@ def test_odd_configs(models, embeds, request, nothing_shared, within_bounds, cap
                 outcomes["runs"] += 1
             except Exception as error:
                 outcomes["refused"] += 1
-                # A factor of 0 is a number like others, and divides by zero only where it is used.
+                # A factor of 0 is a valid number, and divides by zero only where it is used.
                 named = f"odd-{name}" in str(error) or "came out with NaN" in str(error)
                 in_words = isinstance(error, ValueError | OSError) and named
                 if not in_words or "allocate" in str(error):

@@ -1,10 +1,10 @@
-"""These tests let the host use the GPU. None of them has been run so far: there was none.
+"""These tests let ComfyUI use the GPU. None of them has run so far, as there was no GPU.
 
     python scripts/test.py --no-lint -m gpu tests/gpu
 
-from the project's root, on a machine that has one; together with other tests they would be too
-late, the host having settled on the CPU. They run without the server, and so without its dynamic
-memory (as with --disable-dynamic-vram).
+runs them from the project's root, on a machine that has one. Together with other tests they would
+be too late, as ComfyUI has chosen the CPU by then. They run without the server, and so without its
+dynamic memory (as with --disable-dynamic-vram).
 """
 
 import comfy.cli_args
@@ -19,8 +19,10 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch):
-    """Convolutions in float32 are that, and not TF32, which is what both torch and the host leave
-    on: it is off by 5e-3 in six steps."""
+    """Convolutions in float32 do not use TF32, which torch and ComfyUI use by default.
+
+    TF32 is off by 5e-3 in six steps.
+    """
     import comfy.model_management
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

@@ -1,6 +1,6 @@
-"""A GPU with too little memory computes the same, and MoVQ leaves float16 where it must.
+"""A GPU with too little memory computes the same, and MoVQ leaves float16 if it must.
 
-Never run so far.
+These tests have never run so far.
 """
 
 import shutil
@@ -33,7 +33,7 @@ def sample(model, embeds) -> torch.Tensor:
 
 @pytest.fixture
 def alone():
-    """Nothing else on the GPU, before and after."""
+    """No other models are on the GPU, before and after."""
     comfy.model_management.unload_all_models()
     yield
     comfy.model_management.unload_all_models()
@@ -42,7 +42,7 @@ def alone():
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
 def test_weights_in_main_memory(models, embeds, alone, share):
-    """Layers that are left behind are brought along at each call; nothing else changes."""
+    """Layers in main memory are copied at each call, and nothing else changes."""
     wanted = sample(LoadDecoder.execute(NAME, "fp32").args[0], embeds)
     comfy.model_management.unload_all_models()
     model = LoadDecoder.execute(NAME, "fp32").args[0].clone(disable_dynamic=True)
@@ -61,7 +61,10 @@ def test_weights_in_main_memory(models, embeds, alone, share):
 
 
 def test_under_a_cap(tmp_path, alone, monkeypatch):
-    """Where torch may take less than the weights, and the host is told so: the same latents."""
+    """Torch may use less than the size of the weights, and ComfyUI is told so.
+
+    The latents are the same.
+    """
     import folder_paths
 
     write_decoder(tmp_path / "medium", "medium")
@@ -82,7 +85,7 @@ def test_under_a_cap(tmp_path, alone, monkeypatch):
 
 
 def test_movq_goes_on_in_float32(models, alone, monkeypatch, tmp_path, caplog):
-    """Where float16 overflows the decode is done again, and equals one in float32."""
+    """Where float16 overflows, the decode runs again, and equals one in float32."""
     folder = shutil.copytree(models / NAME, tmp_path / "loud")
     file = folder / "movq" / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)

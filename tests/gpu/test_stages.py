@@ -1,7 +1,7 @@
-"""Every stage and KSampler on a GPU come near to diffusers in fp32 on the CPU.
+"""Every stage and KSampler on a GPU give nearly the results of diffusers in fp32 on the CPU.
 
-Never run so far: the tolerances are what the types' rounding lets one expect of a few steps, and
-have not met a GPU. Noise is drawn on the CPU, so both have the same.
+These tests have never run so far. The tolerances follow from the rounding of the dtypes in a few
+steps, and were never tried on a GPU. Noise is drawn on the CPU, so it is the same for both.
 """
 
 import comfy.cli_args
@@ -30,14 +30,14 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def apart(ours: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The norm of the difference, over that of what is wanted."""
+    """Return the norm of the difference, divided by that of the wanted result."""
     ours, wanted = ours.float().cpu(), wanted.float().cpu()
     return ((ours - wanted).norm() / wanted.norm()).item()
 
 
 @pytest.fixture(autouse=True)
 def vae_type(request, monkeypatch):
-    """MoVQ has no widget for its type: the host chooses fp16, unless it is told."""
+    """MoVQ has no widget for its dtype. ComfyUI takes fp16 without an option."""
     params = getattr(request.node, "callspec", None)
     if params and params.params.get("dtype") == "fp32":
         monkeypatch.setattr(comfy.cli_args.args, "fp32_vae", True)
@@ -50,7 +50,7 @@ def load(name: str, dtype: str):
 
 
 def reference(name: str, folder, positive: ImageEmbeds, negative: ImageEmbeds, **inputs):
-    """Latents of a pipeline; of the controlnet ones, pixels."""
+    """Return the latents of a pipeline, or the pixels of a controlnet one."""
     return oracle.pipeline(name, folder)(
         image_embeds=positive.tensor,
         negative_image_embeds=negative.tensor,
@@ -162,8 +162,10 @@ def ksampler(model, positive, negative, steps: int = 6) -> torch.Tensor:
 
 @dtypes
 def test_ksampler(models, embeds, dtype):
-    """Against itself in fp32, which tests/ksampler/test_samplers_of_comfyui.py compares with
-    diffusers on a CPU."""
+    """It is compared with itself in fp32.
+
+    tests/ksampler/test_samplers_of_comfyui.py compares that with diffusers on a CPU.
+    """
     pair = embeds(1, 1), embeds(1, 2)
     wanted = ksampler(load(TEXT_TO_IMAGE, "fp32")[0], *pair)
     ours = ksampler(load(TEXT_TO_IMAGE, dtype)[0], *pair)

@@ -1,1 +1,1 @@
-"""What the tests share: none of these modules holds a test, and no test module is imported."""
+"""Shared by the tests. No module here holds a test, and no test module is imported."""

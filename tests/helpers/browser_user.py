@@ -1,4 +1,4 @@
-"""Does what a user does in ComfyUI's web interface, for the tests in tests/browser."""
+"""Act as a user of ComfyUI's web interface, for the tests in tests/browser."""
 
 import base64
 import io
@@ -8,10 +8,10 @@ from helpers.templates import TEMPLATES
 from PIL import Image
 
 ARTEFACTS = PACK / "artefacts" / "browser"
-FRAME = {"x": 60, "y": 40, "width": 1540, "height": 880}  # the canvas without what is around it
+FRAME = {"x": 60, "y": 40, "width": 1540, "height": 880}  # the canvas without the panels around it
 CANVAS = "#graph-canvas"
-LONGEST_SEARCH = 30  # beyond 32 letters the page finds nothing
-# For each node that shows pictures, the size of what it has; null for a preview or nothing.
+LONGEST_SEARCH = 30  # beyond 32 letters ComfyUI finds nothing
+# The sizes of the pictures on each node that shows some; null for a preview or nothing.
 PICTURES = """() => app.graph._nodes
   .filter(n => ['SaveImage', 'PreviewImage'].includes(n.type) && n.mode == 0)
   .map(n => n.imgs?.[0]).map(picture => picture && !picture.src.startsWith('blob:')
@@ -28,7 +28,7 @@ def frame(page) -> Image.Image:
 
 
 def keep_moving_picture(frames: list[Image.Image], name: str) -> None:
-    """A GIF of at most some 40 frames; the last one stays for two seconds."""
+    """Save a GIF of at most about 40 frames. The last frame stays for two seconds."""
     frames = frames[:: len(frames) // 40 + 1] + frames[-1:]
     small = [frame.resize((900, 900 * frame.height // frame.width)) for frame in frames]
     palette = small[len(small) // 2].quantize(256, Image.Quantize.FASTOCTREE)
@@ -43,19 +43,19 @@ def free_memory(server) -> None:
 
 
 def clear(page) -> None:
-    """Empties the canvas, and forgets the previews, which are kept by a node's number."""
+    """Empty the canvas, and forget the previews, which are kept by a node's number."""
     page.evaluate("() => app.clean()")
 
 
 def open_templates(page) -> None:
-    """The template browser, at this pack's own."""
+    """Open the template browser with this pack's templates."""
     page.get_by_text("Templates", exact=True).first.click()
     page.get_by_text("kandinsky22", exact=True).first.click()
     page.get_by_test_id(f"template-workflow-{TEMPLATES['text_to_image'].stem}").wait_for()
 
 
 def open_template(page, name: str) -> None:
-    """By the name of its API form."""
+    """Open a template by the name of its API form."""
     clear(page)
     open_templates(page)
     page.get_by_test_id(f"template-workflow-{TEMPLATES[name].stem}").click()
@@ -64,7 +64,7 @@ def open_template(page, name: str) -> None:
 
 
 def take_few_steps(page, steps: int) -> None:
-    """So that a run takes seconds; with `denoise`, so many more that one is left."""
+    """Set few steps, so that a run takes seconds. With `denoise`, set enough to leave one."""
     page.evaluate(
         """steps => {
           const widget = (node, name) => node.widgets?.find(w => w.name == name)
@@ -77,7 +77,7 @@ def take_few_steps(page, steps: int) -> None:
 
 
 def run(page, server) -> list:
-    """Press Run; returns the sizes of the pictures that the nodes show in the end."""
+    """Press Run. Return the sizes of the pictures that the nodes show at the end."""
     before = set(server.get("/history"))
     page.get_by_test_id("queue-button").click()
     for _ in range(600):
@@ -94,7 +94,7 @@ def run(page, server) -> list:
 
 
 def saved_picture(page) -> bytes:
-    """What the node Save Image shows."""
+    """Return the picture that the node Save Image shows."""
     (image,) = page.evaluate(
         "() => app.graph._nodes.filter(n => n.type == 'SaveImage').map(n => n.imgs[0].src)"
     )
@@ -102,18 +102,18 @@ def saved_picture(page) -> bytes:
 
 
 def search(page, words: str) -> list[str]:
-    """Double-click the canvas and type; returns the names found, best first."""
+    """Double-click the canvas and type. Return the names found, best first."""
     page.mouse.dblclick(900, 600)
     page.get_by_role("combobox").first.wait_for()
     return search_again(page, words)
 
 
 def search_again(page, words: str) -> list[str]:
-    """The same in a search that is open."""
+    """Search again in an open search."""
     page.keyboard.press("Control+A")
     page.keyboard.type(words)
     before = None
-    for _ in range(60):  # the list fills while one types
+    for _ in range(60):  # the list fills during typing
         page.wait_for_timeout(100)
         found = page.get_by_role("option").all_inner_texts()
         if found and found == before:
@@ -123,14 +123,14 @@ def search_again(page, words: str) -> list[str]:
 
 
 def place(page, title: str, x: int, y: int) -> int:
-    """A node from the page's search, with its top left corner there; returns its id."""
+    """Place a node from ComfyUI's search, with its top left corner at (x, y). Return its id."""
     before = set(page.evaluate("() => app.graph._nodes.map(n => n.id)"))
     found = search(page, title[:LONGEST_SEARCH])
     page.get_by_role("option").nth([line.split("\n")[0] for line in found].index(title)).click()
     page.wait_for_function("count => app.graph._nodes.length > count", arg=len(before))
     page.wait_for_timeout(200)
     page.mouse.move(700, 500, steps=5)
-    page.mouse.click(700, 500)  # it hangs on the pointer until then
+    page.mouse.click(700, 500)  # until then, it moves with the pointer
     page.wait_for_function("() => !app.graph._nodes.some(n => n.flags.ghost)")
     return page.evaluate(
         """([before, x, y]) => { const node = app.graph._nodes.find(n => !before.includes(n.id))
@@ -140,7 +140,7 @@ def place(page, title: str, x: int, y: int) -> int:
 
 
 def put_node(page, type: str, x: int = 100, y: int = 100, clear: bool = True) -> int:
-    """A node on the canvas, selected; returns its id."""
+    """Put a node on the canvas and select it. Return its id."""
     return page.evaluate(
         """([type, x, y, clear]) => {
           if (clear) app.graph.clear()
@@ -165,7 +165,7 @@ def widgets(page, node: int) -> list[tuple[str, object]]:
 
 
 def set_widget(page, node: int, name: str, value) -> None:
-    """As a click or a key does it, with all that hangs on the widget."""
+    """Set a widget as a click or a key does, with all that depends on it."""
     page.evaluate(
         """([id, name, value]) => {
           const node = app.graph.getNodeById(id), canvas = app.canvas, e = {}
@@ -176,7 +176,7 @@ def set_widget(page, node: int, name: str, value) -> None:
 
 
 def wait_for_help_picture(page) -> None:
-    """Until the help has its picture, in full."""
+    """Wait until the help shows its whole picture."""
     page.wait_for_function(
         """() => {
           const pictures = [...document.querySelectorAll('img[src*="/docs/pictures/"]')]
@@ -196,7 +196,7 @@ def drag_from_library(page, name: str, x: int, y: int) -> None:
 
 
 def drag_wire(page, start, start_slot: int, end, end_slot: int) -> None:
-    """From an output to an input, by node ids, with the mouse."""
+    """Drag a wire from an output to an input, by node ids, with the mouse."""
     place = """([id, slot, input]) => {
       const [x, y] = app.graph.getNodeById(id).getConnectionPos(input, slot)
       const {offset, scale} = app.canvas.ds, view = app.canvas.canvas.getBoundingClientRect()
@@ -207,7 +207,7 @@ def drag_wire(page, start, start_slot: int, end, end_slot: int) -> None:
     page.mouse.move(*page.evaluate(place, [end, end_slot, True]), steps=8)
     page.mouse.up()
     page.wait_for_timeout(300)
-    page.keyboard.press("Escape")  # the menu that a wire gets when nothing takes it
+    page.keyboard.press("Escape")  # the menu of a wire that ends nowhere
 
 
 def drop_file(page, name: str, content: bytes, kind: str) -> None:

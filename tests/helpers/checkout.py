@@ -1,4 +1,4 @@
-"""Says where this checkout and the ComfyUI of the tests are."""
+"""The places of this checkout and of the ComfyUI of the tests."""
 
 import json
 import os
@@ -6,5 +6,5 @@ from pathlib import Path
 
 PACK = Path(__file__).parents[2]
 WORKFLOWS = PACK / "workflows"
-# What scripts/host.py prints; scripts/test.py sets it.
+# The output of scripts/host.py, set by scripts/test.py.
 HOST = json.loads(os.environ["KANDINSKY22_HOST"])

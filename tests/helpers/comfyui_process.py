@@ -1,10 +1,10 @@
-"""Runs ComfyUI in a process of its own, with this pack or without: what changes, what is made.
+"""Run ComfyUI in its own process, with this pack or without, and report what changes.
 
     python tests/helpers/comfyui_process.py {ours,theirs} FOLDER [PACK ...]
 
-Loads the packs. ours: then this one, and runs a graph of its nodes. theirs: imports what it imports
-of others, and runs diffusers' pipelines and a graph of the host's own nodes. The last line that it
-prints is {"imported": what has changed by then, "ran": what has changed at the end, "made": a
+It loads the packs. `ours`: it then loads this pack, and runs a graph of its nodes. `theirs`: it
+imports what this pack imports, and runs diffusers' pipelines and a graph of ComfyUI's own nodes.
+The last line of its output is {"imported": changes by then, "ran": changes at the end, "made": a
 checksum of each file in FOLDER/output}.
 """
 
@@ -64,7 +64,7 @@ WATCHED += (
 
 
 def namespaces():
-    """(name, attributes) of modules, and of the classes that are defined in them."""
+    """Yield (name, attributes) of modules, and of the classes that are defined in them."""
     for name, module in list(sys.modules.items()):
         if isinstance(module, types.ModuleType) and name.split(".")[0] in WATCHED:
             yield name, vars(module)
@@ -74,7 +74,7 @@ def namespaces():
 
 
 def identity(value):
-    """Of code: which; of a setting: its value. Neither, of what fills up while a program works."""
+    """Return the identity of code, or the value of a setting, without what fills up at work."""
     if isinstance(value, types.FunctionType | types.BuiltinFunctionType | type):
         return id(value)
     if isinstance(value, staticmethod | classmethod | property):
@@ -87,7 +87,7 @@ def identity(value):
 
 
 def settings() -> dict:
-    """Of torch, Python and the process."""
+    """Return the settings of torch, Python and the process."""
     backends = torch.backends
     return {
         "dtype": str(torch.get_default_dtype()),
@@ -132,7 +132,7 @@ def snapshot() -> dict:
 
 
 def changes(before: dict) -> list[str]:
-    """Names of what is not what it was, is new, or is gone."""
+    """Return the names of what has changed, is new, or is gone."""
     after = snapshot()
     unlike = [name for name in before | after if before.get(name, "") != after.get(name, "")]
     return sorted(unlike)
@@ -143,7 +143,7 @@ def node(kind: str, **inputs) -> dict:
 
 
 def our_graph() -> dict:
-    """Stages on the bundled miniature. No KSampler: the host seeds torch's own generator in it."""
+    """Return stages on the bundled miniature, without KSampler, which seeds torch's generator."""
     mini, load = "kandinsky-2-2-mini-{}", dict(weight_dtype="default")
     steps = dict(seed=1, steps=4, cfg=4.0, sampler_name="euler")
     pair = dict(image_embeds=["prior", 0], negative_image_embeds=["prior", 1])
@@ -185,7 +185,7 @@ def their_graph() -> dict:
 
 
 def import_theirs() -> None:
-    """What this pack imports of others, in its order."""
+    """Import what this pack imports from other libraries, in its order."""
     import accelerate  # noqa: F401
     import comfy_api.latest  # noqa: F401
     from diffusers import PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, VQModel  # noqa: F401
@@ -201,7 +201,7 @@ def import_theirs() -> None:
 
 
 def run_theirs() -> None:
-    """The same models in the libraries' own pipelines."""
+    """Run the same models in the libraries' own pipelines."""
     import diffusers
     import transformers
 

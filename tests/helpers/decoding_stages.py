@@ -1,4 +1,4 @@
-"""Runs the decoding stages on the tiny checkpoints: our nodes, and diffusers' pipelines."""
+"""Run the decoding stages on the tiny checkpoints: our nodes, and diffusers' pipelines."""
 
 import pytest
 import torch
@@ -6,12 +6,12 @@ from helpers import oracle
 from helpers.tiny_models import DEPTH, INPAINT, TEXT_TO_IMAGE
 from kandinsky22 import nodes
 
-# How much guidance, and how many pictures.
+# Guidance and batch sizes.
 CONDITIONS = (pytest.param(1.0, 1, id="cfg 1"), pytest.param(4.0, 1), pytest.param(4.0, 2))
 
 
 def picture(batch=1, height=64, width=64, seed=0) -> torch.Tensor:
-    """IMAGE (B, H, W, 3)."""
+    """Return an IMAGE (B, H, W, 3)."""
     return torch.rand(batch, height, width, 3, generator=torch.Generator().manual_seed(seed))
 
 
@@ -22,7 +22,7 @@ def box_mask(batch=1, height=64, width=64) -> torch.Tensor:
 
 
 def tensor_of(image: torch.Tensor) -> torch.Tensor:
-    """IMAGE → what pipelines make of a PIL picture, (B, 3, H, W) in [-1, 1], channels last."""
+    """Return an IMAGE as pipelines have a PIL picture: (B, 3, H, W) in [-1, 1], channels last."""
     return image.movedim(-1, 1) * 2 - 1
 
 
@@ -37,7 +37,7 @@ def run(node, model, positive, negative, latent, **widgets) -> torch.Tensor:
 def reference(
     name, folder, positive, negative, scheduler=None, seed=7, cfg=4.0, steps=6, **arguments
 ):
-    """Latents of a pipeline; the controlnet ones give pixels, which decode from latents."""
+    """Return the latents of a pipeline. The controlnet ones give pixels, decoded from latents."""
     pipeline = oracle.pipeline(name, folder)
     published = pipeline.scheduler
     pipeline.scheduler = scheduler or published
@@ -67,7 +67,7 @@ def decode(model, positive, negative, latent=None, *, batch=1, size=(64, 64), **
     return result.args[0]["samples"]
 
 
-# Node → the decoder that it needs, and the widgets that only it has.
+# Node → its decoder, and the widgets that only it has.
 STAGES = {
     nodes.Decoder: (TEXT_TO_IMAGE, {}),
     nodes.Img2Img: (TEXT_TO_IMAGE, dict(denoise=0.5)),

@@ -1,4 +1,4 @@
-"""Has every call that runs a model, small and ready: on these, tests try what holds for all.
+"""All calls that run a model, small and ready, for tests of what holds for all of them.
 
 Each takes pytest's `request.getfixturevalue`, and gives a Stage.
 """
@@ -110,7 +110,7 @@ def movq(verb: str, fixture) -> Stage:
     patcher = fixture("load_decoder")(TEXT_TO_IMAGE)[1].patcher
     x = picture().movedim(-1, 1) * 2 - 1 if verb == "encode" else latent()["samples"]
 
-    def call() -> torch.Tensor:  # as the host's VAE does, which would try again in tiles
+    def call() -> torch.Tensor:  # ComfyUI's VAE does this, and would try again in tiles
         comfy.model_management.load_models_gpu([patcher])
         return getattr(patcher.model, verb)(x)
 

@@ -1,4 +1,4 @@
-"""Runs graphs in ComfyUI's own executor, in this process, and watches each node."""
+"""Run graphs in ComfyUI's own executor, in this process, and watch each node."""
 
 import asyncio
 import inspect
@@ -23,15 +23,16 @@ import nodes
 
 PATIENCE = 120  # seconds for one graph; the slowest take a few
 CLEAR = (ValueError, FileNotFoundError, OSError)
-# Of a latent of 2×2 in the tiny UNet, whose first level has a channel a group; no other has.
+# This is for a latent of 2×2 in the tiny UNet, whose first level has one channel in each group. No
+# other size has that.
 TINY = "Expected more than 1 value per channel"
-SIGMAS = "SIGMAS"  # the host's uni_pc changes the ones that it is given
-# Of the host's nodes, those that do with our VAE nothing but run it.
+SIGMAS = "SIGMAS"  # ComfyUI's uni_pc changes the sigmas that it gets
+# The nodes of ComfyUI that only run our VAE.
 WHOLE = ("VAEEncode", "VAEEncodeForInpaint", "VAEDecode")
 
 
 class TinyClipVision:
-    """The host's CLIP vision with tiny weights: its own loader knows published sizes only."""
+    """ComfyUI's CLIP vision with tiny weights, as its own loader knows only published sizes."""
 
     RETURN_TYPES = ("CLIP_VISION",)
     FUNCTION = "load"
@@ -50,14 +51,14 @@ class TinyClipVision:
 
 
 class Fault(AssertionError):
-    """What no graph may bring about."""
+    """A result that no graph may have."""
 
 
 class Executor:
-    """Runs graphs in API form, as the server does with what is queued.
+    """Runs graphs in API form, as the server does with queued ones.
 
-    `run` gives "picture", "refused" or "error", and raises the Fault or the bare error of a graph
-    that ends in any other way.
+    `run` returns "picture", "refused" or "error". It raises the Fault or the original error of a
+    graph that ends in any other way.
     """
 
     def __init__(self):
@@ -77,7 +78,7 @@ class Executor:
         self.messages: set[str] = set()
 
     def watch(self, name: str, patch) -> None:
-        """Look at what goes into a node and comes out, each time it runs."""
+        """Look at the inputs and outputs of a node each time it runs."""
         node = nodes.NODE_CLASS_MAPPINGS[name]
         verb = "execute" if node.FUNCTION.startswith("EXECUTE_NORMALIZED") else node.FUNCTION
         given = inspect.getattr_static(node, verb)
@@ -147,7 +148,7 @@ class Executor:
         return "error"
 
     def check_error(self, report: dict) -> None:
-        """An error of a node of ours, or through code of ours, is one that we wrote."""
+        """Check that an error in our nodes or our code is one that this pack raises on purpose."""
         error, node = self.error, report["node_type"]
         if error is None:
             raise Fault(f"The host could not run {node}: {report['exception_message']}")
@@ -155,9 +156,9 @@ class Executor:
         ours = [
             any(path.is_relative_to(PACK / part) for part in ("nodes", "utils")) for path in frames
         ]
-        # Who saves outside the output folder is told so by the host, in all nodes that save.
+        # ComfyUI itself refuses to save outside the output folder, in all nodes that save.
         if not any(ours) and not node.startswith(OURS) or frames[-1].name == "folder_paths.py":
-            return  # the host's own
+            return  # an error of ComfyUI's own
         message = str(error)
         if message.startswith(TINY):
             return

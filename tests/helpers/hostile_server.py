@@ -1,4 +1,4 @@
-"""A server that says it is a ComfyUI, and does to each workflow something that none would do."""
+"""A server that claims to be a ComfyUI, and does something wrong with each workflow."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from benchmarks.instant_server import PNG, TIMES, InstantServer
 LARGE = 300_000_000  # bytes, more than Ray's store holds
 GOOD = {"filename": "x_00001_.png", "subfolder": "", "type": "output"}
 
-# What it does → a part of the reason that the job's line must give; none where the job succeeds.
+# Its deed → a part of the reason in the job's line, or None if the job succeeds.
 DEEDS = {
     "a name with a NUL": "names a file that cannot be: 'x\\x00.png'",
     "a suffix of 5,000 letters": "names a file that cannot be: 'x.aaaa",
@@ -21,7 +21,8 @@ DEEDS = {
     "a JPEG for a PNG": "/view sent no .png file",
     "no such file": "/view says 404 Not Found of x_00001_.png",
     "a drip": "was given up",
-    "a drip of headers": None,  # nothing has come at all: that is a lost server, and a second try
+    # Nothing arrives, so the server is lost and the job gets a second try.
+    "a drip of headers": None,
     "endless words": "It has not got further for",
     "the same progress for ever": "It has not got further for",
     "waiting for ever": "It has not got further for",
@@ -56,14 +57,14 @@ OUTPUTS = {
 
 
 class HostileServer(InstantServer):
-    """The deeds, one for each workflow, in order; then it is honest. `done`: value → last deed.
+    """Does one deed for each workflow, in order, and then is correct. `done`: value → last deed.
 
     It has two addresses, so that four jobs wait for it at once.
     """
 
     def __init__(self, value_of):
         super().__init__(addresses=2)
-        self.value_of = value_of  # workflow → what it is known by in `done`
+        self.value_of = value_of  # workflow → its key in `done`
         self.left = list(DEEDS)
         self.done: dict = {}
         self.deeds: dict[str, str] = {}  # prompt id → deed

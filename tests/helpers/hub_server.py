@@ -1,7 +1,7 @@
-"""Serves the Hugging Face Hub's API and downloads on 127.0.0.1, with tiny files.
+"""Serve the Hugging Face Hub's API and downloads on 127.0.0.1, with tiny files.
 
-As the real one does it: the API lists files with size and checksum; small files are served as they
-are, large ones (LFS) by another host that the hub redirects to.
+As on the real hub, the API lists files with size and checksum. Small files are served directly, and
+the hub redirects to another host for large ones (LFS).
 """
 
 import hashlib
@@ -20,12 +20,12 @@ LARGE = (".safetensors", ".bin")
 
 
 class Hub:
-    """Starts on entry, stops on exit; serves `repositories`: (id, commit) → path → bytes.
+    """Starts on entry, stops on exit, and serves `repositories`: (id, commit) → path → bytes.
 
-    Faults are set by path: `cut` has the number of bytes after which each next answer breaks off,
-    `hold` the number after which one says no more until `release`, and then breaks off. `claims`
-    overrides what the API says. `answers` has functions that answer in place of the hub, of the
-    file (of "", the API's listing) and the range that is asked for: → status, body, headers.
+    Faults are set by path. `cut` has the number of bytes after which each next answer breaks off.
+    `hold` has the number of bytes after which an answer waits for `release`, and then breaks off.
+    `claims` overrides the API's values. `answers` has functions that answer in place of the hub,
+    for a file (or for "", the API's listing) and the requested range: → status, body, headers.
     """
 
     def __init__(self):
@@ -36,7 +36,7 @@ class Hub:
         self.claims: dict[str, dict] = {}
         self.answers: dict[str, Callable[[bytes, str | None], tuple[int, bytes, dict]]] = {}
         self.status: int | None = None  # of every answer of the API
-        self.portal = False  # the page of a network that wants a login
+        self.portal = False  # the login page of a network
         self.ranges = True
         self.served: Counter[str] = Counter()  # bytes by path
         self.tokens: dict[str, set[str | None]] = {"hub": set(), "files": set()}
@@ -79,12 +79,12 @@ class Hub:
 
 
 def half_of(size: int) -> int:
-    """About half of the bytes, so many that none is left with the library that reads them."""
+    """Return about half of the bytes, so that the library keeps none of them back."""
     return size // 2 // PIECE * PIECE
 
 
 def wait_for(file: Path, size: int) -> None:
-    """Until a file that is being fetched has come that far."""
+    """Wait until a file has been downloaded that far."""
     deadline = time.monotonic() + 60
     while not file.exists() or file.stat().st_size < size:
         if time.monotonic() > deadline:
@@ -108,7 +108,8 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             path = urllib.parse.urlsplit(self.path).path.strip("/")
             parts = [urllib.parse.unquote(part) for part in path.split("/")]
             if path.startswith("api/") and not path.startswith("api/models/"):
-                return self.send(404, b"{}")  # the library asks for more than is asked of it
+                # The library sends more requests than it was asked for.
+                return self.send(404, b"{}")
             hub.tokens["hub" if at_hub else "files"].add(self.headers["Authorization"])
             if not at_hub:
                 commit, *rest = parts[2:]
@@ -143,7 +144,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.send(200, answer, {"Content-Type": "application/json"})
 
         def answer(self, path: str, content: bytes):
-            self.counts = False  # what is served is the hub's own
+            self.counts = False  # these bytes are the hub's own
             status, body, headers = hub.answers[path](content, self.headers["Range"])
             self.send(status, body, headers | {"Connection": "close"}, path)
 
@@ -192,7 +193,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body)
                 self.wfile.flush()
                 hub.served[path] += len(body) if path and self.counts else 0
-            except OSError:  # the other side has gone
+            except OSError:  # the client has gone
                 self.close_connection = True
 
     return Handler

@@ -1,4 +1,4 @@
-"""Runs our MODEL in ComfyUI's KSampler, and makes what goes into it."""
+"""Run our MODEL in ComfyUI's KSampler, and make its inputs."""
 
 import torch
 from kandinsky22.nodes.conditioning import Conditioning
@@ -40,7 +40,7 @@ def half_mask(left: bool) -> torch.Tensor:
 
 
 def sigmas_of(scheduler, steps: int) -> torch.Tensor:
-    """The noise levels that a diffusers scheduler goes through, down to 0."""
+    """Return the noise levels of a diffusers scheduler, down to 0."""
     scheduler.set_timesteps(steps)
     if hasattr(scheduler, "sigmas"):
         return scheduler.sigmas.float()

@@ -1,4 +1,4 @@
-"""Writes LoRA files of every spelling, loads what they go on, and merges them by hand."""
+"""Write LoRA files in every spelling, load their models, and merge them by hand."""
 
 import re
 
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 RANK = 4
 NODES = {"decoder": LoadDecoderLora, "prior": LoadPriorLora}
 each_kind = pytest.mark.parametrize("kind", NODES)
-# which training wrote a file → a template for `spell`, and the endings of down and up
+# the program that wrote a file → a template for `spell`, and the endings of down and up
 SPELLINGS = {
     "diffusers": ("{old}", "down.weight", "up.weight"),
     "peft": ("{module}", "lora_A.weight", "lora_B.weight"),
@@ -23,7 +23,7 @@ ATTENTION = re.compile(r"\.(to_[qkv]|to_out\.0|add_[kv]_proj)$")
 
 
 def load(kind, dtype="fp32"):
-    """A MODEL or a PRIOR whose modules nobody else has."""
+    """Load a MODEL or a PRIOR that shares no module."""
     loader, name = {"decoder": (LoadDecoder, TEXT_TO_IMAGE), "prior": (LoadPrior, PRIOR)}[kind]
     return loader.execute(name, dtype).args[0]
 
@@ -38,7 +38,7 @@ def network_of(value) -> torch.nn.Module:
 
 
 def call(value) -> torch.Tensor:
-    """One call of the network, with its weights wherever they are."""
+    """Call the network once, with its weights wherever they are."""
     generator = torch.Generator().manual_seed(3)
 
     def noise(*shape):
@@ -51,14 +51,14 @@ def call(value) -> torch.Tensor:
 
 
 def run(value, embeds) -> torch.Tensor:
-    """A whole stage: Prior, or Decoder."""
+    """Run a whole stage: Prior, or Decoder."""
     if hasattr(value, "transformer"):
         return value.sample("a red cat", "", 7, 5, 4.0)[0].tensor
     return decode(value, embeds(1, 1), embeds(1, 2))
 
 
 def make_pairs(kind, only_attention=True, rank=RANK, seed=0):
-    """Module → (up, down), for every attention projection, and a few layers of other kinds."""
+    """Return module → (up, down), for every attention projection and some other layers."""
     generator, pairs = torch.Generator().manual_seed(seed), {}
     others = ("down_blocks.0.resnets.0.conv1", "transformer_blocks.0.ff.net.0.proj", "proj_in")
     for key, weight in network_of(load(kind)).state_dict().items():
@@ -77,14 +77,17 @@ def flat(module):
 
 
 def spell(template, module):
-    """`{old}` is a name in diffusers' attention processors, which call to_out.0 to_out."""
+    """Spell a name.
+
+    `{old}` is that of diffusers' attention processors, where to_out.0 is to_out.
+    """
     block, _, projection = module.removesuffix(".0").rpartition(".")
     old = f"{block}.processor.{projection}_lora"
     return template.format(module=module, flat=flat(module), old=old)
 
 
 def write(folder, name, pairs, spelling, alpha=None, metadata=None):
-    """A LoRA file; returns the name that the nodes take.
+    """Write a LoRA file. Return the name for the nodes.
 
     Args:
         spelling: a template for `spell`, then the endings of down and up.
@@ -101,8 +104,10 @@ def write(folder, name, pairs, spelling, alpha=None, metadata=None):
 
 
 def merge(value, pairs, scale, types=None):
-    """weight + scale · up @ down, in float32 and back in the weight's type; or, for the modules in
-    `types`, in that type and left in it."""
+    """Set weights to weight + scale · up @ down, in float32 and back in the weight's dtype.
+
+    The modules in `types` use that dtype, and stay in it.
+    """
     for module, pair in pairs.items():
         layer = network_of(value).get_submodule(module)
         dtype, end = (types or {}).get(module), layer.weight.dtype

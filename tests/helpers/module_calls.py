@@ -1,4 +1,4 @@
-"""Counts the calls of a module while it works, and interrupts it in one of them."""
+"""Count the calls of a module while it works, or interrupt it in one of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def watched(module: torch.nn.Module, on_call=lambda calls: None) -> Iterator[list[int]]:
-    """Yields a list that gets the batch size of every call of the module."""
+    """Yield a list that gets the batch size of every call of the module."""
     calls: list[int] = []
 
     def note(_, args):
@@ -25,7 +25,7 @@ def watched(module: torch.nn.Module, on_call=lambda calls: None) -> Iterator[lis
 
 
 def interrupt_at_the_second_call(module: torch.nn.Module, run) -> None:
-    """Stop `run()` in the module's second call, and see that it is the last one."""
+    """Stop `run()` in the module's second call, and check that it is the last one."""
 
     def stop(calls):
         if len(calls) == 2:

@@ -1,4 +1,4 @@
-"""Runs the bundled miniature through our nodes, for the scores of tools/train_miniature.py."""
+"""Run the bundled miniature through our nodes, for the scores of tools/train_miniature.py."""
 
 import torch
 from kandinsky22 import nodes as stages
@@ -21,7 +21,7 @@ def as_image(pictures: torch.Tensor) -> torch.Tensor:
 
 
 class NodeMiniature:
-    """The verbs that the scores use, each done by the nodes on the bundled checkpoints."""
+    """The methods that the scores use, with our nodes on the bundled checkpoints."""
 
     def __init__(self):
         self.prior_value = LoadPrior.execute("kandinsky-2-2-mini-prior", "default").args[0]

@@ -1,15 +1,15 @@
-"""Reads the nodes that random graphs are made of: their inputs, their outputs."""
+"""Read the inputs and outputs of the nodes for random graphs."""
 
 from dataclasses import dataclass
 from typing import Any
 
 OURS = "Kandinsky22"
-# Nodes of the host that run our models.
+# Nodes of ComfyUI that run our models.
 RUNNERS = """
 KSampler KSamplerAdvanced SamplerCustom SamplerCustomAdvanced
 VAEEncode VAEEncodeTiled VAEEncodeForInpaint VAEDecode VAEDecodeTiled
 """.split()
-# More that speak our types. What an older host does not have is left out.
+# More nodes with our types. Those that an older ComfyUI does not have are left out.
 HOSTS = """
 EmptyLatentImage RandomNoise DisableNoise AddNoise KSamplerSelect BasicScheduler SplitSigmas
 FlipSigmas SetFirstSigma BasicGuider CFGGuider DualCFGGuider PerpNegGuider
@@ -26,7 +26,7 @@ ConditioningSetMask ConditioningZeroOut ConditioningSetTimestepRange Conditionin
 ConditioningSetAreaStrength ConditioningSetDefaultCombine
 ModelMergeSimple ModelMergeAdd ModelMergeSubtract ModelMergeBlocks LoraLoaderModelOnly CFGOverride
 """.split()
-# These speak them too, and are for other models, or for samplers only.
+# These have our types, too, but are for other models, or only for samplers.
 FOREIGN = """
 EmptySD3LatentImage EmptyHunyuanLatentVideo EmptyAceStepLatentAudio LTXVConcatAVLatent
 LatentConcat LatentCut LatentCutToBatch InpaintModelConditioning InstructPixToPixConditioning
@@ -37,33 +37,33 @@ ContextWindowsManual UNetSelfAttentionMultiply ModelNoiseScale ModelComputeDtype
 """.split()
 
 PRIMITIVES = {kind: f"Primitive{kind.title()}" for kind in ("INT", "FLOAT", "STRING", "BOOLEAN")}
-SWITCH = "ComfySwitchNode"  # passes anything into any input, past the host's validation
+SWITCH = "ComfySwitchNode"  # passes any value to any input, and avoids ComfyUI's own validation
 NESTED = "COMFY_DYNAMICCOMBO_V3"
 WIDGETS = {*PRIMITIVES, "COMBO", NESTED}
 
 
-@dataclass(frozen=True, repr=False)  # hypothesis would print what they hold
+@dataclass(frozen=True, repr=False)  # hypothesis would print the values
 class Input:
     kind: str
     options: dict[str, Any]
     required: bool
 
     def nested(self, key: str) -> "dict[str, Input]":
-        """The inputs that a choice of a NESTED one brings along."""
+        """Return the inputs that come with a choice of a NESTED one."""
         options = {option["key"]: option["inputs"] for option in self.options["options"]}
         return read_inputs(options[key])
 
 
 @dataclass(frozen=True, repr=False)
 class Spec:
-    """What the host says of a node."""
+    """The inputs and outputs of a node, as ComfyUI reports them."""
 
     inputs: dict[str, Input]
     outputs: list[str]
 
     @property
     def sockets(self) -> list[str]:
-        """The kinds of wire that it cannot do without."""
+        """The types of its required wires."""
         inputs = list(self.inputs.values())
         for nested in [each for each in inputs if each.kind == NESTED]:
             inputs += nested.nested(nested.options["options"][0]["key"]).values()
@@ -75,14 +75,14 @@ def read_inputs(types: dict[str, Any]) -> dict[str, Input]:
     for section in ("required", "optional"):
         for name, (kind, *options) in types.get(section, {}).items():
             known = options[0] if options else {}
-            if isinstance(kind, list):  # how V1 nodes write a COMBO
+            if isinstance(kind, list):  # V1 nodes write a COMBO in this way
                 kind, known = "COMBO", {**known, "options": kind}
             inputs[name] = Input(str(kind), known, section == "required")
     return inputs
 
 
 def read_specs(classes: dict[str, Any]) -> dict[str, Spec]:
-    """The nodes that graphs are made of, as this host has them."""
+    """Read the nodes for graphs, as this ComfyUI has them."""
     ours = [name for name in classes if name.startswith(OURS) and name != f"{OURS}GetModels"]
     known = [
         name
@@ -98,7 +98,7 @@ def read_specs(classes: dict[str, Any]) -> dict[str, Spec]:
 
 
 def shortest(specs: dict[str, Spec]) -> dict[str, list[str]]:
-    """Kind of wire → the nodes that give it with the fewest nodes behind them."""
+    """Return type of wire → the nodes that give it and need the fewest nodes before them."""
     ends: dict[str, list[str]] = {}
     while True:
         ready = {name: spec for name, spec in specs.items() if set(spec.sockets) <= set(ends)}

@@ -1,4 +1,4 @@
-"""JSON with one thing in it changed, as no sound program writes it."""
+"""Change one thing in JSON, as no correct program writes it."""
 
 import copy
 import random
@@ -9,7 +9,7 @@ ODD += ["x" * 300, "🐈", [], [[]], {}, {"x": 1}, ["F32"], "F4", "F8_E4M3", "I6
 
 
 def places(value: Any):
-    """(container, key) of everything within a value."""
+    """Yield (container, key) of everything within a value."""
     keys = (
         value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     )
@@ -19,7 +19,7 @@ def places(value: Any):
 
 
 def mutated(value: Any, chance: random.Random) -> Any:
-    """A copy with one to three changes: other values, some gone, some under a new name."""
+    """Return a copy with one to three changes: other values, some removed, some renamed."""
     root = [copy.deepcopy(value)]
     for _ in range(chance.randint(1, 3)):
         container, key = chance.choice(list(places(root)))
@@ -36,7 +36,7 @@ def mutated(value: Any, chance: random.Random) -> Any:
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
-    """Bytes that are cut, or longer, or of which some are others."""
+    """Return bytes that are cut, longer, or partly replaced."""
     place = chance.randrange(len(content) + 1)
     noise = chance.randbytes(chance.randint(1, 9))
     return chance.choice(

@@ -1,4 +1,4 @@
-"""Loads diffusers' pipelines from the same folders by its own code: what we compare with."""
+"""Load diffusers' pipelines from the same folders by its own code, to compare with."""
 
 import functools
 from pathlib import Path
@@ -15,7 +15,7 @@ def pipeline(name: str, folder: Path):
 
 
 def generators(seed: int, count: int) -> list[torch.Generator]:
-    """One an item, as Decoder counts."""
+    """Return one generator for each item, as Decoder counts."""
     return [torch.Generator().manual_seed(seed + i) for i in range(count)]
 
 

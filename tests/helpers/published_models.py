@@ -1,4 +1,4 @@
-"""Names what a hub has of the published models, and says what has come of them."""
+"""The names of the published models' files, and checks of their downloads."""
 
 import pickle
 from pathlib import Path
@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 DECODER = REPOSITORIES["kandinsky-2-2-decoder"]
 UNET = "unet/diffusion_pytorch_model.safetensors"
-# In the hub's listing, and of no use here.
+# These are in the hub's listing, and are not needed.
 UNWANTED = {
     "README.md": b"# card",
     "cat.png": b"picture",
@@ -19,7 +19,7 @@ UNWANTED = {
     "unet/diffusion_pytorch_model.bin": pickle.dumps(print),
     "unet/diffusion_pytorch_model.fp16.safetensors": b"the same once more",
 }
-# One that no loader takes, of a few pieces that come one by one.
+# A file that no loader reads, in a few pieces that arrive one by one.
 TINY = Repository("someone/tiny", "c0ffee", 0.0, "Load Decoder")
 TINY_FILES = {
     "model_index.json": b"{}",
@@ -29,7 +29,7 @@ TINY_FILES = {
 
 
 def listed() -> set[str]:
-    """The models that the loaders offer, without those in the box."""
+    """Return the models that the loaders list, without the bundled ones."""
     names = {name for kind in model_folders.KINDS for name in model_folders.list_models(kind)}
     return {name for name in names if not (model_folders.BUNDLED / name).exists()}
 

@@ -1,9 +1,8 @@
-"""Draws random graphs in API form, wired by socket types: what a user or a script might queue.
+"""Draw random graphs in API form, connected by socket types, as a user or a script might do.
 
-A graph grows backwards, from nodes whose outputs are looked at to the loaders. Half of them are
-sound; in a quarter there are nodes that are for other models; and in a quarter anything may be
-wrong: a literal in place of a wire, a wire of another type, a value beyond its bounds, an input
-left out.
+A graph grows backwards, from nodes whose outputs are read to the loaders. Half of the graphs are
+correct, and a quarter have nodes for other models. In a quarter, anything may be wrong: a literal
+in place of a wire, a wire of another type, a value beyond its bounds, a missing input.
 """
 
 from typing import Any
@@ -23,7 +22,7 @@ from helpers.node_specs import (
 from helpers.tiny_models import DEPTH, INPAINT, TEXT_TO_IMAGE
 from hypothesis import strategies as st
 
-# The decoders, and which of them the MODEL of a stage is meant to be.
+# The decoders, and which of them the MODEL of a stage should be.
 DECODERS = (TEXT_TO_IMAGE, INPAINT, DEPTH)
 STAGES = {
     "Kandinsky22Decoder": TEXT_TO_IMAGE,
@@ -32,21 +31,21 @@ STAGES = {
     "Kandinsky22ControlNet": DEPTH,
     "Kandinsky22ControlNetImg2Img": DEPTH,
 }
-# What a sampler of the host needs between Conditioning and itself for a decoder.
+# What one of ComfyUI's samplers needs after Conditioning for a decoder.
 CONDITIONED = {INPAINT: "Kandinsky22InpaintConditioning", DEPTH: "Kandinsky22DepthConditioning"}
-# What costs time or memory and nothing else is kept small: (lowest, highest) where it is in bounds.
+# Values that only cost time or memory are kept small: (lowest, highest) within the bounds.
 SMALL = {
     **dict.fromkeys(("steps", "start_at_step", "end_at_step", "step"), (2, 4)),
     **dict.fromkeys(("left", "right", "top", "bottom", "x", "y", "feathering", "expand"), (0, 70)),
     **dict.fromkeys(("tile_size", "grow_mask_by"), (0, 96)),
     **dict.fromkeys(("denoise", "strength"), (0.4, 1.0)),
-    "overlap": (0, 24),  # of tiles that the host has at 64 or more
+    "overlap": (0, 24),  # of tiles, which have 64 or more in ComfyUI
     **dict.fromkeys(("scale_by", "scale", "multiplier"), (0.1, 2.0)),
     "batch_index": (0, 3),
 }
 SIZES = ("width", "height", "target_width", "target_height")
 BATCHES = ("batch_size", "amount", "length", "frames", "seconds")
-ENDLESS = ("dpm_adaptive", "dpm_fast")  # choose their own number of steps
+ENDLESS = ("dpm_adaptive", "dpm_fast")  # these choose their own number of steps
 WORDS = ["a cat", "", " ", "a" * 600, "кот 🐈", "\0", "\ud800", "<|endoftext|>", "{a|b}", "%year%"]
 NAMES = ["fuzz", "a/b", "", "../out", "x" * 300, "a\0b", "y" * 300 + "/z", "C:\\x", "%width%", "."]
 WRONG = [None, "x", 5, -1.5, True, [], {}, {"samples": 1}, ["nowhere"], ["0", 0], "nan"]
@@ -57,7 +56,7 @@ def switch_inputs(value: Any) -> dict[str, Any]:
 
 
 class Builder:
-    """Grows one graph, choice by choice."""
+    """Builds one graph, choice by choice."""
 
     def __init__(self, draw, specs: dict[str, Spec], ends: dict[str, list[str]]):
         self.draw, self.specs, self.ends = draw, specs, ends
@@ -82,7 +81,7 @@ class Builder:
         return self.draw(st.sampled_from(usual) | st.floats(float(low), float(high)))
 
     def node(self, name: str, depth: int, decoder: str | None = None) -> str:
-        """A new node with all that stands behind it; returns its id."""
+        """Add a new node with all nodes before it. Return its id."""
         spec = self.specs[name]
         if {"MODEL", "CONDITIONING"} <= set(spec.sockets):
             decoder = decoder or self.pick(DECODERS)
@@ -115,7 +114,7 @@ class Builder:
             for inner, inner_socket in socket.nested(inputs[key]).items():
                 self.fill(inputs, f"{key}.{inner}", inner_socket, depth, decoder)
         elif self.wild and socket.kind in PRIMITIVES and self.chance(12):
-            # The host does not look at the bounds of what comes by wire.
+            # ComfyUI does not check the bounds of values that come over a wire.
             value = self.beyond(socket) if self.chance(2) else self.value(key, socket, decoder)
             inputs[key] = [self.add(PRIMITIVES[socket.kind], {"value": value}), 0]
         elif socket.kind in WIDGETS:
@@ -144,7 +143,7 @@ class Builder:
         return [number, self.pick(slots)]
 
     def value(self, key: str, socket: Input, decoder: str | None) -> Any:
-        """What a widget may have."""
+        """Return a valid value of a widget."""
         key, options = key.split(".")[-1], socket.options
         default = options.get("default")
         if socket.kind == "COMBO":
@@ -164,7 +163,7 @@ class Builder:
         return self.number(low, high, default, step)
 
     def choice(self, names, default: Any, decoder: str | None) -> Any:
-        """Of a COMBO; the files and folders that are not sound are called odd."""
+        """Return a choice of a COMBO. Damaged files and folders have odd in their names."""
         names = [name for name in names if "mini" not in str(name) and name not in ENDLESS]
         if not self.wild:
             names = [name for name in names if "odd" not in str(name)]
@@ -176,14 +175,14 @@ class Builder:
         return self.pick(names or ["nothing"])
 
     def beyond(self, socket: Input) -> Any:
-        """What a widget may not have, of its own type."""
+        """Return an invalid value of the widget's own type."""
         if socket.kind in ("INT", "FLOAT"):
             more = ["nan", "inf", -1e30] if socket.kind == "FLOAT" else [2**64]
             return self.pick([socket.options.get("min", 0) - 1, -1, 0, *more])
         return self.pick(WORDS + NAMES)
 
     def wrong(self, socket: Input) -> Any:
-        """Not what belongs here: a literal, another wire, a value out of bounds."""
+        """Return a wrong input: a literal, another wire, a value out of bounds."""
         wires = [wire for made in self.made.values() for wire in made]
         value = self.pick([*WRONG, *wires, self.beyond(socket)])
         if SWITCH in self.specs and self.chance(2):
@@ -192,7 +191,7 @@ class Builder:
 
 
 class Simplest(Builder):
-    """Grows the one graph in which nothing is left to chance, and nothing is wrong."""
+    """Builds the one graph without random choices, in which nothing is wrong."""
 
     def chance(self, one_in: int) -> bool:
         return False
@@ -205,20 +204,20 @@ class Simplest(Builder):
 
 
 def simplest(specs: dict[str, Spec], root: str) -> tuple[dict[str, Any], str]:
-    """A sound graph for the outputs of one node, and that node's id in it."""
+    """Return a correct graph for the outputs of one node, and that node's id in it."""
     builder = Simplest(None, specs, shortest(specs))
     number = builder.node(root, 0)
     inputs = builder.graph[number]["inputs"]
     if "negative_image_embeds" in inputs:
-        # The same embeddings twice are refused: guidance would cancel itself. Two equal nodes give
-        # the same, as ComfyUI caches them.
+        # The same embeddings twice are refused, as guidance would cancel itself. Two equal nodes
+        # give the same embeddings, because ComfyUI caches them.
         inputs["negative_image_embeds"] = [builder.node("Kandinsky22ZeroEmbeds", 0), 0]
     builder.look_at(number)
     return builder.graph, number
 
 
 def graphs(specs: dict[str, Spec], root: str) -> st.SearchStrategy[dict[str, Any]]:
-    """API-form graphs whose results are those of `root` and of up to two other nodes."""
+    """Draw graphs in API form whose results are those of `root` and of up to two other nodes."""
     ends = shortest(specs)
     others = st.sampled_from([name for name in specs if name.startswith(OURS)] + RUNNERS)
 

@@ -1,4 +1,4 @@
-"""Makes nodes of prompts in API form, and empties the cache of a server."""
+"""Make nodes of prompts in API form, and empty the cache of a server."""
 
 
 def node(kind: str, **inputs) -> dict:
@@ -6,7 +6,7 @@ def node(kind: str, **inputs) -> dict:
 
 
 def forget_outputs(server) -> None:
-    """Empty the server's cache; it does so after the next prompt, so give it one."""
+    """Empty the server's cache. This happens after the next prompt, so queue one."""
     server.post("/free", {"unload_models": True, "free_memory": True})
     empty = node("EmptyImage", width=8, height=8, batch_size=1, color=0)
     server.run({"1": empty, "2": node("PreviewImage", images=["1", 0])})

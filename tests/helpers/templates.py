@@ -1,4 +1,4 @@
-"""The shipped workflows, by the names of their API forms."""
+"""The bundled workflows, by the names of their API forms."""
 
 from helpers.checkout import WORKFLOWS
 

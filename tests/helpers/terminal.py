@@ -1,8 +1,8 @@
-"""Starts a command as a terminal does."""
+"""Start a command as a terminal does."""
 
 import signal
 
 
 def as_in_a_terminal() -> None:
-    """What a shell starts in the background does not hear Ctrl+C; nor would the command."""
+    """Let the command receive Ctrl+C, which a shell keeps from commands in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

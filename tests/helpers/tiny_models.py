@@ -1,8 +1,8 @@
-"""Writes tiny random Kandinsky 2.2 checkpoints in the published folder layout, in seconds.
+"""Write tiny random Kandinsky 2.2 checkpoints in the published folder layout, in seconds.
 
-They are real classes of diffusers and transformers, saved by their own `save_pretrained`; only the
-widths and the weights are not the published ones. `python tests/helpers/tiny_models.py DIR` writes
-them all.
+They are real classes of diffusers and transformers, saved by their own `save_pretrained`. Only the
+widths and the weights differ from the published ones. `python tests/helpers/tiny_models.py DIR`
+writes all of them.
 """
 
 import json
@@ -64,7 +64,7 @@ PRIOR_SCHEDULER = dict(
 
 
 def randomize(module: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Fixed random weights, so that every run and machine has the same checkpoint."""
+    """Set fixed random weights, so that every run and machine has the same checkpoint."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(module.named_parameters()):
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
@@ -75,7 +75,7 @@ def randomize(module: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 
 def make_unet(variant: str = "text_to_image", seed: int = 0) -> UNet2DConditionModel:
-    """A UNet of one of the three kinds: text_to_image, inpaint (9 channels in), depth (a hint)."""
+    """Make a UNet of a kind: text_to_image, inpaint (9 channels in), or depth (with a hint)."""
     unet = UNet2DConditionModel(
         in_channels={"text_to_image": 4, "inpaint": 9, "depth": 8}[variant],
         out_channels=8,
@@ -111,11 +111,11 @@ def make_movq() -> VQModel:
 
 
 def make_tokenizer(length: int = 77) -> CLIPTokenizer:
-    """CLIP's byte-pair tokenizer with a vocabulary of single letters."""
+    """Make CLIP's byte-pair tokenizer with a vocabulary of single letters."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,'-"
     tokens = [*letters, *(letter + "</w>" for letter in letters)]
     vocabulary = {token: i for i, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
-    with tempfile.TemporaryDirectory() as folder:  # every version of transformers reads these
+    with tempfile.TemporaryDirectory() as folder:  # every version of transformers reads these files
         (Path(folder) / "vocab.json").write_text(json.dumps(vocabulary))
         (Path(folder) / "merges.txt").write_text("#version: 0.2\n")
         return CLIPTokenizer.from_pretrained(folder, model_max_length=length)
@@ -178,7 +178,7 @@ def make_decoder(variant: str = "text_to_image", **scheduler) -> KandinskyV22Pip
 
 
 def make_depth_estimators() -> dict[str, tuple]:
-    """name → (model, image processor), one of each family that a user is likely to have."""
+    """Return name → (model, image processor), one of each family that users are likely to have."""
     glpn = GLPNConfig(
         hidden_sizes=[8, 8, 16, 16],
         depths=[1] * 4,

@@ -1,4 +1,4 @@
-"""Runs pictures and latents through ComfyUI's VAE Encode and VAE Decode."""
+"""Run pictures and latents through ComfyUI's VAE Encode and VAE Decode."""
 
 import torch
 
@@ -23,5 +23,5 @@ def decode(vae, latents) -> torch.Tensor:
 
 
 def as_image(sample: torch.Tensor) -> torch.Tensor:
-    """What diffusers' MoVQ decodes → IMAGE."""
+    """Return what diffusers' MoVQ decodes as an IMAGE."""
     return (sample * 0.5 + 0.5).clamp(0, 1).movedim(1, -1)

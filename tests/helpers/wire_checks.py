@@ -1,4 +1,4 @@
-"""Checks what travels on wires: is it whole, is it finite, is it what it was before?"""
+"""Check values on wires: are they valid, finite and unchanged?"""
 
 import dataclasses
 import hashlib
@@ -6,19 +6,19 @@ from typing import Any
 
 import torch
 
-TAME = 1e4  # no wire of a sound graph is beyond this
+TAME = 1e4  # no wire of a correct graph is beyond this
 
 
 def walk(value: Any):
-    """Every value within one."""
+    """Yield every value within a value."""
     yield value
     if isinstance(value, dict):
         inner = list(value.values())
     elif dataclasses.is_dataclass(value):
         inner = [getattr(value, field.name) for field in dataclasses.fields(value)]
-    elif hasattr(value, "model_options"):  # a MODEL: what it carries, not its weights
+    elif hasattr(value, "model_options"):  # a MODEL: what it carries, and not its weights
         names = ("model_options", "object_patches", "patches_uuid", "hook_patches", "wrappers")
-        inner = [getattr(value, name, None) for name in names]  # some, on a GUIDER
+        inner = [getattr(value, name, None) for name in names]  # some of them, on a GUIDER
     else:
         inner = getattr(value, "tensors", value if isinstance(value, list | tuple) else [])
     for each in inner:
@@ -30,11 +30,12 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 
 
 def digest(value: Any) -> list:
-    """Equal before and after, if nothing in it has changed."""
+    """Return a digest that is equal before and after, if nothing in the value has changed."""
 
     def of(leaf: Any):
         if torch.is_tensor(leaf):
-            numbers = torch.cat([leaf.flatten()]).view(torch.uint8).numpy()  # cat: in a row
+            # Cat makes them contiguous.
+            numbers = torch.cat([leaf.flatten()]).view(torch.uint8).numpy()
             return leaf.shape, leaf.dtype, hashlib.blake2b(numbers, digest_size=8).digest()
         return (len(leaf), *leaf) if isinstance(leaf, dict) else id(leaf)
 
@@ -42,13 +43,13 @@ def digest(value: Any) -> list:
 
 
 def is_tame(value: Any) -> bool:
-    """Finite throughout, and of usual size."""
+    """Return whether a value is finite throughout, and of usual size."""
     numbers = [leaf for leaf in tensors_in(value) if leaf.numel() and leaf.is_floating_point()]
     return all(leaf.abs().max() < TAME for leaf in numbers)
 
 
 def malformed(kind: str, value: Any, node: str = "") -> str:
-    """What is wrong with a value that a node of ours gave; empty if nothing is."""
+    """Return what is wrong with a value from one of our nodes, or an empty text."""
     # Paste Back keeps the alpha channel of an original that has one.
     channels = (3, 4) if node == "Kandinsky22PasteBack" else (3,)
     if kind == "LATENT":

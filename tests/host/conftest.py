@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from scripts import host
 from scripts.comfyui import Server
 
-# What the shipped workflows name → the tiny checkpoint that stands in for it.
+# The model names in the bundled workflows → the tiny checkpoint in place of each.
 TINY = {
     "kandinsky-2-2-mini-prior": "kandinsky-2-2-tiny-prior",
     "kandinsky-2-2-mini-decoder": "kandinsky-2-2-tiny-decoder",
@@ -25,7 +25,7 @@ TINY = {
 
 
 def write_models(base: Path) -> None:
-    """All that TINY names, where a server looks for it."""
+    """Write all models that TINY names, in the folders of a server."""
     tiny_models.write_all(base / "models" / "diffusers")
     tiny_models.write_depth_estimators(base / "models" / "depth_estimators")
     lora = {"add_k_proj.lora_down.weight": (4, 16), "add_k_proj.lora_up.weight": (64, 4)}
@@ -55,7 +55,7 @@ def base(tmp_path) -> Path:
 
 @pytest.fixture
 def probed_server(base):
-    """One of its own, which can be asked what of this pack is alive in it."""
+    """A server for one test, which reports the values of this pack that are alive in it."""
     probe = base / "custom_nodes" / "probe" / "__init__.py"
     probe.parent.mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("probe.py"), probe)
@@ -70,7 +70,7 @@ def object_info(server):
 
 @pytest.fixture
 def tiny_workflow():
-    """A shipped workflow in API form, on the tiny checkpoints and with few steps."""
+    """A bundled workflow in API form, on the tiny checkpoints and with few steps."""
 
     def load(name: str, steps: int = 4) -> dict:
         prompt = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text())

@@ -1,4 +1,4 @@
-"""A pack for a server under test, that says what is alive in it: GET /probe."""
+"""A pack for a server under test. GET /probe reports what is alive in the server."""
 
 import gc
 from collections import Counter

@@ -1,4 +1,4 @@
-"""API JSON as people write it: numbers as texts, whole numbers as 3.0, a count as a number."""
+"""API JSON as users write it: numbers as texts, whole numbers as 3.0, a count as a number."""
 
 import pytest
 from helpers.server_prompts import node
@@ -9,7 +9,7 @@ PRIOR = "kandinsky-2-2-tiny-prior"
 
 
 def mixed(count, kind=str, **changes) -> dict:
-    """A prompt that mixes three embeddings."""
+    """Return a prompt that mixes three embeddings."""
     sampling = dict(prompt="a", negative_prompt="", seed=7, steps=3, cfg=1.5, batch_size=1)
     mix = {"count": count, "method": "slerp"}
     mix |= {f"count.image_embeds_{i}": ["prior", i % 2] for i in (1, 2, 3)}

@@ -52,13 +52,13 @@ def servers(tmp_path_factory):
 
 @contextmanager
 def ray_cluster(num_cpus: int) -> Iterator[Cluster]:
-    """A Ray cluster of one machine, all of whose files are in a temporary folder of its own.
+    """Yield a Ray cluster of one machine, with all its files in its own temporary folder.
 
-    Ray's Cluster writes the address into Ray's default folder, whatever `temp_dir` the head is
-    given, and fails where no earlier Ray has made that folder: so this is the default folder.
+    Ray's Cluster writes the address into Ray's default folder, whatever `temp_dir` the head has. It
+    fails if no earlier Ray has made that folder. So this folder is made the default.
     """
     node = dict(num_cpus=num_cpus, object_store_memory=100_000_000, include_dashboard=False)
-    short = dict(prefix="ray", dir="/tmp")  # the paths of sockets are at most 107 bytes long
+    short = dict(prefix="ray", dir="/tmp")  # the paths of sockets have at most 107 bytes
     with (
         tempfile.TemporaryDirectory(**short, ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as environment,
@@ -79,7 +79,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def workflow(tmp_path_factory):
-    """Text to image on the miniature, small and in few steps."""
+    """Text-to-image on the miniature, small and in few steps."""
     prompt = json.loads((WORKFLOWS / "api" / "text_to_image.json").read_text())
     for node in prompt.values():
         node["inputs"] |= {"steps": 4} if "steps" in node["inputs"] else {}
@@ -103,7 +103,7 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(servers, cluster, workflow):
-    """The command on the two servers, begun: arguments → process."""
+    """Return a function that starts the command on the two servers: arguments → process."""
 
     def start(output, *arguments, workflow=workflow, **options) -> subprocess.Popen:
         urls = ",".join(server.url for server in servers)
@@ -118,7 +118,7 @@ def batch(servers, cluster, workflow):
 
 @pytest.fixture(scope="module")
 def alone(servers, workflow, table):
-    """What a single server makes of the jobs: id → pixels."""
+    """Return the results of the jobs on a single server: id → pixels."""
     jobs = Jobs(json.loads(workflow.read_text()), [], table)
     made = {}
     for task in map(jobs.task, jobs):
@@ -132,7 +132,7 @@ def alone(servers, workflow, table):
 
 @pytest.fixture(scope="module")
 def finished(batch, servers, table, tmp_path_factory):
-    """A whole run, looked at in a terminal: (its folder, what the terminal showed)."""
+    """A whole run in a terminal: (its folder, the terminal's content)."""
     output = tmp_path_factory.mktemp("finished")
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, 120))
@@ -150,9 +150,9 @@ def finished(batch, servers, table, tmp_path_factory):
     before = count_finished(servers)
     process = batch(output, "--table", table, stderr=theirs)
     os.close(theirs)
-    assert process.wait() == 1  # for the bad job
+    assert process.wait() == 1  # because of the bad job
     reader.join()
-    assert count_finished(servers) - before == JOBS  # none twice, and the bad one is refused
+    assert count_finished(servers) - before == JOBS  # none runs twice, and the bad job is refused
     return output, b"".join(shown).decode()
 
 
@@ -172,7 +172,7 @@ def wait_for(condition, process=None) -> None:
 
 
 def assert_each_once(output: Path, alone: dict) -> None:
-    """All jobs are in the manifest, once, and the files are those of a single server."""
+    """Check that each job is in the manifest once, with the files of a single server."""
     made = {record["job"]: record for record in records(output) if not record["error"]}
     assert len(records(output)) == len(alone) + 1 == len({r["job"] for r in records(output)})
     assert made.keys() == alone.keys()
@@ -253,9 +253,10 @@ def test_a_server_without_the_nodes_gets_nothing(batch, workflow, servers, tmp_p
 def test_a_client_that_is_killed_and_one_that_is_interrupted(
     batch, table, alone, servers, tmp_path
 ):
-    for server in servers:  # or all is there at once, from what other tests have left
+    for server in servers:  # otherwise results of other tests make the run too short
         server.post("/free", {"unload_models": True, "free_memory": True})
-    batch(tmp_path / "first", "--set", "Decoder.seed=100..103").communicate()  # then it is done
+    # Then this part is done.
+    batch(tmp_path / "first", "--set", "Decoder.seed=100..103").communicate()
     first = batch(tmp_path, "--table", table)
     wait_for(lambda: len(records(tmp_path)) >= 3, first)
     first.kill()
@@ -275,7 +276,7 @@ def test_a_client_that_is_killed_and_one_that_is_interrupted(
 
 
 def test_a_server_that_stops_answering_is_given_up(batch, servers, tmp_path):
-    """Stopped, not ended: its connections stay open, and nothing comes over them."""
+    """It is stopped and not ended, so its connections stay open, and nothing comes over them."""
     process = batch(tmp_path, "--set", "Decoder.seed=1..60", "--patience", "6")
     try:
         wait_for(lambda: servers[1].url in {r["server"] for r in records(tmp_path)}, process)
@@ -291,7 +292,7 @@ def test_a_job_that_somebody_takes_out_of_the_queue(batch, servers, tmp_path):
     server = servers[0]
 
     def take_one_out() -> bool:
-        """The one that waits, unless it begins just then."""
+        """Remove the waiting workflow, unless it begins at that moment."""
         waiting = [job[1] for job in server.get("/queue")["queue_pending"]]
         server.post("/queue", {"delete": waiting})
         running = [job[1] for job in server.get("/queue")["queue_running"]]
@@ -320,8 +321,10 @@ def test_previews_are_nothing_saved(batch, tmp_path):
 
 
 def test_a_started_server_and_ray_embedded(workflow, tmp_path):
-    """No server, no cluster: all of it is started, and gone afterwards. One of the two pictures is
-    the same in all jobs, and is saved once."""
+    """Without a server or a cluster, both are started, and removed afterwards.
+
+    One of the two pictures is the same in all jobs, and is saved once.
+    """
     prompt = json.loads(workflow.read_text())
     prompt["same"] = {
         "class_type": "EmptyImage",
@@ -360,7 +363,7 @@ def test_the_benchmark_runs():
 
 @pytest.mark.slow
 def test_a_machine_that_fails(workflow, tmp_path):
-    """Two machines with a started server on each; one of them fails, and there is no third."""
+    """There are two machines with a started server on each. One of them fails."""
     bases = set(host.cache_folder().glob("batch-*"))
     try:
         with ray_cluster(num_cpus=1) as cluster:
@@ -374,12 +377,12 @@ def test_a_machine_that_fails(workflow, tmp_path):
             assert "150 jobs were run; 0 of the 150 failed" in process.communicate()[1]
     finally:
         for left in set(host.cache_folder().glob("batch-*")) - bases:
-            shutil.rmtree(left, ignore_errors=True)  # the machine could not
+            shutil.rmtree(left, ignore_errors=True)  # the machine could not do it
     assert len(records(tmp_path)) == 150 == len({record["job"] for record in records(tmp_path)})
 
 
 def test_a_server_that_is_killed(batch, servers, table, alone, tmp_path):
-    """The last one here: it takes a server away."""
+    """This test is the last one here, because it ends a server."""
     process = batch(tmp_path, "--table", table, "--patience", "20")
     wait_for(lambda: servers[1].url in {r["server"] for r in records(tmp_path)}, process)
     servers[1].process.kill()

@@ -1,4 +1,4 @@
-"""scripts/batch.py, killed: what is left of it is gone after the next run."""
+"""The next run removes what a killed run of scripts/batch.py has left."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""scripts/demo.py, the README's first command, makes a picture and leaves ComfyUI as it was."""
+"""scripts/demo.py, the README's first command, makes a picture and leaves ComfyUI unchanged."""
 
 import re
 import subprocess

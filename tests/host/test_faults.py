@@ -1,4 +1,4 @@
-"""A server comes through files that vanish or change, a full disk, a kill and two users at once."""
+"""A server survives files that vanish or change, a full disk, a kill and two users at once."""
 
 import io
 import os
@@ -24,7 +24,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 @pytest.fixture
 def text_to_image(tiny_workflow):
-    """Makes the shipped workflow with this seed in all of its stages."""
+    """Return a function that makes the bundled workflow with this seed in all of its stages."""
 
     def make(seed: int, decoder: str = DECODER, steps: int = 4) -> dict:
         prompt = tiny_workflow("text_to_image", steps)
@@ -56,7 +56,7 @@ def wait_until(holds, patience: float = 60):
 
 @contextmanager
 def busy(server, prompt: dict):
-    """What is queued in here waits: another prompt runs until the end."""
+    """Keep the server busy with another prompt, while more prompts are queued."""
     first = server.queue(prompt)
     wait_until(lambda: server.get("/queue")["queue_running"])
     yield
@@ -65,7 +65,7 @@ def busy(server, prompt: dict):
 
 @pytest.fixture
 def copied(server):
-    """A decoder folder to do things to."""
+    """A copy of a decoder folder that tests may change."""
     models = server.base / "models" / "diffusers"
     shutil.copytree(models / DECODER, models / "copied")
     yield models / "copied"
@@ -81,7 +81,7 @@ def copied(server):
     ],
 )
 def test_a_model_that_vanishes_in_the_queue(server, text_to_image, copied, lost, message):
-    """Also where the host has kept what was loaded."""
+    """This also holds if ComfyUI has kept the loaded models."""
     before = server.run(text_to_image(41, "copied"))
     with busy(server, text_to_image(1, steps=500)):
         queued = server.queue(text_to_image(42, "copied"))
@@ -96,7 +96,7 @@ def test_a_model_that_vanishes_in_the_queue(server, text_to_image, copied, lost,
 
 
 def test_a_model_that_changes_in_the_queue(server, text_to_image, copied):
-    """What is there when it runs is what runs."""
+    """The content at the time of the run counts."""
     old = pixels(server, server.run(text_to_image(43, "copied")).images)
     weights = load_file(copied / UNET)
     weights["conv_out.bias"] = weights["conv_out.bias"] + 1
@@ -114,7 +114,7 @@ def test_a_model_that_changes_in_the_queue(server, text_to_image, copied):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there a running process can be limited")
 def test_no_room_for_embeddings(server):
-    """The kernel's own refusal in the middle of a file: none may grow beyond a megabyte."""
+    """The kernel itself refuses in the middle of a file, as no file may grow beyond a megabyte."""
     import resource
 
     embeds = {"image_embeds": torch.rand(20_000, 24)}
@@ -131,14 +131,15 @@ def test_no_room_for_embeddings(server):
             server.run(prompt)
     finally:
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
-    assert os.listdir(server.output / "full") == []  # no half a file, to be taken for a whole one
+    # No part of a file that could be taken for a whole one.
+    assert os.listdir(server.output / "full") == []
     server.run(prompt)
     (saved,) = (server.output / "full").iterdir()
     assert torch.equal(load_file(saved)["image_embeds"], embeds["image_embeds"])
 
 
 def test_two_who_queue_at_once(server, text_to_image):
-    """Each gets pictures of its own, which are those that it gets alone."""
+    """Each user gets the pictures that this user would get alone."""
     seeds = {"one": (61, 63, 65), "two": (62, 64, 66)}
 
     def queue_all(user: str) -> list[np.ndarray]:
@@ -155,7 +156,7 @@ def test_two_who_queue_at_once(server, text_to_image):
 
 
 def test_killed_and_started_again(server, probed_server, text_to_image):
-    """On the same folders, with the same pictures as on a server that was never killed."""
+    """It restarts on the same folders, and gives the pictures of a server that was never killed."""
     prompt, other = text_to_image(51, steps=40), probed_server
     decoder = number(prompt, "Kandinsky22Decoder")
 

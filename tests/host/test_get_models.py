@@ -1,4 +1,4 @@
-"""Get Models fetches a model in a real server, where it can be used at once."""
+"""Get Models downloads a model in a real server, which can use it at once."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bare_server(hub, tmp_path_factory):
-    """A server without models, that takes the hub on this machine for the hub."""
+    """A server without models that uses the test's hub."""
     base = tmp_path_factory.mktemp("comfyui")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("HF_ENDPOINT", hub.url)
@@ -73,7 +73,7 @@ def test_interrupted_then_fetched_then_used(bare_server, hub):
         bare_server.run(get(DECODER), note_progress)
     assert stopped.value.node_id == "get"
     assert values == sorted(values) and max(values) < 1
-    assert not hub.release.is_set()  # while the network said nothing
+    assert not hub.release.is_set()  # while the network was silent
     assert choices(bare_server, "Kandinsky22LoadDecoder") == []
 
     hub.release.set()
@@ -116,7 +116,7 @@ def test_an_odd_folder_keeps_no_other_waiting(bare_server):
 
 
 def test_what_was_done_before_an_error_is_still_said(bare_server, hub, monkeypatch):
-    """The prior is there, and for the decoder the hub has nothing."""
+    """The prior exists, and the hub has nothing for the decoder."""
     decoder = REPOSITORIES[DECODER]
     monkeypatch.delitem(hub.repositories, (decoder.id, decoder.commit))
     folder = bare_server.base / "models" / "diffusers"
@@ -129,7 +129,7 @@ def test_what_was_done_before_an_error_is_still_said(bare_server, hub, monkeypat
 
 
 def test_an_encoder_that_is_there_is_not_fetched(bare_server, hub):
-    """In ComfyUI's folder for CLIP Vision, under another name."""
+    """It is in ComfyUI's folder for CLIP Vision, under another name."""
     prior, path = REPOSITORIES[PRIOR], "image_encoder/model.safetensors"
     mine = bare_server.base / "models" / "clip_vision" / "sdxl" / "bigG.safetensors"
     mine.parent.mkdir(parents=True)

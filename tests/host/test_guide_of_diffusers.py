@@ -1,4 +1,4 @@
-"""Each code block of the diffusers guide, on PIL pictures, and its graph on a server: 0.0 apart.
+"""Each code block of the diffusers guide equals its graph on a server, on PIL pictures.
 
 `python scripts/test.py --no-lint tests/host/test_guide_of_diffusers.py -v` prints a line for each.
 docs/from_diffusers.md has them as a table. The code runs on the tiny checkpoints with few steps.
@@ -41,7 +41,7 @@ class Guide:
         return torch.Generator("cpu").manual_seed(seed)
 
     def embeds(self, negative: str | None = None, **arguments):
-        """(positive, negative) of the prior's pipeline, with seed 3."""
+        """Return (positive, negative) of the prior's pipeline, with seed 3."""
         prior = self.pipeline("KandinskyV22PriorPipeline", PRIOR)
         arguments = dict(negative_prompt=negative, num_inference_steps=5) | arguments
         return prior("a red cat", generator=self.generator(3), **arguments).to_tuple()
@@ -85,7 +85,7 @@ class Guide:
         return self.add("hint", "Kandinsky22DepthHint", depth_estimator=estimator, image=pixels)
 
     def make_hint(self) -> torch.Tensor:
-        """The guide's own function, from the pipeline of transformers."""
+        """Run the guide's own function, which uses the pipeline of transformers."""
         folder = str(self.server.base / "models" / "depth_estimators" / "tiny-dpt")
         estimator = transformers.pipeline("depth-estimation", model=folder)
         image = np.array(estimator(self.picture)["depth"])[:, :, None]
@@ -93,7 +93,7 @@ class Guide:
         return (torch.from_numpy(image).float() / 255.0).permute(2, 0, 1).unsqueeze(0)
 
     def latents(self, stage: str, **inputs) -> torch.Tensor:
-        """What a stage of the graph gives on the server."""
+        """Return the latents of a stage of the graph on the server."""
         inputs = dict(model=["decoder", 0]) | SAMPLING | inputs
         sampled = self.add("stage", f"Kandinsky22{stage}", **inputs)
         self.add("saved", "SaveLatent", samples=sampled, filename_prefix="guide/latent")
@@ -102,14 +102,14 @@ class Guide:
         return load_file(path)["latent_tensor"]
 
     def as_pixels(self, latents: torch.Tensor) -> torch.Tensor:
-        """The controlnet pipelines give pictures only."""
+        """Decode latents, as the controlnet pipelines give only pictures."""
         folder = "kandinsky-2-2-tiny-controlnet-depth"
         movq = self.pipeline("KandinskyV22ControlnetPipeline", folder).movq
         return movq.decode(latents, force_not_quantize=True).sample
 
 
 def text_to_image(guide):
-    """The combined pipeline's two stages, each with a generator of its own."""
+    """Run the combined pipeline's two stages, each with its own generator."""
     positive, negative = guide.embeds("low quality", guidance_scale=1.0)
     theirs = guide.pipeline("KandinskyV22Pipeline", "kandinsky-2-2-tiny-decoder")(
         positive, negative, generator=guide.generator(), **SIZE, **LATENT
@@ -172,7 +172,7 @@ def hat_with_a_numpy_mask(guide):
 
 
 def old_mask_inverted(guide):
-    """The card's `ImageOps.invert(mask)` for a mask that is black where it repaints."""
+    """Return the card's `ImageOps.invert(mask)` for a mask that is black where it repaints."""
     old = Image.fromarray(((1 - guide.mask) * 255).astype(np.uint8))
     return inpaint(guide, ImageOps.invert(old), guide.mask)
 
@@ -291,7 +291,10 @@ def test_a_row_of_the_guide(server, row):
 
 
 def test_a_saved_png_is_cut_where_pil_rounds(server):
-    """Save Image truncates to 8 bits, and diffusers' PIL output rounds: at most one level apart."""
+    """Save Image truncates to 8 bits, and diffusers' PIL output rounds.
+
+    They differ by one level at most.
+    """
     guide = Guide(server)
     theirs, ours = text_to_image(guide)
     assert torch.equal(theirs, ours)

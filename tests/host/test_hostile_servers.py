@@ -1,4 +1,4 @@
-"""scripts/batch.py on a real server and on one that does all that a server must not do."""
+"""scripts/batch.py on a real server and on a hostile one."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def honest(tmp_path_factory):
 
 
 def most_memory(process: subprocess.Popen) -> dict[str, int]:
-    """The most that the command, and each process of Ray's workers, holds itself, until it ends."""
+    """Return the most memory of the command and of each process of Ray's workers, until it ends."""
     most: dict[str, int] = {}
     while process.poll() is None:
         try:
@@ -44,7 +44,10 @@ def most_memory(process: subprocess.Popen) -> dict[str, int]:
 
 
 def test_forty_jobs_beside_a_hostile_server(honest, tmp_path):
-    """Forty lines; those that it has mistreated are failed, with reasons; nothing is elsewhere."""
+    """There are 40 lines. Jobs that the hostile server broke have failed, with reasons.
+
+    No file is outside the run's folder.
+    """
     path, output = tmp_path / "w.json", tmp_path / "deep" / "er" / "output"
     path.write_bytes((WORKFLOWS / "api" / "text_to_image.json").read_bytes())
     with running(HostileServer(lambda workflow: workflow["9"]["inputs"]["seed"])) as hostile:

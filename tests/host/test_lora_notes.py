@@ -1,4 +1,4 @@
-"""What a user should know about a LoRA file stands on the node, as long as it is so."""
+"""Notes about a LoRA file are on the node as long as they are true."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ GRAPH = {
 
 
 def texts_of(server, prompt: dict) -> list[tuple[str, str]]:
-    """(node, text) for every text that ComfyUI's web page is told to show while a prompt runs."""
+    """Return (node, text) for every text that ComfyUI shows on a node while a prompt runs."""
 
     async def listen():
         texts, url = [], server.url.replace("http", "ws", 1)

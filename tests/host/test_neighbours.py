@@ -1,6 +1,6 @@
-"""In one process with other packs, ours changes nothing of theirs, nor they its pictures.
+"""In one process, this pack and other packs change nothing of one another.
 
-It is compared with a process that never saw it, in which the same libraries do the same by
+The process is compared with one without this pack, in which the same libraries do the same by
 themselves: see helpers/comfyui_process.py.
 """
 
@@ -15,8 +15,8 @@ from helpers.checkout import HOST, PACK
 
 IDLE = "NODE_CLASS_MAPPINGS = {}\n"
 
-# What packs do that speed things up, count or log: every call goes through them. Each leaves a file
-# when it is first called.
+# Packs that speed up, count or log do this: every call goes through their functions. Each function
+# leaves a file when it is first called.
 PATCHING = """
 import functools
 from pathlib import Path
@@ -69,7 +69,7 @@ def report(kind: str, folder: Path, *packs: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
-    """Reports of: this pack alone, its libraries without it, and both with a pack that patches."""
+    """Reports of this pack alone, of its libraries alone, and of both with a pack that patches."""
     folder = tmp_path_factory.mktemp("processes")
     idle, patching = write_pack(folder / "idle", IDLE), write_pack(folder / "patches", PATCHING)
     jobs = {"ours": ("ours",), "theirs": ("theirs", idle), "beside": ("ours", patching)}

@@ -16,7 +16,7 @@ HELP_FILES = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*") if p
 def test_help(server, name):
     with urllib.request.urlopen(f"{server.url}/extensions/kandinsky22/docs/{name}") as answer:
         assert answer.status == 200
-        # The page takes HTML for the server's word that there is nothing.
+        # ComfyUI takes HTML as the server's answer for a missing file.
         assert "html" not in answer.headers["Content-Type"]
         assert answer.read() == (DOCS / name).read_bytes()
 
@@ -27,7 +27,7 @@ def test_every_node_of_the_server_has_help(object_info):
 
 
 def test_translations(server, object_info):
-    """English is what the server says of the nodes; Russian is there beside it."""
+    """English equals the server's texts for the nodes, and Russian is there, too."""
     languages = server.get("/api/i18n")
     for name, node in object_info.items():
         if not name.startswith("Kandinsky22"):
@@ -51,14 +51,14 @@ def test_the_page_gets_these_scripts_from_us(server):
 
 
 def test_blueprints(server, object_info):
-    """The page's node library gets them; their nodes, inputs and wires are what the nodes have."""
+    """The node library gets them. Their nodes, inputs and wires are those that the nodes have."""
     listed = server.get("/global_subgraphs")
     ours = {entry["name"]: key for key, entry in listed.items() if "Kandinsky" in entry["name"]}
     assert set(ours) == {path.stem for path in BLUEPRINTS}
     for name, key in ours.items():
         blueprint = json.loads(server.get(f"/global_subgraphs/{key}")["data"])
         (box,), (inside,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
-        # ComfyUI saves no title that is the subgraph's own name, and shows that name.
+        # ComfyUI does not save a title that is the subgraph's own name, and shows that name.
         assert box.get("title", name) == inside["name"] == name and box["type"] == inside["id"]
         assert [i["name"] for i in box["inputs"]] == [i["name"] for i in inside["inputs"]]
         wires = {wire["id"]: wire for wire in inside["links"]}
@@ -67,6 +67,7 @@ def test_blueprints(server, object_info):
             spec = object_info[node["type"]]["input"]
             known = {**spec.get("required", {}), **spec.get("optional", {})}
             assert {i["name"].split(".")[0] for i in node["inputs"]} <= set(known)
-            for slot in node["inputs"]:  # what is neither wired nor a widget would be missing
+            # An input that is neither connected nor a widget would be missing.
+            for slot in node["inputs"]:
                 required = slot["name"] in spec.get("required", {})
                 assert slot["link"] in wires or "widget" in slot or not required

@@ -1,4 +1,4 @@
-"""In a real server the nodes give diffusers' bits, and are cached, stopped and refused alike."""
+"""In a real server, the nodes give diffusers' bits, and ComfyUI caches and interrupts them."""
 
 import io
 import json
@@ -18,7 +18,7 @@ SAMPLING = dict(seed=7, steps=6, cfg=4.0, sampler_name="ddpm", scheduler="checkp
 
 
 def text_to_image(negative: str = "", seed: int = 7, **changes) -> dict:
-    """Prompt to latents and pixels, all of it saved."""
+    """Return the workflow from prompt to latents and pixels, with everything saved."""
     return {
         "load_prior": node(
             "Kandinsky22LoadPrior", model_name="kandinsky-2-2-tiny-prior", weight_dtype="default"
@@ -111,7 +111,7 @@ def test_progress_reaches_the_page(server):
 
 @pytest.mark.parametrize("workflow", ["text_to_image", "ksampler"])
 def test_previews_show_the_picture_as_it_forms(server, workflow):
-    """On the bundled miniature, which has its map to colours: one preview a step."""
+    """On the bundled miniature, which has its map to colours, each step has one preview."""
     prompt = json.loads((WORKFLOWS / "api" / f"{workflow}.json").read_text())
     sampler = next(item for item in prompt.values() if "sampler_name" in item["inputs"])
     sampler["inputs"] |= dict(seed=33, steps=12)
@@ -162,7 +162,8 @@ def test_interrupt_stops_the_stage_and_leaves_no_trace(server, tiny_workflow, wo
     with pytest.raises(WorkflowInterrupted) as stopped:
         server.run(prompt, stop_early)
     assert stopped.value.node_id == number
-    assert max(seen) < 20  # of 40 or 20, with the way there and back; to the step: test_interrupt
+    # Of 40 or 20, with some time to react; test_interrupt checks the exact step.
+    assert max(seen) < 20
 
     again = server.run(prompt)
     forget_outputs(server)
@@ -209,7 +210,7 @@ def test_an_error_names_its_node_and_the_next_run_works(server):
 
 
 def test_nothing_complained(server):
-    """The pack is imported, and says nothing at start that a user would have to wonder about."""
+    """The pack is imported, and logs nothing at start that a user would have to think about."""
     log = server.log.read_text()
     assert "Cannot import" not in log and "IMPORT FAILED" not in log
     assert "No VAE weights detected" not in log

@@ -1,7 +1,7 @@
-"""A server that runs hundreds of prompts, wrong and interrupted ones among them, does not grow.
+"""A server that runs hundreds of prompts, some wrong and some interrupted, does not grow.
 
-`--soak 500` queues so many; without it a short form runs. Every line of artefacts/soak.log is a
-round over the shipped workflows, after which the server was told to free its memory.
+`--soak 500` queues 500 prompts. Without it, a short form runs. Every line of artefacts/soak.log is
+a round of the bundled workflows, after which the server was told to free its memory.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ def refuse(server, prompt: dict) -> int:
 
 
 def fail(server, prompt: dict) -> int:
-    """In the last stage, when all before it is done."""
+    """Fail in the last stage, after all others are done."""
     stage = last_stage(prompt)
     prompt[stage]["inputs"]["model"] = "nothing"
     with pytest.raises(WorkflowError) as failed:
@@ -60,7 +60,7 @@ def fail(server, prompt: dict) -> int:
 
 
 def clear(server, prompt: dict) -> int:
-    """Takes what waits out of the queue, and stops what runs."""
+    """Remove waiting prompts from the queue, and stop the running one."""
     for seed in range(90, 95):
         server.queue(with_widgets(prompt, seed=seed, steps=200))
     server.post("/queue", {"clear": True})
@@ -71,7 +71,7 @@ def clear(server, prompt: dict) -> int:
 
 
 def free(server, empty: dict) -> dict:
-    """What is alive when the server has freed all; it does so when it finds the time."""
+    """Return what is alive after the server has freed everything, which takes some time."""
     for _ in range(20):
         server.post("/free", {"unload_models": True, "free_memory": True})
         time.sleep(0.5)
@@ -82,7 +82,7 @@ def free(server, empty: dict) -> dict:
 
 
 def digest(server, result) -> str:
-    """All pictures of a result, to the bit."""
+    """Return a digest of all pictures of a result, to the bit."""
     pixels = [
         picture.tobytes()
         for image in result.images
@@ -104,7 +104,7 @@ def test_soak(request, probed_server, tiny_workflow):
         for place, name in enumerate(NAMES):
             prompt = tiny_workflow(name)
             result = server.run(prompt)
-            assert last_stage(prompt) in result.executed  # made, and not remembered
+            assert last_stage(prompt) in result.executed  # made again, and not taken from the cache
             made = digest(server, result)
             assert first.setdefault(name, made) == made
             queued += 1

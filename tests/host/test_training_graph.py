@@ -92,7 +92,7 @@ def test_a_folder_becomes_a_lora(server, object_info):
 
 
 def test_the_script_of_the_page_trains_on_a_folder(server):
-    """Word for word, with the server's address and in fewer steps."""
+    """It runs word for word, with the server's address and fewer steps."""
     write_dataset(server.base / "input" / "my style")
     (script,) = re.findall(r"^```python\n(.+?)^```$", PAGE, re.M | re.S)
     assert '"steps": 1000' in script and "http://127.0.0.1:8188" in script
@@ -104,7 +104,7 @@ def test_the_script_of_the_page_trains_on_a_folder(server):
 
 
 def test_a_folder_as_one_batch_is_refused_in_words(server, object_info):
-    """What the page says of it is what the server says; the next run works."""
+    """The error is the one in docs/training.md, and the next run works."""
     wrong = graph(object_info)
     wrong["batch"] = {
         "class_type": "ImageBatch",

@@ -1,4 +1,4 @@
-"""What one start of ComfyUI has computed of the image encoder, the next does not read again."""
+"""A second start of ComfyUI does not compute again what the first has kept of the image encoder."""
 
 import ctypes
 import os
@@ -14,11 +14,12 @@ from scripts import host
 from scripts.comfyui import Server, WorkflowError
 
 IN_OPEN = 0x20
-EVENT = 16  # bytes: which file is watched, what happened, cookie, length of a name; no name here
+# Bytes: the watched file, the event, a cookie, the length of a name; there is no name here.
+EVENT = 16
 
 
 class Opened:
-    """Counts how often a file is opened, by any process and any library: the kernel says so."""
+    """Counts how often a file is opened, by any process and any library, as the kernel reports."""
 
     def __init__(self, file: Path):
         libc = ctypes.CDLL(None, use_errno=True)
@@ -27,7 +28,7 @@ class Opened:
         assert libc.inotify_add_watch(self.events, os.fsencode(file), IN_OPEN) >= 0
 
     def times(self) -> int:
-        """Since the last call. Equal events that wait together are one."""
+        """Return the count since the last call. Equal events that wait together count as one."""
         try:
             return len(os.read(self.events, 1000 * EVENT)) // EVENT
         except BlockingIOError:
@@ -38,20 +39,23 @@ class Opened:
 
 
 def pictures(base: Path, prompt: dict) -> list[bytes]:
-    """Of one start."""
+    """Return the pictures of one start."""
     with Server(host.ensure(HOST["version"]), base, cpu=True) as server:
         return [server.fetch(image) for image in server.run(prompt).images]
 
 
 @pytest.fixture
 def encoder(base) -> Path:
-    """The image encoder's weights in a folder of ComfyUI's."""
+    """Return the image encoder's weights in a folder of ComfyUI's."""
     return base / "models" / "diffusers" / PRIOR / "image_encoder" / "model.safetensors"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 def test_text_to_image_reads_the_image_encoder_once(base, tiny_workflow, encoder):
-    """With an empty negative prompt; then, to see that it counts, without what was kept."""
+    """The negative prompt is empty.
+
+    Then the test deletes the kept vector, to show that it counts.
+    """
     prompt = tiny_workflow("text_to_image")
     assert {node["inputs"].get("negative_prompt", "") for node in prompt.values()} == {""}
     opened = Opened(encoder)
@@ -68,8 +72,10 @@ def test_text_to_image_reads_the_image_encoder_once(base, tiny_workflow, encoder
 
 
 def test_the_second_start_does_not_miss_the_weights(base, tiny_workflow, encoder):
-    """They are no weights any more then, of the same size and time; the words are those of a reader
-    as soon as something does need them."""
+    """The file then has the same size and time, but no weights.
+
+    Only a node that needs them fails.
+    """
     prompt = tiny_workflow("text_to_image")
     first, status = pictures(base, prompt), encoder.stat()
     encoder.write_bytes(b"\xff" * status.st_size)

@@ -1,4 +1,4 @@
-"""Every shipped workflow runs on a real server, fits the nodes, and says the same in both forms."""
+"""Every bundled workflow runs on a real server, fits the nodes, and is equal in both forms."""
 
 import io
 import json
@@ -26,7 +26,7 @@ each_workflow = pytest.mark.parametrize("name", NAMES)
 
 
 def read(name: str) -> tuple[dict, dict]:
-    """UI form, API form."""
+    """Return the form of the web interface and the API form."""
     ui = json.loads(TEMPLATES[name].read_text())
     return ui, json.loads((WORKFLOWS / "api" / f"{name}.json").read_text())
 
@@ -53,14 +53,14 @@ def test_runs_to_a_picture(server, tiny_workflow, name):
 def test_both_forms_say_the_same(object_info, name):
     ui, api = read(name)
     links = {link[0]: (str(link[1]), link[2]) for link in ui["links"]}
-    # Get Models is not sent with Run: it has a button of its own.
+    # Get Models is not queued by Run, as it has its own button.
     known = object_info.keys() - {"Kandinsky22GetModels"}
     nodes = {str(node["id"]): node for node in ui["nodes"] if node["type"] in known}
     running = {number: node for number, node in nodes.items() if node["mode"] != BYPASSED}
     assert set(api) == set(running)
 
     def source_of(link: int) -> list:
-        """What a wire comes from, looking through bypassed nodes as the page does."""
+        """Return the source of a wire, past bypassed nodes, as ComfyUI finds it."""
         number, slot = links[link]
         while nodes[number]["mode"] == BYPASSED:
             kind = nodes[number]["outputs"][slot]["type"]
@@ -73,7 +73,7 @@ def test_both_forms_say_the_same(object_info, name):
         wired = {i["name"]: source_of(i["link"]) for i in node["inputs"] if i["link"] is not None}
         names = [i["name"] for i in node["inputs"] if "widget" in i]
         values = list(node.get("widgets_values", []))
-        if "seed" in names:  # behind it stands what the page does with it after a run
+        if "seed" in names:  # after it there is what ComfyUI does with the seed after a run
             values.pop(names.index("seed") + 1)
         widgets = dict(zip(names, values, strict=True))
         literals = {n: v for n, v in api[number]["inputs"].items() if not isinstance(v, list)}
@@ -83,7 +83,7 @@ def test_both_forms_say_the_same(object_info, name):
 
 @each_workflow
 def test_fits_the_nodes(object_info, name):
-    """Every node, input and literal of the API form is one that the server knows."""
+    """The server knows every node, input and literal of the API form."""
     _, api = read(name)
     for node in api.values():
         spec = object_info[node["class_type"]]["input"]

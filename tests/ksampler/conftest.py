@@ -1,4 +1,4 @@
-"""What the tests of ComfyUI's own nodes share."""
+"""Fixtures for the tests of ComfyUI's own nodes."""
 
 import pytest
 from diffusers import VQModel

@@ -18,7 +18,7 @@ NAME = "a-fine-tuned-decoder"
 
 @pytest.fixture
 def load(models):
-    """Writes a decoder with other scheduler settings and loads its MODEL."""
+    """Return a function that writes a decoder with other scheduler settings and loads its MODEL."""
 
     def write_and_load(**scheduler):
         make_decoder(**scheduler).save_pretrained(models / NAME)
@@ -59,7 +59,7 @@ def test_ksampler_equals_the_stage(load, embeds, settings):
         latent_image=torch.zeros_like(noise),
         seed=7,
     )
-    # With a zero signal the first noise level is 4096: rounding there is that much larger.
+    # With a zero signal the first noise level is 4096, and rounding there is larger by that factor.
     bar = 4e-6 if "rescale_betas_zero_snr" not in settings else 1e-3
     assert oracle.max_diff(ours, samples) <= bar * ours.abs().max()
 
@@ -80,7 +80,7 @@ def test_the_noise_levels_are_the_checkpoints(load, settings):
     wanted = ((1 - alphas) / alphas).sqrt()
     found = model.get_model_object("model_sampling").sigmas.double()
     assert len(found) == len(wanted)
-    # Both put a large number for the infinite level of a zero signal; not the same one.
+    # Both replace the infinite level of a zero signal by a large number, but not by the same one.
     torch.testing.assert_close(found[:-1], wanted[:-1], rtol=1e-3, atol=0)
 
 

@@ -44,7 +44,7 @@ def test_conditioning_set_mask_gives_each_part_its_own(load_decoder, embeds):
 
 @pytest.mark.parametrize("name", [TEXT_TO_IMAGE, INPAINT, DEPTH])
 def test_conditioning_set_area_runs_on_its_part_alone(load_decoder, embeds, name):
-    """An area of 72 × 40 pixels in 96 × 64, off the UNet's grid, with the hint of that area."""
+    """The area is 72 × 40 pixels in 96 × 64, off the UNet's grid, with the hint of that area."""
     model, negative = load_decoder(name)[0], conditioning(embeds(1, 3))
     positive, hint = conditioning(embeds(1, 1)), random(1, 96, 64, 3)
     if name == DEPTH:

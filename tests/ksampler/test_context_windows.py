@@ -1,4 +1,4 @@
-"""ComfyUI's context windows: a picture along a depth map, denoised in parts."""
+"""ComfyUI's context windows: a picture with a depth map, denoised in parts."""
 
 import comfy.samplers
 import pytest
@@ -24,7 +24,7 @@ def windows(model, dim=3, length=8, overlap=0, schedule="batched", causal=False)
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_each_window_is_a_picture_along_its_own_part_of_the_hint(load_decoder, embeds, dim):
-    """Windows that do not overlap, against one run for each of them."""
+    """The windows do not overlap, and are compared with one run for each of them."""
     model = load_decoder(DEPTH)[0]
     sides = [8, 8]
     sides[dim - 2] = 16
@@ -75,7 +75,7 @@ def test_windows_that_overlap(load_decoder, pair, schedule):
 
 
 def test_embeddings_as_wide_as_the_canvas_are_not_cut(load_decoder, pair):
-    """24 numbers, and 24 latents along the side of the windows."""
+    """The embeddings have 24 numbers, and the side of the windows has 24 latents."""
     model = load_decoder(TEXT_TO_IMAGE)[0]
     samples = ksampler(windows(model, 2), *pair, canvas(1, 24, 8))
     assert samples.shape[-2:] == (24, 8) and samples.isfinite().all()

@@ -1,4 +1,4 @@
-"""ComfyUI's samplers refuse on our MODEL what has no place there, and say what would."""
+"""ComfyUI's samplers refuse unsuitable inputs of our MODEL, and the error says what to use."""
 
 import comfy.ops
 import pytest
@@ -186,7 +186,7 @@ def test_a_merge_of_two_kinds_of_decoder_is_refused(load_decoder, embeds, pair, 
         ksampler(merged, *pair, canvas())
     with pytest.raises(ValueError, match=message):
         run(Decoder, merged, embeds(1, 1), embeds(1, 2), canvas())
-    assert ksampler(model, *pair, canvas()).isfinite().all()  # nothing is left of it
+    assert ksampler(model, *pair, canvas()).isfinite().all()  # nothing of it is left
 
 
 def test_perp_neg_without_the_hint_on_its_empty_conditioning(load_decoder, embeds, pair):

@@ -27,9 +27,10 @@ def test_depth_follows_its_hint_and_needs_one(load_decoder, pair):
 
 
 def stage_and_native(model, embeds, picture, mask, start):
-    """Latents of the Inpaint stage, and of the host's sampler that begins with the LATENT `start`.
+    """Return the latents of the Inpaint stage, and of ComfyUI's sampler from the LATENT `start`.
 
-    The stage runs DDIM, which is the host's Euler, over the same noise levels from the highest on.
+    The stage runs DDIM, which equals ComfyUI's Euler, over the same noise levels from the highest
+    on.
     """
     positive, negative = embeds(1, 1), embeds(1, 2)
     widgets = dict(seed=7, steps=10, cfg=4.0, sampler_name="ddim", scheduler="trailing")
@@ -56,7 +57,7 @@ def stage_and_native(model, embeds, picture, mask, start):
 
 
 def test_native_inpaint_equals_the_stage(load_decoder, embeds):
-    """To rounding, where nothing is in the part that is repainted: see the next test."""
+    """They are equal up to rounding if the repainted part is empty: see the next test."""
     picture, mask = 3 * random(1, 4, 8, 8) - 1.5, half_mask(True)
     start = picture * keep_from_mask(mask, 8, 8)
     stage, native = stage_and_native(load_decoder(INPAINT)[0], embeds, picture, mask, start)
@@ -65,8 +66,10 @@ def test_native_inpaint_equals_the_stage(load_decoder, embeds):
 
 
 def test_native_inpaint_starts_from_a_trace_of_the_picture(load_decoder):
-    """The host adds the picture to its starting noise, 25 times as strong, where it is repainted,
-    too. On the trained miniature no pixel differs by more than 0.05 for it."""
+    """ComfyUI adds the picture to its starting noise, which is 25 times as strong, everywhere.
+
+    On the trained miniature, no pixel differs by more than 0.05 because of that.
+    """
     model, vae = load_decoder("kandinsky-2-2-mini-decoder-inpaint")
     prior = LoadPrior.execute("kandinsky-2-2-mini-prior", "default").args[0]
     positive, _ = prior.sample("a red circle", "", 0, 25, 4.0)
@@ -88,7 +91,7 @@ def test_native_inpaint_starts_from_a_trace_of_the_picture(load_decoder):
 
 
 def test_inpaint_with_a_noise_mask_alone(load_decoder, pair):
-    """SetLatentNoiseMask without Inpaint Conditioning: what stays is what the UNet is shown."""
+    """With SetLatentNoiseMask and no Inpaint Conditioning, the UNet sees what stays."""
     model, picture = load_decoder(INPAINT)[0], 3 * random(1, 4, 8, 8) - 1.5
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., :4] = 1
@@ -105,7 +108,7 @@ def test_inpaint_with_a_noise_mask_alone(load_decoder, pair):
     assert torch.equal(samples[..., 4:], picture[..., 4:])
     assert torch.equal(seen[0][:1, 4:8], picture * (1 - mask))
     assert torch.equal(seen[0][:1, 8:], 1 - mask)
-    assert not seen[4][:, 4:].any()  # nothing is kept of an empty latent
+    assert not seen[4][:, 4:].any()  # nothing of an empty latent is kept
 
 
 def test_every_item_of_a_batch_has_its_own_mask(load_decoder, pair):
@@ -135,7 +138,7 @@ def test_inpaint_keeps_what_the_latents_own_mask_keeps(load_decoder, embeds, pai
 
 
 def test_the_hosts_own_inpaint_conditioning(load_decoder, pair):
-    """Its picture has grey in the hole; what the UNet is shown is the mask's other side of it."""
+    """Its picture is grey in the hole. The UNet sees the other side of the mask of that picture."""
     model, vae = load_decoder(INPAINT)
     mask = torch.zeros(1, 64, 64)
     mask[:, :32] = 1

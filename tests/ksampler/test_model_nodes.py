@@ -1,4 +1,4 @@
-"""A MODEL that other nodes merge, cache or compile serves samplers and stages."""
+"""A MODEL that other nodes merge, cache or compile works in samplers and stages."""
 
 import comfy.model_management
 import comfy.model_patcher
@@ -14,11 +14,11 @@ from kandinsky22.utils.comfyui.load_model import load_model
 
 
 def test_merges_serve_samplers_and_stages(load_decoder, embeds, pair):
-    """ModelMergeSimple of two MODELs, against the same weights merged by hand."""
+    """ModelMergeSimple of two MODELs is compared with the same weights merged by hand."""
     from comfy_extras.nodes_model_merging import ModelMergeSimple
 
     one = load_decoder(TEXT_TO_IMAGE)[0]
-    comfy.model_management.load_models_gpu([one])  # without what another test has put on it
+    comfy.model_management.load_models_gpu([one])  # without patches of an earlier test
     two, by_hand = one.clone(), one.clone()
     weights = {f"diffusion_model.{k}": v for k, v in one.model.diffusion_model.state_dict().items()}
     two.add_patches({key: ("set", (1.2 * value,)) for key, value in weights.items()}, 1.0)
@@ -59,7 +59,7 @@ def test_easy_cache_saves_unet_calls(load_decoder, pair):
 
 @pytest.mark.long
 def test_torch_compile_serves_samplers_and_stages(load_decoder, embeds, pair):
-    """The graph that torch.compile makes runs at every step; what it computes is the same."""
+    """The graph of torch.compile runs at every step, and the result is the same."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
     plain = load_decoder(TEXT_TO_IMAGE)[0]
@@ -90,6 +90,6 @@ def test_torch_compile_serves_samplers_and_stages(load_decoder, embeds, pair):
 
 
 def test_without_dynamic_memory_it_is_the_plain_model_patcher(models):
-    """What TorchCompileModel and others ask the host for."""
+    """TorchCompileModel and other nodes ask ComfyUI for such a MODEL."""
     model = load_model(models / TEXT_TO_IMAGE, disable_dynamic=True)
     assert type(model) is comfy.model_patcher.ModelPatcher

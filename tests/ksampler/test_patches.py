@@ -1,4 +1,4 @@
-"""ComfyUI's patches of the UNet, in KSampler and in a stage, against the same computed by hand."""
+"""ComfyUI's patches of the UNet, in KSampler and in a stage, equal the same computed by hand."""
 
 import comfy.samplers
 import comfy.utils
@@ -27,7 +27,7 @@ PIPELINES = {
 
 
 class Setting:
-    """One canvas, two embeddings, one noise: for our nodes, ComfyUI's sampler, and by hand."""
+    """One latent, two embeddings and one noise, for our nodes, ComfyUI's sampler, and by hand."""
 
     def __init__(self, models, load_decoder, embeds, name, side=8):
         self.name, self.model = name, load_decoder(name)[0]
@@ -63,7 +63,7 @@ class Setting:
         )
 
     def by_hand(self, guidance):
-        """`guidance`: (predict, x, sigma) → noise; predict(x, which) → noise by diffusers' UNet."""
+        """Sample by hand. `guidance`: (predict, x, sigma) → noise; predict(x, which) → noise."""
         self.scheduler.set_timesteps(STEPS)
         latents = self.noise * self.scheduler.init_noise_sigma
         hint = self.hint.movedim(-1, 1).contiguous()
@@ -105,7 +105,7 @@ def same(x, *_):
 
 @pytest.mark.parametrize("attention", ["sdpa", "host", "plain"])
 def test_patches_that_change_nothing_change_no_bit(setting, attention):
-    """Our own way through the blocks is that of diffusers."""
+    """Our own loop over the blocks equals diffusers' forward."""
     plain = Optimize.execute(setting.model, attention, False).args[0]
     expected = setting.ksampler(plain)
     patched = plain.clone()
@@ -165,7 +165,7 @@ def test_perturbed_attention_guidance(setting):
 
 
 class Recorded:
-    """Joint attention that keeps how much its pixels attend to each pixel, among the pixels."""
+    """Joint attention that records how much its pixels attend to each pixel."""
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
         x = attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)
@@ -213,7 +213,10 @@ class Skipped:
 
 
 def test_skip_layer_guidance(setting):
-    """Its layers are those of joint attention, counted from the first; 1 is the middle here."""
+    """Its layers are those of joint attention, counted from the first.
+
+    Layer 1 is the middle here.
+    """
     middle = setting.unet.mid_block.attentions[0]
 
     def guidance(predict, *_):
@@ -246,7 +249,7 @@ def test_normalized_attention_guidance(setting):
 
 
 def fourier(skip, scale):
-    """FreeU's low frequencies, scaled: a box of 2 × 2 around the middle of the spectrum."""
+    """Return FreeU's filter: low frequencies are scaled, in a box of 2 × 2 around the middle."""
     spectrum = torch.fft.fft2(skip.float())
     for y in (0, -1):
         for x in (0, -1):
@@ -256,7 +259,7 @@ def fourier(skip, scale):
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_freeu(setting, version):
-    """By hooks on the residual layers of diffusers' UNet, whose input is (h, skip)."""
+    """The comparison uses hooks on the residual layers of diffusers' UNet: (h, skip)."""
     b = {64: 1.3, 32: 1.4}
     s = {64: 0.9, 32: 0.2}
     skips = iter([])
@@ -295,7 +298,7 @@ def test_freeu(setting, version):
 
 
 def shrunk_forward(unet, x, t, embeds):
-    """The tiny UNet, of which what follows the halving runs on half of the sides."""
+    """Run the tiny UNet, in which everything after the halving runs on half of the sides."""
     added = {"image_embeds": embeds}
     emb = unet.time_embedding(unet.get_time_embed(x, t).expand(len(x), -1))
     emb = emb + unet.get_aug_embed(emb, None, added)
@@ -351,7 +354,7 @@ def test_deep_shrink(larger):
 @pytest.mark.parametrize("block", [1, 2, 3])
 @pytest.mark.parametrize("after", [True, False])
 def test_deep_shrink_to_odd_sizes(models, load_decoder, embeds, factor, block, after):
-    """Where a side is halved with a rest, or only one of two sides differs."""
+    """A side is halved with a remainder, or only one of two sides differs."""
     setting = Setting(models, load_decoder, embeds, DEPTH, side=16)
     setting.latent = canvas(BATCH, 14, 22)
     patched = downscale(setting.model, block, factor, after, end=1.0)
@@ -406,7 +409,7 @@ def test_a_patch_that_fails_is_named(setting, path):
 @pytest.mark.long
 @pytest.mark.parametrize("path", ["stage", "ksampler"])
 def test_through_torch_compile(setting, path):
-    """One compiled UNet serves patched and plain calls: each gets its own."""
+    """One compiled UNet runs patched and plain calls, with the right result for each."""
     nodes_of = {
         "plain": lambda model: model,
         "PAG": lambda model: nodes_pag.PerturbedAttentionGuidance.execute(model, 3.0).args[0],
@@ -421,7 +424,10 @@ def test_through_torch_compile(setting, path):
 
 @pytest.mark.long
 def test_deep_shrink_through_torch_compile(larger):
-    """ComfyUI's patch asks the device for a noise level, which ends a graph; the result holds."""
+    """ComfyUI's patch asks the device for a noise level, which ends a graph.
+
+    The result is right.
+    """
     torch._dynamo.reset()
     compiled = TorchCompileModel.execute(larger.model, "eager").args[0]
     assert agree(larger.stage(downscale(compiled)), larger.stage(downscale(larger.model)))

@@ -1,4 +1,4 @@
-"""ComfyUI's samplers run our MODEL, and those that diffusers has too give the same."""
+"""ComfyUI's samplers run our MODEL. Those that diffusers has, too, give the same result."""
 
 import comfy.model_patcher
 import comfy.samplers
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.long
 
 
 def diffusers_samples(unet, scheduler, noise, positive, negative, steps, hint=None):
-    """Guided sampling at cfg 4 with diffusers' own UNet and scheduler, step by step."""
+    """Sample with guidance at cfg 4 with diffusers' own UNet and scheduler, step by step."""
     scheduler.set_timesteps(steps)
     latents = noise * scheduler.init_noise_sigma
     added = {"image_embeds": torch.cat([negative.tensor, positive.tensor])}
@@ -59,8 +59,8 @@ def test_samplers_equal_diffusers(models, load_decoder, embeds, name, sampler, s
         hint_for_diffusers = hint.movedim(-1, 1).contiguous()
         conditions = DepthConditioning.execute(*conditions, hint).args
     model = load_decoder(name)[0]
-    # The variance-exploding latents of the host's samplers are diffusers' over sqrt(alpha); the
-    # start is the same noise in the scale of each.
+    # The variance-exploding latents of ComfyUI's samplers are diffusers' latents divided by
+    # sqrt(alpha). The start is the same noise in each scale.
     starts_scaled = getattr(scheduler, "init_noise_sigma", 1.0) == 1.0
     start = (1 + sigmas[0] ** 2).sqrt() if starts_scaled else scheduler.init_noise_sigma
     ours = comfy.samplers.sample(
@@ -79,7 +79,7 @@ def test_samplers_equal_diffusers(models, load_decoder, embeds, name, sampler, s
     largest = theirs.abs().max()
     assert 10 < largest < 100
     # Two ways to compute the same in float32 differ by its rounding, which is relative to the size
-    # of the numbers; how much depends on the processor (1.14e-4 was seen where they reach 50).
+    # of the numbers. It depends on the processor: 1.14e-4 was seen with numbers up to 50.
     assert oracle.max_diff(ours, theirs) <= 4e-6 * largest
 
 
@@ -156,7 +156,7 @@ def test_a_batch_of_embeddings_pairs_up_with_latents(load_decoder, embeds):
 
 
 def test_noise_that_the_latent_brings_is_left_in_it(load_decoder, pair):
-    """KSampler (Advanced) without noise of its own: the kept part is not emptied at the start."""
+    """KSampler (Advanced) adds no noise of its own, and the kept part stays full at the start."""
     model = load_decoder(TEXT_TO_IMAGE)[0]
     noisy = {"samples": 25 * random(1, 4, 8, 8), "noise_mask": half_mask(True)[:, ::8, ::8]}
     seen = []
@@ -178,7 +178,7 @@ def test_noise_that_the_latent_brings_is_left_in_it(load_decoder, pair):
 def test_weights_of_one_half_type_compute_in_another(
     monkeypatch, load_decoder, pair, name, attention, compute
 ):
-    """As on cards that have no bf16: bf16 weights, fp16 arithmetic."""
+    """Cards without bf16 arithmetic have bf16 weights and compute in fp16."""
     import comfy.model_management
 
     monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *args, **kwargs: compute)

@@ -1,4 +1,4 @@
-"""ComfyUI's Train LoRA on the decoders: what it learns, what it leaves alone, what is refused."""
+"""ComfyUI's Train LoRA on the decoders: what it learns, what it leaves unchanged, its errors."""
 
 import comfy.lora
 import comfy.model_management as management
@@ -35,11 +35,11 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def pictures() -> list[torch.Tensor]:
-    return list(picture(3).split(1))  # as Rebatch Images with batch size 1
+    return list(picture(3).split(1))  # Rebatch Images with batch size 1 gives this
 
 
 def conditionings(prior, vae, pictures, kind="text") -> tuple[list, list]:
-    """Latents and CONDITIONING, one for each picture, as lists of ComfyUI make them."""
+    """Return latents and CONDITIONING, one for each picture, as lists of ComfyUI."""
     latents = [{"samples": vae.encode(each)} for each in pictures]
     parts = [Conditioning.execute(EncodeImage.execute(prior, p).args[0]).args[0] for p in pictures]
     if kind == "depth":
@@ -58,7 +58,7 @@ def conditionings(prior, vae, pictures, kind="text") -> tuple[list, list]:
 
 
 def train(model, latents, positive, steps=6, dtype="fp32", checkpointing=False, bypass=False):
-    """(the LoRA's tensors, the loss of each step)."""
+    """Return (the LoRA's tensors, the loss of each step)."""
     one = {
         "batch_size": 1,
         "steps": steps,
@@ -103,7 +103,7 @@ def test_what_it_gives_fits_every_loader(
 
     folder_paths.add_model_folder_path("loras", str(tmp_path))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    name = f"{kind}-{way}.safetensors"  # folders of earlier tests stay known to ComfyUI
+    name = f"{kind}-{way}.safetensors"  # ComfyUI still knows the folders of earlier tests
     save_file({key: value.contiguous() for key, value in lora.items()}, tmp_path / name)
     ours = LoadDecoderLora.execute(model, name, 1.0).args[0]
     theirs = LoraModelLoader.execute(model, lora, 1.0).args[0]
@@ -118,7 +118,7 @@ def test_what_it_gives_fits_every_loader(
 
 
 def test_it_learns(prior, load_decoder, pictures):
-    """The loss falls, and a stage draws another picture with what was learned."""
+    """The loss falls, and a stage draws another picture with the LoRA."""
     model, vae = load_decoder(DECODERS["text"])
     latents, positive = conditionings(prior, vae, pictures)
     lora, losses = train(model, latents, positive, steps=60)
@@ -130,7 +130,7 @@ def test_it_learns(prior, load_decoder, pictures):
 
 
 def test_a_batch_of_embeddings_in_one_conditioning_is_refused(prior, load_decoder):
-    """ComfyUI would use the first of them for every picture, in silence."""
+    """ComfyUI would silently use the first of them for every picture."""
     model, vae = load_decoder(DECODERS["text"])
     batch = picture(3)
     latents, _ = conditionings(prior, vae, [batch])
@@ -168,7 +168,7 @@ def test_an_interrupt_leaves_the_model_as_it_was(prior, load_decoder, pictures):
 
 
 def test_the_file_works_everywhere(prior, load_decoder, pictures, pair, tmp_path, monkeypatch):
-    """Stages and KSampler, after either loader, stacked, and merged into a file by Model Save."""
+    """It works in the stages and KSampler, with both loaders, stacked, and after Model Save."""
     model, vae = load_decoder(DECODERS["text"])
     lora, _ = train(model, *conditionings(prior, vae, pictures), steps=20)
     for kind in ("loras", "diffusion_models"):
@@ -191,12 +191,13 @@ def test_the_file_works_everywhere(prior, load_decoder, pictures, pair, tmp_path
     for plain, first, second, saved, twice in (sampled, staged):
         assert not torch.equal(plain, first) and not torch.equal(twice, first)
         assert torch.equal(first, second)
-        # Tensors of a file lie otherwise in memory than patched ones; kernels may round otherwise.
+        # Tensors of a file have another memory layout than patched ones, so kernels may round
+        # differently.
         assert (first - saved).abs().max() <= 1e-5
 
 
 def test_diffusers_refuses_the_file(prior, load_decoder, pictures, models, tmp_path):
-    """What docs/training.md says: it has other names, and differences of biases and norms."""
+    """As docs/training.md says, it has other names, and differences of biases and norms."""
     model, vae = load_decoder(DECODERS["text"])
     lora, _ = train(model, *conditionings(prior, vae, pictures), steps=1)
     assert any(name.endswith((".diff", ".diff_b")) for name in lora)
@@ -207,7 +208,7 @@ def test_diffusers_refuses_the_file(prior, load_decoder, pictures, models, tmp_p
 
 
 def test_checkpoints_of_diffusers_training_scripts_load(models, tmp_path, monkeypatch):
-    """accelerate's checkpoint-N/ holds the network in a folder of its name, beside other files."""
+    """accelerate's checkpoint-N/ has the network in a folder of its name, beside other files."""
     whole = UNet2DConditionModel.from_pretrained(models / DECODERS["text"] / "unet")
     transformer = PriorTransformer.from_pretrained(models / PRIOR / "prior")
     for kind in ("diffusers", "diffusion_models"):

@@ -1,4 +1,4 @@
-"""MoVQ as ComfyUI's VAE equals diffusers', whole and in tiles, at any size and batch."""
+"""MoVQ as ComfyUI's VAE equals diffusers' MoVQ, whole and in tiles, at any size and batch."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_a_batch_keeps_its_order(vae):
 
 
 def test_odd_sizes_lose_nothing(vae):
-    """Extended by the edge to the right and below, up to multiples of 8, and not cropped."""
+    """The picture is extended by its edge to the right and below, up to multiples of 8."""
     image = random_picture(1, 67, 94)
     extended = torch.nn.functional.pad(image.movedim(-1, 1), (0, 2, 0, 5), mode="replicate")
     wanted = encode(vae, extended.movedim(1, -1).contiguous())
@@ -78,7 +78,7 @@ def test_encode_for_inpaint(vae):
 
 @pytest.fixture(scope="module")
 def mosaic():
-    """IMAGE (1, 256, 256, 3): four scenes as the miniature's MoVQ was trained on."""
+    """IMAGE (1, 256, 256, 3): four scenes like those that trained the miniature's MoVQ."""
     scenes = draw(sample_scenes(4, torch.Generator().manual_seed(1)))
     rows = scenes.reshape(2, 2, 3, 128, 128).permute(2, 0, 3, 1, 4)
     return rows.reshape(1, 3, 256, 256).movedim(1, -1).contiguous()
@@ -87,8 +87,8 @@ def mosaic():
 def test_tiles_are_as_near_to_the_picture_as_the_whole(load_decoder, mosaic):
     """MoVQ's norms see a tile's own statistics, so the two cannot be equal.
 
-    Measured: mean difference 0.009 in pixels, 0.016 in latents (their deviation is 1.0); from the
-    picture the whole is 0.019 off, the tiled one 0.014.
+    Measured: the mean difference is 0.009 in pixels, and 0.016 in latents, whose deviation is 1.0.
+    The whole differs from the picture by 0.019, and the tiled one by 0.014.
     """
     vae = load_decoder("kandinsky-2-2-mini-decoder")[1]
     latents = encode(vae, mosaic)

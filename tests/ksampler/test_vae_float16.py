@@ -21,13 +21,16 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def half(monkeypatch):
-    """As after --fp16-vae."""
+    """Use the option --fp16-vae."""
     monkeypatch.setattr(comfy.cli_args.args, "fp16_vae", True)
 
 
 @pytest.fixture
 def loud(models, tmp_path):
-    """A decoder folder whose MoVQ leaves the range of float16 both ways, with weights that fit."""
+    """A decoder folder whose MoVQ leaves the range of float16 in both directions.
+
+    Its weights fit.
+    """
     folder = shutil.copytree(models / TEXT_TO_IMAGE, tmp_path / "loud")
     tensors = load_file(folder / "movq" / WEIGHTS)
     for name in ("encoder.conv_in.weight", "decoder.conv_in.weight"):
@@ -38,7 +41,7 @@ def loud(models, tmp_path):
 
 @pytest.fixture
 def rounded(loud):
-    """diffusers' MoVQ in float32, with the weights as float16 holds them."""
+    """diffusers' MoVQ in float32, with its weights rounded to float16."""
     return VQModel.from_pretrained(loud / "movq").half().float()
 
 

@@ -1,7 +1,7 @@
-"""A batch that has no room on the device is cut into parts that have, and nothing else changes.
+"""A batch that does not fit on the device is cut into parts that fit, and nothing else changes.
 
-The card is simulated: the CPU's memory under another name, which ComfyUI's own code fills and
-frees. What is free of it is its size without the weights of the models that are loaded there.
+The card is simulated. It is the CPU's memory under another name, which ComfyUI's own code fills and
+frees. Its free memory is its size without the weights of the models loaded there.
 """
 
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from kandinsky22.utils.comfyui.residents import Resident, transformer_memory
 from tools import measure_memory
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("nothing_shared")]
-CARD = torch.device("cpu", 0)  # ComfyUI makes no room on what is just "cpu"
+CARD = torch.device("cpu", 0)  # ComfyUI makes no room on a device called just "cpu"
 GIB = 2**30
 FAMILIES = ["tiny-dpt", "tiny-depth-anything", "tiny-glpn"]
 
@@ -35,7 +35,7 @@ class Card:
         return (free, 0) if torch_free_too else free
 
     def put(self, resident: Resident) -> Resident:
-        management.unload_all_models()  # from what is just "cpu"
+        management.unload_all_models()  # from the device called just "cpu"
         resident.patcher.load_device = CARD
         return resident
 
@@ -45,7 +45,8 @@ def card(monkeypatch) -> Card:
     management.unload_all_models()
     card = Card()
     monkeypatch.setattr(management, "get_free_memory", card.free)
-    monkeypatch.setattr(management, "minimum_inference_memory", lambda: 0)  # 0.8 GB: larger than it
+    # Its 0.8 GB are larger than the card.
+    monkeypatch.setattr(management, "minimum_inference_memory", lambda: 0)
     yield card
     management.unload_all_models()
 
@@ -57,7 +58,7 @@ def estimator(models, request):
 
 @pytest.fixture
 def frames() -> torch.Tensor:
-    """Eight, as of a film."""
+    """Eight pictures, as of a film."""
     return torch.rand(8, 52, 92, 3, generator=torch.Generator().manual_seed(0))
 
 
@@ -66,7 +67,7 @@ def weights_of(resident: Resident) -> int:
 
 
 def need_of(estimator, frames) -> int:
-    """Bytes for one frame, as the estimator says."""
+    """Return the bytes for one frame that the estimator reports."""
     told = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -82,7 +83,7 @@ def test_other_models_make_room_for_all_frames(card, estimator, frames):
     other = card.put(Resident(torch.nn.Linear(1000, 1000), torch.float32))
     card.size = 8 * need + 2 * weights_of(estimator.model) + weights_of(other)
     other.load()
-    card.size = card.size - weights_of(other) + 1000  # the other and this do not fit any more
+    card.size = card.size - weights_of(other) + 1000  # there is no room for both models
     assert card.free() < 8 * need
     with watched(estimator.model.module) as batches:
         found = estimator.estimate(frames)
@@ -92,8 +93,10 @@ def test_other_models_make_room_for_all_frames(card, estimator, frames):
 
 
 def test_frames_are_cut_to_what_is_free(card, estimator, frames):
-    """On a CPU, parts of three and two give the bits of eight; a picture alone has other kernels,
-    and may differ by one level of 255."""
+    """On a CPU, parts of three and two give the bits of eight.
+
+    A picture alone uses other kernels, and may differ by one level of 255.
+    """
     wanted, need = estimator.estimate(frames), need_of(estimator, frames)
     card.put(estimator.model)
     for room, parts in ((8, [8]), (3.5, [3, 3, 2]), (1, [1] * 8), (0.1, [1] * 8)):
@@ -122,7 +125,7 @@ def test_items_of_a_prior_are_cut_to_what_is_free(card, models, negative, cfg):
 
 
 def test_a_large_batch_is_cut_whatever_is_free(prior, monkeypatch):
-    """Each item has the noise that it has alone; emb2emb begins from its own embeddings."""
+    """Each item has the noise that it would have alone. Emb2emb begins with its own embeddings."""
     count = 2 * priors.AT_ONCE + 1
     told = []
     load = management.load_models_gpu
@@ -163,8 +166,11 @@ def test_progress_and_interrupt_of_a_batch_in_parts(prior, monkeypatch):
 
 @pytest.mark.parametrize("name", measure_memory.DEPTH)
 def test_the_estimate_for_depth_is_what_was_measured(name, monkeypatch):
-    """At published size, without its weights: the peak of a traced forward. Eight frames of 518×924
-    in a card of 6 GB, where scores of attention are written out as well."""
+    """The estimate equals the peak of a traced forward at published size, without weights.
+
+    There are eight frames of 518×924 in a card of 6 GB, where scores of attention are written to
+    memory.
+    """
     config, pixels = measure_memory.DEPTH[name]
     for kernel in ("fused", "math"):
         monkeypatch.setattr(
@@ -181,8 +187,10 @@ def test_the_estimate_for_depth_is_what_was_measured(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["dpt-large", "depth-anything-large", "glpn"])
 def test_eight_frames_on_a_full_card_of_12_gb(name, monkeypatch):
-    """At published size, 518×924: what is put on the card at once is traced, and fits beside the
-    weights once ComfyUI has freed what it was asked for."""
+    """The work on the card is traced at published size, for 518×924.
+
+    It fits beside the weights once ComfyUI has freed what it was asked for.
+    """
     config, pixels = measure_memory.DEPTH[name]
     frames = torch.empty(8, 3, *pixels, device="meta")
     _, weights = measure_memory.measure_depth(name, 1, torch.float32, "fused")

@@ -1,4 +1,4 @@
-"""ComfyUI sees which models a value holds, and frees them when it is dropped."""
+"""ComfyUI sees which models a value holds, and frees them when the value is dropped."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("nothing_shared")
 
 
 def work() -> list[weakref.ref]:
-    """Load everything, use it, and leave weak references to all values and modules."""
+    """Load everything, use it, and return weak references to all values and modules."""
     prior = LoadPrior.execute(PRIOR, "default").args[0]
     model, vae = LoadDecoder.execute(DEPTH, "default").args
     estimator = LoadDepthEstimator.execute("tiny-dpt").args[0]
@@ -44,7 +44,10 @@ def work() -> list[weakref.ref]:
 
 
 def test_what_is_dropped_is_freed(models):
-    """At once: there are no circles, which would wait for the garbage collector."""
+    """They are freed at once.
+
+    There are no reference cycles, which would need the garbage collector.
+    """
     gc.disable()
     try:
         references = work()
@@ -77,7 +80,7 @@ def test_values_name_their_models(models):
 )
 @pytest.mark.parametrize("load", [load_prior, load_depth_estimator])
 def test_old_models_are_the_first_to_leave_the_cache(models, load):
-    """When memory is short, before the pictures of the same old workflow."""
+    """When memory is short, they leave before the pictures of the same old workflow."""
     values = {"model": load(), "picture": torch.zeros(1, 64, 64, 3), "number": 1}
     cache = RAMPressureCache(CacheKeySetID)
 
@@ -98,6 +101,6 @@ def test_old_models_are_the_first_to_leave_the_cache(models, load):
 
 
 def test_values_are_as_dynamic_as_their_models(models):
-    """The host keeps what the running workflow needs, if it can take memory back bit by bit."""
+    """ComfyUI keeps what the running workflow needs, if it can take memory back in parts."""
     for value in (load_prior(), load_depth_estimator()):
         assert value.is_dynamic() == all(model.is_dynamic() for model in value.get_models())

@@ -1,4 +1,4 @@
-"""What a MODEL and a VAE say they need is what tracing and the allocator find."""
+"""The memory that a MODEL and a VAE report equals that of tracing and of the allocator."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_tracing_finds_what_the_allocator_gives(vae, tmp_path):
 @pytest.mark.parametrize("variant", ["text_to_image", "depth"])
 @pytest.mark.parametrize("attention, size", [("fused", 512), ("math", 1024)])
 def test_the_memory_estimate_is_what_was_measured(monkeypatch, variant, attention, size):
-    """At published size, without its weights: the peak of a traced forward."""
+    """The estimate equals the peak of a traced forward at published size, without weights."""
     from accelerate import init_empty_weights
     from kandinsky22.utils.comfyui.model import Kandinsky22
     from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
@@ -77,7 +77,7 @@ def test_the_memory_estimate_is_what_was_measured(monkeypatch, variant, attentio
 
 @pytest.mark.parametrize("network", ["prior", "one_pass_prior", "text_encoder", "image_encoder"])
 def test_the_estimate_for_the_prior_is_what_was_measured(network):
-    """At published size, without its weights: the peak of a traced forward."""
+    """The estimate equals the peak of a traced forward at published size, without weights."""
     from kandinsky22.utils.comfyui.residents import ACTIVATIONS, ONE_PASS_ACTIVATIONS
 
     from tools import measure_memory
@@ -89,7 +89,7 @@ def test_the_estimate_for_the_prior_is_what_was_measured(network):
 
 @pytest.mark.parametrize("kind", ["text_encoder", "image_encoder"])
 def test_the_estimate_for_comfyuis_clip_is_what_was_measured(kind):
-    """Its own bigG at published size, which computes in float32."""
+    """This is ComfyUI's own bigG at published size, which computes in float32."""
     from comfy import clip_model
     from kandinsky22.utils.comfyui.residents import ACTIVATIONS
     from kandinsky22.utils.files import architectures
@@ -114,7 +114,7 @@ def test_the_estimate_for_comfyuis_clip_is_what_was_measured(kind):
 
 
 def test_comfyui_is_told_what_a_prior_needs(prior, monkeypatch):
-    """Of each of its parts, for the rows, tokens and channels that it runs on."""
+    """This holds for each of its parts, for the rows, tokens and channels that it runs on."""
     told = {}
     load = comfy.model_management.load_models_gpu
 

@@ -1,4 +1,4 @@
-"""When memory runs out in a stage or while loading, the error says so and the next run is right."""
+"""If memory runs out in a stage or during loading, the error says so and the next run is right."""
 
 import gc
 import math
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def takes_memory(operator, output) -> bool:
-    """No view, nothing in place, and not the empty tensors that safetensors begins with."""
+    """Return whether an operator allocates memory: no view, not in place, no empty tensor."""
     if any(result.alias_info for result in operator._schema.returns):
         return False
     outputs = output if isinstance(output, tuple | list) else [output]
@@ -21,13 +21,13 @@ def takes_memory(operator, output) -> bool:
 
 
 class Device(TorchDispatchMode):
-    """Has room for the outputs of so many operators, and then says once that it is full."""
+    """A device with room for the outputs of some operators, which then once reports to be full."""
 
     def __init__(self, room: float = math.inf):
         super().__init__()
         self.room = room
         self.calls = 0
-        self.outputs: list[weakref.ref] = []  # of all operators; empty where nothing holds them
+        self.outputs: list[weakref.ref] = []  # of all operators; those that nothing holds are empty
         self.error = torch.OutOfMemoryError(f"CUDA out of memory, after {room} operators.")
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
@@ -41,7 +41,7 @@ class Device(TorchDispatchMode):
         return output
 
     def held(self) -> int:
-        """How many of the outputs are still there."""
+        """Return how many of the outputs are still alive."""
         return sum(output() is not None for output in self.outputs)
 
 
@@ -52,7 +52,7 @@ def run_to_the_end(run) -> Device:
 
 
 def run_out_of_memory(run, room: int) -> Device:
-    """See that the host is given the device's own error."""
+    """Check that ComfyUI gets the device's own error."""
     with Device(room) as device:
         try:
             run()
@@ -65,7 +65,7 @@ def run_out_of_memory(run, room: int) -> Device:
 
 
 def state_of(module: torch.nn.Module) -> list:
-    """All that a run could leave changed in a module."""
+    """Return all that a run could change in a module."""
     layers = [
         (name, layer.training, vars(layer).get("comfy_cast_weights"), vars(layer).get("wide"))
         for name, layer in module.named_modules()
@@ -88,7 +88,7 @@ def same(state: list, before: list) -> bool:
 @pytest.mark.parametrize("place", [0.4, 0.7, 1])
 @each(IN_STEPS | AT_ONCE)
 def test_out_of_memory(request, build, place):
-    """At the last operator of a stage, and before."""
+    """Memory runs out at the last operator of a stage, and earlier."""
     stage = build(request.getfixturevalue)
     wanted, whole = stage.run(), run_to_the_end(stage.run)
     inputs, state = copy(stage.inputs), copy(state_of(stage.module))
@@ -96,11 +96,11 @@ def test_out_of_memory(request, build, place):
     gc.disable()
     try:
         broken = run_out_of_memory(stage.run, int(place * (whole.calls - 1)))
-        # All memory is free again at once; only weights, which are moved to where they are, stay.
+        # All memory is free again at once. Only moved weights stay where they are.
         assert broken.held() <= whole.held()
     finally:
         gc.enable()
-    comfy.model_management.unload_all_models()  # as the host does when it is told
+    comfy.model_management.unload_all_models()  # ComfyUI does this after such an error
     assert not comfy.model_management.loaded_models()
     assert same(stage.inputs, inputs) and same(state_of(stage.module), state)
     assert torch.equal(stage.run(), wanted)
@@ -122,7 +122,7 @@ def test_out_of_memory_while_loading(models, nothing_shared, load, place):
 
 @pytest.mark.parametrize("verb", ["decode", "encode"])
 def test_the_host_goes_on_in_tiles(load_decoder, verb):
-    """Where MoVQ says that memory ran out, the host's VAE tries once more, in parts."""
+    """If MoVQ runs out of memory, ComfyUI's VAE tries once more, in tiles."""
     vae = load_decoder()[1]
     x = torch.rand(1, 4, 8, 8) if verb == "decode" else torch.rand(1, 64, 64, 3)
     wanted = getattr(vae, verb)(x)

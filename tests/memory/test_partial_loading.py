@@ -9,7 +9,7 @@ from helpers.tiny_models import DEPTH, PRIOR
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
 
 pytestmark = [pytest.mark.usefixtures("nothing_shared"), pytest.mark.long]
-# No hardware is needed to see where tensors go: what is left on one of the two is on the other.
+# The places of tensors can be tested without hardware: tensors are on one of two devices.
 CPU, META = torch.device("cpu"), torch.device("meta")
 DEPTH_ESTIMATORS = ["tiny-glpn", "tiny-dpt", "tiny-depth-anything"]
 ALL = 1e32
@@ -22,7 +22,7 @@ class Part(NamedTuple):
     run: Callable[[], torch.Tensor]
 
     def share(self, fraction: float) -> float:
-        """So many bytes of its weights; 0 is unlimited in the host's words."""
+        """Return this share of its weights in bytes. In ComfyUI, 0 means no limit."""
         return max(0.1, fraction * self.patcher.model_size())
 
 
@@ -84,7 +84,7 @@ def part(models, request) -> Part:
 
 
 def layers_of(patcher) -> dict[str, tuple[torch.nn.Module, set[str]]]:
-    """Name → layer that holds tensors of its own, and the devices they are on."""
+    """Return name → layer that holds its own tensors, and the devices they are on."""
     found = {}
     for name, layer in patcher.model.named_modules():
         tensors = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
@@ -94,7 +94,7 @@ def layers_of(patcher) -> dict[str, tuple[torch.nn.Module, set[str]]]:
 
 
 def misplaced(patcher, device: torch.device) -> list[str]:
-    """Layers that would fail there: they are elsewhere, and do not bring their weights along."""
+    """Return layers that would fail: they are on another device, and do not cast their weights."""
     return [
         name
         for name, (layer, devices) in layers_of(patcher).items()
@@ -104,7 +104,7 @@ def misplaced(patcher, device: torch.device) -> list[str]:
 
 
 def left(patcher, device: torch.device) -> int:
-    """How many layers are not there."""
+    """Return how many layers are on another device."""
     return sum(devices != {device.type} for _, devices in layers_of(patcher).values())
 
 
@@ -149,7 +149,7 @@ def test_in_part_it_computes_the_same(part, fraction):
 
 
 def test_stray_tensors_follow_to_the_load_device(models, nothing_shared):
-    """To the meta device, which needs no hardware: nothing that has no cast hook stays behind."""
+    """On the meta device, which needs no hardware, no tensor without a cast hook is left."""
     from kandinsky22.utils.comfyui.residents import move_stray_tensors
 
     model, vae = LoadDecoder.execute(DEPTH, "default").args

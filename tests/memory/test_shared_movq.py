@@ -1,4 +1,4 @@
-"""Decoders whose MoVQ is the same on disk have one in memory."""
+"""Decoders whose MoVQ is the same on disk share one in memory."""
 
 import gc
 import shutil
@@ -17,7 +17,7 @@ LATENTS = torch.ones(1, 4, 4, 4)
 
 @pytest.fixture
 def copy(models):
-    """A decoder folder of its own: (name, its MoVQ's file)."""
+    """Return a function that copies a decoder folder: (name, its MoVQ's file)."""
     shutil.copytree(models / NAME, models / "copied")
     yield "copied", models / "copied" / FILE
     shutil.rmtree(models / "copied")
@@ -52,7 +52,7 @@ def test_another_content_is_another_one(copy):
 
 
 def test_a_file_that_was_written_again_is_read_again(copy):
-    """Also where the new content is what another decoder has."""
+    """This also holds if the new content is that of another decoder."""
     name, file = copy
     changed = load_file(file)
     changed["decoder.conv_out.bias"] += 1

@@ -1,4 +1,4 @@
-"""The benchmarks take turns, and report ratios, tables, rooflines and charts of what they timed."""
+"""The benchmarks alternate their runs, and report ratios, tables, rooflines and charts."""
 
 import json
 import subprocess
@@ -29,11 +29,11 @@ def test_runs_take_turns_and_the_first_round_does_not_count():
     seconds = pairs.in_turns(runs, 3, before=ready.append)
     assert "".join(calls) == "".join(ready) == "ABABABAB"
     assert [len(times) for times in seconds.values()] == [3, 3]
-    assert min(seconds["B"]) >= 0.01  # it sleeps so long
+    assert min(seconds["B"]) >= 0.01  # it sleeps that long
 
 
 def test_the_ratio_is_that_of_pairs():
-    """A machine that slows down for a while changes the medians, and not the ratios."""
+    """A machine that is slow for a while changes the medians, and not the ratios."""
     found = pairs.compare([1.0, 10.0, 2.0, 1.0], [2.0, 20.0, 4.0, 1.0])
     assert found == {"ours": 1.5, "theirs": 3.0, "ratio": 0.5, "quartiles": [0.5, 0.625]}
 
@@ -98,7 +98,7 @@ def test_what_takes_longer_is_the_roofline():
 
 
 def test_random_checkpoints_are_the_published_ones_in_small(tmp_path):
-    """The same tensors under the same names, in other shapes; both libraries read them."""
+    """They have tensors of the same names and of other shapes, and both libraries read them."""
     other, folder = tmp_path / "other" / "decoder", tmp_path / "decoder"
     checkpoints.write_decoder(other, "thin", "inpaint")
     checkpoints.write_decoder(folder, "thin")
@@ -107,7 +107,7 @@ def test_random_checkpoints_are_the_published_ones_in_small(tmp_path):
         unet = type(pipeline.unet).from_config(architectures.DECODERS["text_to_image"].unet)
     assert list(pipeline.unet.state_dict()) == list(unet.state_dict())
     decode.load_nodes(other, "fp32")
-    model, _ = decode.load_nodes(folder, "fp32")  # not the other of that name
+    model, _ = decode.load_nodes(folder, "fp32")  # not the other one of that name
     for name, tensor in model.model.diffusion_model.state_dict().items():
         assert torch.equal(tensor, pipeline.unet.state_dict()[name])
 

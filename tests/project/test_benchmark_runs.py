@@ -1,4 +1,4 @@
-"""Every benchmark runs, and what it compares computes the same; its times are not looked at."""
+"""Every benchmark runs, and both sides of a comparison compute the same. Times are not checked."""
 
 import sys
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.long
 
 
 def shown(module, rows: list[dict]) -> list[dict]:
-    """The rows, seen to fill a table."""
+    """Return the rows, after a check that they fill a table."""
     assert len(report.table(rows, module.COLUMNS).splitlines()) == 2 + len(rows)
     return rows
 
@@ -75,10 +75,10 @@ def test_solvers():
     rows = solvers.run(1, 2, few, (("ddim", 6, 0.4),), intervals)
     reference, fast, second_order, cached, *guided_less = shown(solvers, rows)
     assert reference["calls"] == 100 and reference["inside"] == 1.0
-    assert fast["calls"] == 10 and second_order["calls"] == 3  # Heun's last step is Euler's
-    assert cached["calls"] < 6  # the cache leaves calls out
+    assert fast["calls"] == 10 and second_order["calls"] == 3  # Heun's last step is one of Euler's
+    assert cached["calls"] < 6  # the cache leaves out calls
     assert fast["follows"] > 0.9
-    for row in guided_less:  # calls without guidance are half ones
+    for row in guided_less:  # calls without guidance count half
         assert 5 < row["calls"] < 10 and row["follows"] > 0.9
 
 
@@ -98,7 +98,7 @@ def test_shares_of_a_graph():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_graph():
-    """On a real server; a node that is cached does not run."""
+    """It runs on a real server, on which a cached node does not run."""
     rows = shown(graph, graph.run(steps=2, rounds=1))
     assert len(rows) == 3 and rows[0]["ratio"] > 0
     for row in rows[1:]:
@@ -108,7 +108,7 @@ def test_graph():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_published_unet_loads_in_little_memory(capsys):
-    """An fp32 file used as fp16 is never in memory as a whole. Prints what it measured."""
+    """An fp32 file used as fp16 is never in memory as a whole. The test prints its measurements."""
     rows = load.run(rounds=1)
     with capsys.disabled():
         sys.stdout.write(f"\n{report.table(rows, load.COLUMNS)}\n")

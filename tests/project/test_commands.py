@@ -1,4 +1,4 @@
-"""What the scripts say to a command that cannot be, and where Python finds what they import."""
+"""The scripts' errors for invalid commands, and where Python finds their imports."""
 
 import re
 import subprocess
@@ -41,7 +41,7 @@ def test_what_is_said(script, arguments, message):
 
 @pytest.mark.parametrize("script", ["get_models", "fit_preview"])
 def test_an_installed_pack_wants_the_python_of_its_comfyui(tmp_path, script):
-    """No environment is made beside it. -S: a Python without any packages."""
+    """No environment is made beside it. -S gives a Python without any packages."""
     place = tmp_path / "custom_nodes" / "kandinsky22"
     place.parent.mkdir()
     place.symlink_to(PACK, target_is_directory=True)

@@ -1,4 +1,4 @@
-"""What a step gives a GPU to do is counted on a GPU of shapes without numbers."""
+"""The work of a step is counted on a simulated GPU of shapes without numbers."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_calls_copies_and_waits_are_counted():
         gpu.count.clear()
         y = x.t() + on_cpu.to(GPU, non_blocking=True).t()
         assert y.shape == (8, 4) and y.device == GPU
-        assert (gpu.count["aten add"], gpu.count["aten"]) == (1, 2)  # a view is no call
+        assert (gpu.count["aten add"], gpu.count["aten"]) == (1, 2)  # a view is not a call
         assert (gpu.count["copies"], gpu.count["waits"]) == (1, 0)
         if y.sum() > 0:
             gpu.count["waits"] += 10  # the branch of an unknown number
@@ -46,7 +46,10 @@ def test_comfyui_and_torch_are_as_before():
 
 
 def test_no_step_waits_for_the_gpu():
-    """Of the prior and of every decoding stage; each of diffusers' does, several times."""
+    """This holds for the prior and every decoding stage.
+
+    Each step of diffusers waits several times.
+    """
     from benchmarks.counted_runs import build, decoding, prior_runs
 
     with simulated_gpu() as gpu:
@@ -70,7 +73,7 @@ def test_a_call_of_the_unet_is_leaner_than_diffusers():
 
 
 def test_the_table(monkeypatch):
-    """Every row has all that is counted; their numbers are in the other tests."""
+    """Every row has all counts. The other tests check the numbers."""
     counted = dict.fromkeys(("aten", "copies", "waits", "gb", "alive"), 1)
     counted |= {kind.replace(", ", "_"): 1 for kind in count.SHOWN}
     monkeypatch.setattr(count, "measure", lambda *_: counted)

@@ -1,7 +1,7 @@
 """What is packed for a GPU machine is enough to test and measure there, with no network.
 
-The machine has a Python with PyTorch, transformers, accelerate and what these three need. Here it has
-no GPU, so the parts that need one must say so.
+The machine has a Python with PyTorch, transformers, accelerate and what these three need. Here it
+has no GPU, so the parts that need one must say so.
 """
 
 import json

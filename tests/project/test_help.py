@@ -1,4 +1,4 @@
-"""Every node has a help page, and what the page names is there."""
+"""Every node has a help page, and everything that it names exists."""
 
 import ast
 import functools
@@ -35,22 +35,22 @@ each_id = pytest.mark.parametrize("node_id", PAGES)
 
 @pytest.fixture(autouse=True)
 def folders(models):
-    """Loaders list what is in the host's folders."""
+    """Loaders list the content of ComfyUI's folders."""
 
 
 def names(text: str) -> set[str]:
-    """What stands in backticks."""
+    """Return the texts in backticks."""
     return set(re.findall(r"`([^`\n]+)`", text))
 
 
 def titles(text: str) -> set[str]:
-    """The templates that it links to; web/open_template.js opens them."""
+    """Return the templates to which it links. web/open_template.js opens them."""
     return set(re.findall(r"\[([^]]+)\]\(#kandinsky22-template\)", text))
 
 
 @functools.cache
 def said_by_the_code() -> list[str]:
-    """Every text in the pack's Python; an f-string is its parts."""
+    """Return every text in the pack's Python. The parts of an f-string count as texts."""
     files = [*(PACK / "utils").rglob("*.py"), *(PACK / "nodes").glob("*.py")]
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8")))]
     constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
@@ -62,7 +62,7 @@ def test_every_node_has_a_page_and_every_page_a_node():
 
 
 def inputs_of(schema) -> tuple[dict[str, io.Input], dict[str, io.Input]]:
-    """Name → input: those that are always there, and those that a choice brings."""
+    """Return name → input, including the inputs that come with a choice."""
     combos = [item for item in schema.inputs if isinstance(item, io.DynamicCombo.Input)]
     later = [item for combo in combos for option in combo.options for item in option.inputs]
     here, brought = (
@@ -93,11 +93,11 @@ def test_explains_every_input_and_output(node):
 
 @each_node
 def test_wires(node):
-    """Above the bar what comes in, source → input; below it what goes out, output → target."""
+    """Inputs are above the bar (source → input), and outputs are below it (output → target)."""
     schema = node.define_schema()
     page = PAGES[schema.node_id]
     lines = re.findall(r"```\n(.+?)\n```", page, re.S)[0].splitlines()
-    assert max(len(line) for line in lines) <= 36  # the page shows it in a narrow column
+    assert max(len(line) for line in lines) <= 36  # ComfyUI shows it in a narrow column
     bar = next(i for i, line in enumerate(lines) if line.startswith("─"))
     assert schema.display_name.startswith(lines[bar].strip("─ "))
     here, brought = inputs_of(schema)
@@ -120,7 +120,7 @@ def test_names_templates_that_are_there_and_one_that_uses_the_node(node):
 
 @each_page
 def test_links_and_files(page):
-    # ComfyUI resolves a link against the server's root, so none between pages would work.
+    # ComfyUI resolves a link from the server's root, so links between help pages would not work.
     assert not re.findall(r"(?<!!)\[[^]]*\]\((?!https?://|#kandinsky22-template\))", page)
     assert titles(page) <= set(USED)
     for name in re.findall(r"\b(?:scripts|docs|workflows)/[\w./]+\w", page):
@@ -128,7 +128,7 @@ def test_links_and_files(page):
 
 
 def quoted(page: str) -> list[str]:
-    """The messages that the page speaks of."""
+    """Return the messages that a help page quotes."""
     found = re.findall(r'\*\*"(.+?)"', page, re.S)
     return [message.replace("\n  ", " ") for message in found]
 
@@ -145,13 +145,13 @@ def test_messages_are_the_codes_own(page):
 
 
 def pictures(page: str) -> list[tuple[str, str]]:
-    """The text for who does not see it, and the address, of each picture."""
+    """Return the alternative text and the address of each picture."""
     return re.findall(r"^!\[(.*)\]\((.*)\)$", page, re.M)
 
 
 @each_id
 def test_a_picture_is_below_the_first_paragraph(node_id):
-    """Of a template that uses the node, or else of the node itself (tools/picture_page.py)."""
+    """It is the picture of a template with the node, or of the node (tools/picture_page.py)."""
     shown = {
         f"pictures/{api_path(path).stem}.jpg"
         for path in WORKFLOWS.glob("*.json")

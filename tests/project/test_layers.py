@@ -1,4 +1,4 @@
-"""The rooms that docs/design.md describes: what each may import, how long its parts may be."""
+"""The packages that docs/design.md describes: what each may import, and the length of its code."""
 
 import ast
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.checkout import PACK
 
-# What rooms may use of the standard library: no processes, no network, nothing that runs code.
+# The part of the standard library that a package may use: no processes, no network, no eval.
 STDLIB = set(
     "collections contextlib copy dataclasses filecmp inspect json logging math os pathlib re "
     "types typing uuid weakref".split()
@@ -15,12 +15,12 @@ STDLIB = set(
 LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "PIL", "numpy"}
 COMFYUI = {"comfy", "folder_paths", "latent_preview", "node_helpers"}
 HUB = {"huggingface_hub", "requests", "filelock", "numpy"}
-# The download room reaches for the network, in threads; tests/project/test_security.py watches it.
+# The download package uses the network, in threads. tests/project/test_security.py checks it.
 HUB |= {"concurrent", "contextlib", "hashlib", "shutil", "threading", "time"}
-# What nodes may import of one another: not each other, but what they have in common.
+# Nodes may import only these from nodes/, and not each other.
 SHARED = {"sockets", "widgets", "stage_inputs"}
 
-# Room → the packages beside STDLIB, and the other rooms, that it may import.
+# Package → the libraries beside STDLIB, and the other packages, that it may import.
 RULES = {
     "utils/kandinsky": (LIBRARIES, set()),
     "utils/files": (LIBRARIES, {"utils/kandinsky"}),
@@ -38,7 +38,10 @@ MOST_LINES = {"function": 50, "file": 200}
 
 
 def imports_of(path: Path) -> tuple[set[str], set[str]]:
-    """(top-level packages, rooms of this pack) that a file imports; a node is named as its file."""
+    """Return the (libraries, packages of this pack) that a file imports.
+
+    A node is named as its file.
+    """
     packages, rooms = set(), set()
     here = path.parent.relative_to(PACK).parts
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -56,7 +59,7 @@ def imports_of(path: Path) -> tuple[set[str], set[str]]:
 
 
 def breaches(path: Path, room: str) -> set[str]:
-    """What a file of a room imports, and may not."""
+    """Return the imports of a file that its package does not allow."""
     libraries, others = RULES[room]
     packages, rooms = imports_of(path)
     if path.name == "__init__.py":  # the one place that knows every node

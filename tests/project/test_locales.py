@@ -1,4 +1,4 @@
-"""Translations are complete, not stale, and read as ComfyUI reads them."""
+"""Translations are complete and current, and ComfyUI can read them."""
 
 import re
 
@@ -19,7 +19,7 @@ each_file = pytest.mark.parametrize("file", FILES)
 
 @pytest.fixture(autouse=True)
 def folders(models):
-    """Loaders list what is in the host's folders."""
+    """Loaders list the content of ComfyUI's folders."""
 
 
 def flat(language: str, file: str) -> dict[str, str]:
@@ -38,7 +38,7 @@ def test_english_is_what_the_schemas_say(file):
 
 @each_language
 def test_nothing_is_missing_or_stale(language):
-    """Against the schemas, walked here once more: what `english()` forgets, no language has."""
+    """The test reads the schemas itself, as a text that `english()` forgets is in no language."""
     texts = make_locales.read(language, "nodeDefs.json")
     assert set(texts) == {node.define_schema().node_id for node in NODES}
     for node in NODES:
@@ -56,7 +56,7 @@ def test_nothing_is_missing_or_stale(language):
 
 @each_language
 def test_inputs_that_a_choice_brings(language):
-    """The page puts the choice's name before theirs, with _ for its dot."""
+    """ComfyUI puts the choice's name before their names, with _ for its dot."""
     inputs = make_locales.read(language, "nodeDefs.json")["Kandinsky22Interpolate"]["inputs"]
     for i in range(1, 9):
         assert set(inputs[f"count_image_embeds_{i}"]) == {"name"}
@@ -80,13 +80,13 @@ def test_names_that_search_finds(language):
 @each_language
 @each_file
 def test_plain_text(language, file):
-    """The page takes these characters for its own syntax."""
+    """ComfyUI takes these characters for its own syntax."""
     for key, text in flat(language, file).items():
         assert text and text.strip() == text and not set("@{}|") & set(text), key
 
 
 def test_numbers_and_names_survive_translation():
-    """Words that one types or chooses stay as they are."""
+    """Words that users type or choose stay the same."""
     english, russian = flat("en", "nodeDefs.json"), flat("ru", "nodeDefs.json")
     words = "default|fp16|fp32|checkpoint|linear|slerp|sdpa|host|plain"
     kept = re.compile(rf"\d+(?:\.\d+)?|models/\w+|\b(?:{words}):")

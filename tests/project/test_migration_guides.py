@@ -1,4 +1,4 @@
-"""The guides for users of diffusers and of other packs name nodes and inputs that there are."""
+"""The guides for users of diffusers and of other packs name nodes and inputs that exist."""
 
 import re
 from urllib.parse import unquote
@@ -10,7 +10,7 @@ from kandinsky22.nodes import NODES
 
 PAGES = [PACK / "docs" / name for name in ("from_diffusers.md", "from_comfyui_kandinsky22.md")]
 BLUEPRINTS = {path.stem.removesuffix(" (Kandinsky 2.2)") for path in (PACK / "subgraphs").iterdir()}
-HOSTS = {  # nodes of ComfyUI that the pages send people to
+HOSTS = {  # nodes of ComfyUI that the guides name
     "CFG Override",
     "Empty Latent Image",
     "Invert Mask",
@@ -32,7 +32,7 @@ NAMED = re.compile(rf"(?<!\*)\*([A-Z][^*]+)\*(?!\*)((?:{INPUT}(?:,{INPUT})*)?)")
 
 
 def prose(page) -> str:
-    """Without the blocks of code."""
+    """Return a guide without its code blocks."""
     return re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.S)
 
 
@@ -41,7 +41,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 @pytest.fixture
 def inputs(models) -> dict[str, set[str]]:
-    """Display name, without the model's → ids of the inputs."""
+    """Return display name, without the model's name → ids of the inputs."""
     schemas = [node.define_schema() for node in NODES]
     return {
         re.split(r" [(/]", schema.display_name)[0]: {item.id for item in schema.inputs}
@@ -52,7 +52,8 @@ def inputs(models) -> dict[str, set[str]]:
 @each_page
 def test_nodes_and_their_inputs(inputs, page):
     named = NAMED.findall(prose(page))
-    nodes = {name for name, _ in named if " → " not in name}  # that is a place in the menu
+    # A name with an arrow is a place in the menu.
+    nodes = {name for name, _ in named if " → " not in name}
     assert nodes <= set(inputs) | HOSTS | BLUEPRINTS
     assert len(nodes & set(inputs)) > 10
     for name, items in named:
@@ -68,7 +69,7 @@ def test_workflows_and_links(page):
 
 
 def test_the_guide_is_there_whole():
-    """Each of its tasks, with the workflow and the blueprint that do it."""
+    """Each of its tasks is there, with the workflow and the blueprint for it."""
     text = prose(PAGES[0])
     workflows = (
         "text_to_image",

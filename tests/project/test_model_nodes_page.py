@@ -1,4 +1,4 @@
-"""docs/model_nodes.md says what every node that changes a MODEL does on ours; none is silent."""
+"""docs/model_nodes.md says what each node that changes a MODEL does here. None is silent."""
 
 import re
 

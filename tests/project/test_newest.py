@@ -1,4 +1,4 @@
-"""--host VERSION+newest: what it installs is what the package index has at that moment."""
+"""--host VERSION+newest installs the newest libraries of the package index at that moment."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def write_wheel(folder: Path, name: str, number: str, needs: str = "") -> None:
 
 
 def test_the_newest_torch_is_one_that_a_torchvision_goes_with(tmp_path, monkeypatch):
-    """From an index in a folder: what is newer there than here; of torch, what torchvision says."""
+    """The index is a folder with newer libraries. torchvision decides which torch is installed."""
     index = tmp_path / "index"
     index.mkdir()
     for name in host.LATEST_OF:

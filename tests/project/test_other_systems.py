@@ -1,6 +1,6 @@
-"""Windows and macOS, as far as Linux can tell: names, paths, commands, code that asks where it is.
+"""Windows and macOS, as far as Linux can test them: names, paths, commands, system checks.
 
-Tests here pretend to be on the other system, with modules that do what those of Windows do.
+Tests here pretend to be on the other system, with modules that work like those of Windows.
 """
 
 import ast
@@ -48,7 +48,7 @@ def test_windows_takes_every_name():
 
 
 def test_no_two_names_differ_in_case_alone():
-    """Windows and macOS take them for one."""
+    """Windows and macOS treat them as one."""
     folders = {str(parent) for path in FILES for parent in Path(path).parents}
     names = Counter(name.lower() for name in [*FILES, *folders])
     assert not [name for name, count in names.items() if count > 1]
@@ -79,7 +79,7 @@ def test_the_workflow_checks_windows_and_macos():
 
 
 def test_programs_say_the_encoding_of_what_they_read_and_write():
-    """Windows has another one by default."""
+    """Windows has another default encoding."""
     code = [PACK / "__init__.py"]
     for name in ("nodes", "utils", "scripts"):
         code += (PACK / name).rglob("*.py")
@@ -95,15 +95,15 @@ def test_programs_say_the_encoding_of_what_they_read_and_write():
 
 @pytest.fixture
 def windows(monkeypatch):
-    """os.name says "nt", and there is no fcntl; nothing else is other than here."""
+    """os.name is "nt", and there is no fcntl. Nothing else differs."""
     monkeypatch.setattr(os, "name", "nt")
     monkeypatch.setitem(sys.modules, "fcntl", None)
     yield
-    monkeypatch.undo()  # before pytest makes its next path, which would be one of Windows
+    monkeypatch.undo()  # before pytest makes its next path, which would be a Windows path
 
 
 def test_a_file_is_locked_without_fcntl(tmp_path, windows, monkeypatch):
-    """As msvcrt does it: one byte from where the file stands, until the file is closed."""
+    """msvcrt locks one byte from the file's position, until the file is closed."""
     held: dict[int, int] = {}
 
     def locking(number: int, mode: int, count: int) -> None:
@@ -118,7 +118,7 @@ def test_a_file_is_locked_without_fcntl(tmp_path, windows, monkeypatch):
 
 
 def test_the_pack_is_linked_by_a_junction(tmp_path, windows, monkeypatch):
-    """A symbolic link needs rights there that few have."""
+    """A symbolic link needs rights there that few users have."""
     made = []
 
     def create(source: str, target: str) -> None:
@@ -172,7 +172,7 @@ def test_where_a_venv_of_windows_has_its_python(tmp_path, windows):
 
 @pytest.fixture
 def open_files_stay(monkeypatch):
-    """Where a file is open, nothing replaces it and it is not deleted, as on Windows."""
+    """As on Windows, a file that is open is neither replaced nor deleted."""
     opened = psutil.Process().open_files
 
     def guard(name: str):

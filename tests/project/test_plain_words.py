@@ -1,4 +1,4 @@
-"""What users read is plain English: no private words, no half-sentences, no endless ones."""
+"""All texts are plain English: no private words, no half-sentences, no endless sentences."""
 
 import ast
 import json
@@ -9,16 +9,16 @@ import pytest
 from helpers.checkout import PACK
 
 LONGEST = 35  # words in a sentence
-# Phrases that readers stumbled over → what to write.
+# Odd phrases → what to write.
 ODD = {
-    r"(?:^|[.!?:] |\*\* )Of [A-Z`*]": 'a sentence with a verb, such as "Connect Load Prior."',
+    r"(?:^|[.!?:] )Of [A-Z`*]": 'a sentence with a verb, such as "Connect Load Prior."',
     r"\b(?:does|do) (?:as well|so|the like)\b": "works, too",
     r"\b[Tt]he host(?:'s)?\b": "ComfyUI",
-    r"\b[Tt]he (?:web )?page(?:'s)?\b": "ComfyUI, or its web interface",
+    r"\b[Tt]he (?:web )?page(?:'s)?\b(?! cache)": "ComfyUI, or its web interface",
     r"\b(?:un)said\b(?! by)": "given, named, by default",
     r"\bin the box\b": "bundled",
     r"\bfrom nothing\b": "from scratch",
-    r"\b(?:theirs|ours)\b": "name what it is",
+    r"\b(?<!`)(?:theirs|ours)\b": "name what it is",
     r"\bbehind (?:it|its name)\b": "after",
 }
 
@@ -29,7 +29,7 @@ def notes(path: Path) -> str:
 
 
 def strings(value) -> list[str]:
-    """Every text in a JSON value."""
+    """Return every text in a JSON value."""
     if isinstance(value, str):
         return [value]
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -37,7 +37,7 @@ def strings(value) -> list[str]:
 
 
 def messages(path: Path) -> str:
-    """The texts in a module that are no docstrings; an f-string is its parts, joined by `…`."""
+    """Return the texts of a module without its docstrings. `…` joins the parts of an f-string."""
     tree = ast.parse(path.read_text("utf-8"))
     expressions = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
     within = {id(part) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for part in n.values}
@@ -52,8 +52,19 @@ def messages(path: Path) -> str:
     return "\n\n".join(text for text in found if " " in text)
 
 
+def docstrings(path: Path) -> str:
+    """Return the docstrings of a module and its comments, a block of comments as one text."""
+    text = path.read_text("utf-8")
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [ast.get_docstring(n) for n in ast.walk(ast.parse(text)) if isinstance(n, documented)]
+    found += re.findall(r"(?:^ *# .*\n)+|  # .*", text, re.M)
+    found = [re.sub(r"\n\n(?: {4}.*\n?)+", "\n\n", one) for one in found if one]  # code
+    return "\n\n".join(re.sub(r"^ *# ", "", one, flags=re.M) for one in found)
+
+
 READ = [
-    *(PACK / name for name in ("README.md", "SECURITY.md")),
+    *PACK.glob("*.md"),
+    PACK / "benchmarks" / "README.md",
     *(PACK / "docs").glob("*.md"),
     *(PACK / "web" / "docs").glob("*.md"),
     *(PACK / "models").rglob("README.md"),
@@ -69,16 +80,25 @@ TEXTS |= {
     for folder in ("nodes", "utils")
     for path in (PACK / folder).rglob("*.py")
 }
+TEXTS |= {
+    f"{path.relative_to(PACK)}, docstrings": docstrings(path)
+    for folder in ("nodes", "utils", "scripts", "tools", "benchmarks", "tests")
+    for path in (PACK / folder).rglob("*.py")
+}
 each_text = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 
 
 def sentences(text: str) -> list[str]:
-    """Without code blocks, pictures and addresses; a cell of a table and a list's item end one."""
+    """Split a text, without code blocks, pictures and addresses, into its sentences.
+
+    The end of a cell in a table or of an item in a list also ends a sentence.
+    """
     text = re.sub(r"```.*?```", "\n\n", text, flags=re.S)
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)|<img[^>]*>", "", text)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = text.replace("**", "")
     blocks = re.split(r"\n\s*\n|\n(?=\s*[-*] |#|\d+\. )|\|", text)
-    ends = r"(?<=[.!?])\s+(?=[A-Z`*\"“])|: "
+    ends = r"(?<=[.!?])\s+(?=[A-Z`*\"“]|diffusers|transformers|peft)|: "
     return [found for block in blocks for found in re.split(ends, " ".join(block.split()))]
 
 
@@ -99,7 +119,7 @@ def test_no_odd_phrase(text):
 
 
 def test_faults_are_found():
-    """Each kind, in a text of two sentences."""
+    """Each kind of fault is in these texts."""
     odd = "Of Load Prior. A mask does as well. Put it behind it. The host runs what is unsaid."
     hits = {p for p in ODD for sentence in sentences(odd) if re.search(p, sentence)}
     assert len(hits) == 5

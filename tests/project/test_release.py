@@ -1,7 +1,8 @@
-"""A release: its metadata by the registry's published rules, and what its archive holds.
+"""A release: its metadata by the registry's published rules, and the content of its archive.
 
-The rules are https://docs.comfy.org/registry/specifications and what comfy-cli does: it reads
-pyproject.toml as it stands, and packs what git tracks and .comfyignore does not name.
+The rules are https://docs.comfy.org/registry/specifications and the behaviour of comfy-cli. It
+reads pyproject.toml without running anything. It packs what git tracks and .comfyignore does not
+name.
 """
 
 import ast
@@ -58,7 +59,7 @@ def test_version_is_semantic_and_the_packs_own():
 
 @pytest.mark.parametrize("folder", ["workflows", "subgraphs"])
 def test_shipped_graphs_say_which_pack_their_nodes_are_of(folder):
-    """So that ComfyUI-Manager can install it for whoever is given one."""
+    """With it, ComfyUI-Manager can install the pack for a user who gets a graph."""
     for path in (PACK / folder).glob("*.json"):
         graph = json.loads(path.read_text("utf-8"))
         parts = [graph, *graph.get("definitions", {}).get("subgraphs", [])]
@@ -71,7 +72,10 @@ def test_shipped_graphs_say_which_pack_their_nodes_are_of(folder):
 
 
 def test_shipped_graphs_have_no_fields_without_a_value():
-    """But for wires: a null is against the page's own schema, and newer pages warn of it."""
+    """Wires are excepted.
+
+    A null is against ComfyUI's own schema, and newer versions warn about it.
+    """
     pattern = r'"(?!links?")\w+": null'
     for folder in ("workflows", "subgraphs"):
         for path in (PACK / folder).glob("*.json"):
@@ -85,7 +89,7 @@ def test_changelog_says_what_is_in_it():
 
 
 def test_requirements_are_written_out():
-    """comfy-cli takes `dynamic` dependencies for none; ComfyUI-Manager reads requirements.txt."""
+    """comfy-cli ignores `dynamic` dependencies, and ComfyUI-Manager reads requirements.txt."""
     assert PROJECT["dependencies"] == requirements()
 
 
@@ -118,7 +122,7 @@ def test_the_host_reads_it():
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory) -> list[str]:
-    """The paths that a release has, by git's own reading of .comfyignore."""
+    """Return the paths of a release, by git's own reading of .comfyignore."""
     empty = tmp_path_factory.mktemp("git") / "empty"
     git = {**os.environ, "GIT_DIR": str(empty), "GIT_WORK_TREE": str(PACK)}
     ignore = ["--exclude-from=.comfyignore", "--exclude-from=.gitignore"]
@@ -157,7 +161,7 @@ def test_is_not_too_large(archive):
 
 
 def test_has_the_scripts_that_users_are_told_of(archive):
-    """What README and the shown texts name, but for two that are commands of a clone."""
+    """README and the shown texts name them. Two of these are commands for a clone."""
     pattern = r"scripts/\w+\.py"
     told = set(re.findall(pattern, (PACK / "README.md").read_text("utf-8")))
     for folder in ("docs", "locales", "web", "workflows"):

@@ -1,4 +1,4 @@
-"""The nodes' ids, inputs, outputs and defaults are the ones that workflow files rely on."""
+"""The nodes' ids, inputs, outputs and defaults are those that workflow files rely on."""
 
 import asyncio
 import inspect
@@ -82,7 +82,7 @@ DEFAULTS = {
 
 @pytest.fixture(autouse=True)
 def folders(models):
-    """Loaders list what is in the host's folders."""
+    """Loaders list the content of ComfyUI's folders."""
 
 
 def schema_of(node) -> io.Schema:

@@ -1,4 +1,4 @@
-"""The code runs nobody else's and reaches for no network, as SECURITY.md promises."""
+"""The code runs no code of others and uses no network, as SECURITY.md promises."""
 
 import ast
 import socket
@@ -20,7 +20,7 @@ each_file = pytest.mark.parametrize(
 
 
 def names_in(path) -> tuple[set[str], set[str]]:
-    """(packages imported, functions called) in a file; `a.b(…)` is called by that name and as b."""
+    """Return (packages imported, functions called) of a file. `a.b(…)` counts as a.b and as b."""
     imported, called = set(), set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -45,7 +45,7 @@ def test_no_code_of_others_is_run(path):
 
 def test_only_the_downloads_have_a_network():
     reaching = {path.stem for path in CODE if names_in(path)[0] & (NETWORK | {"huggingface_hub"})}
-    assert reaching == {"hub", "model_folders"}  # which asks only where the hub's cache is
+    assert reaching == {"hub", "model_folders"}  # model_folders only asks where the hub's cache is
     model_folders = (PACK / "utils" / "comfyui" / "model_folders.py").read_text("utf-8")
     assert model_folders.count("huggingface_hub") == 1
     assert "from huggingface_hub import constants\n" in model_folders

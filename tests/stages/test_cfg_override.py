@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
     not hasattr(host_nodes, "CFGOverride"), reason="ComfyUI before 0.24 has no CFG Override"
 )
 STEPS = 6  # of the published scheduler: at 831, 665, 499, 333, 167 and 1 of 1000 noise levels
-GUIDED = 2  # of them; 0.4 of the way is between 665 and 499
+GUIDED = 2  # of them; 0.4 of the run is between 665 and 499
 SIZE = dict(height=64, width=64, output_type="latent")
 
 
@@ -23,7 +23,7 @@ def override(model, cfg=1.0, start=0.4, end=1.0):
 
 
 def run_overridden(model, node, *arguments, overrides=({},), **widgets):
-    """(latents, rows of each call of the UNet)"""
+    """Return (latents, rows of each call of the UNet)."""
     with watched(model.model.diffusion_model.conv_in) as rows:
         for settings in overrides:
             model = override(model, **settings)
@@ -31,7 +31,7 @@ def run_overridden(model, node, *arguments, overrides=({},), **widgets):
 
 
 def change_guidance(*halved: str, cfg: float = 1.0) -> dict:
-    """What diffusers' documentation calls dynamic classifier-free guidance."""
+    """Return a callback for what diffusers' documentation calls dynamic guidance."""
 
     def at_the_end_of_a_step(pipeline, index, _, tensors):
         if index != GUIDED - 1:
@@ -76,7 +76,7 @@ def test_inpaint(models, load_decoder, embeds):
 
 @pytest.mark.parametrize("cfg", [1.0, 2.5])
 def test_from_end_to_end_it_is_the_widget(load_decoder, embeds, cfg):
-    """In a ControlNet stage, whose hint goes through the UNet with each half."""
+    """This uses a ControlNet stage, whose hint goes through the UNet with each half."""
     model, hint = load_decoder(DEPTH)[0], picture(seed=3)
     arguments = nodes.ControlNet, embeds(1, 1), embeds(1, 2), canvas(1)
     everywhere = [dict(cfg=cfg, start=0.0)]
@@ -86,7 +86,10 @@ def test_from_end_to_end_it_is_the_widget(load_decoder, embeds, cfg):
 
 
 def test_several_with_a_hint(load_decoder, embeds):
-    """Guidance in the middle only; of two that meet, the one nearer to the stage counts."""
+    """Guidance is only in the middle.
+
+    If two overrides overlap, the one nearer to the stage counts.
+    """
     arguments = nodes.ControlNet, embeds(2, 1), embeds(2, 2), canvas(2)
     three = [dict(start=0.0), dict(cfg=3.0, start=0.2, end=0.9), dict(start=0.4, end=0.6)]
     model, _ = load_decoder(DEPTH)
@@ -108,7 +111,7 @@ def test_a_cfg_that_is_no_number(load_decoder, embeds, cfg):
 
 
 def test_in_ksampler(load_decoder, embeds):
-    """For comparison: there the host does it, in the same halves."""
+    """For comparison: KSampler does it itself, with the same halves."""
     model, _ = load_decoder(TEXT_TO_IMAGE)
     pair = [conditioning(embeds(1, seed)) for seed in (1, 2)]
     with watched(model.model.diffusion_model.conv_in) as rows:

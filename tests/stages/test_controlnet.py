@@ -74,7 +74,7 @@ def test_hint_of_another_size_is_resized(load_decoder, embeds):
     model, _ = load_decoder(DEPTH)
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     small = torch.zeros(1, 64, 64, 3)
-    small[:, :32] = 1  # white above black: a hint turned or cut would not be the same
+    small[:, :32] = 1  # white above black, so that a flipped or cut hint would differ
     large = small.repeat_interleave(4, 1).repeat_interleave(2, 2)
     arguments = (nodes.ControlNet, model, embeds(1, 1), embeds(1, 2), latent)
     same, turned = run(*arguments, hint=small), run(*arguments, hint=small.movedim(1, 2))

@@ -16,7 +16,7 @@ SCHEDULERS = {
 
 @pytest.fixture(scope="module")
 def decoder_named(models):
-    """Writes a decoder with other scheduler settings, once; returns its name."""
+    """Return a function that writes a decoder with other scheduler settings, and gives its name."""
 
     def write(key: str) -> str:
         name = f"decoder-{list(SCHEDULERS).index(key)}"

@@ -1,7 +1,8 @@
-"""The same call gives the same bits: after others, after unloading, and with models loaded in part.
+"""A call gives the same bits after other calls, after unloading, and with partial loading.
 
-On every version of ComfyUI, too: the stages are compared with diffusers there, to the bit (files
-beside this one, host/test_server). What a batch does to its items is tried beside each stage.
+This holds on every version of ComfyUI, as the stages are compared with diffusers there, to the bit
+(files beside this one, host/test_server). The tests of each stage check what a batch does to its
+items.
 """
 
 import comfy.model_management
@@ -19,10 +20,10 @@ EVERY = IN_STEPS | AT_ONCE
 
 @pytest.mark.long
 def test_whatever_ran_before(request):
-    """Every stage, then every stage in the opposite order, then all of them loaded anew."""
+    """Every stage runs, then all in the opposite order, then all after loading everything again."""
     stages = {name: build(request.getfixturevalue) for name, build in EVERY.items()}
     first = {name: stage.run() for name, stage in stages.items()}
-    torch.manual_seed(1)  # the host's own nodes leave the global generator anywhere
+    torch.manual_seed(1)  # ComfyUI's own nodes leave the global generator in any state
     again = {name: stages[name].run() for name in reversed(stages)}
     comfy.model_management.unload_all_models()
     anew = {name: stage.run() for name, stage in stages.items()}
@@ -32,7 +33,7 @@ def test_whatever_ran_before(request):
 
 @pytest.fixture
 def load_in_part(monkeypatch):
-    """Gives the host's models so little memory that only a share of each is loaded."""
+    """Limit the memory for ComfyUI's models, so that only a share of each is loaded."""
     load = comfy.model_patcher.ModelPatcher.partially_load
 
     def give(share: float) -> None:
@@ -57,7 +58,10 @@ def test_loaded_in_part(request, load_in_part, build, share):
 
 
 def test_a_picture_alone_or_in_a_batch(prior):
-    """Of the stages in steps, their own tests say so. Ten: they are looked at eight at a time."""
+    """The other stages have their own tests.
+
+    There are ten pictures, of which eight run at a time.
+    """
     image = picture(10)
     together = EncodeImage.execute(prior, image).args[0].tensor
     estimator = LoadDepthEstimator.execute("tiny-dpt").args[0]
@@ -68,6 +72,7 @@ def test_a_picture_alone_or_in_a_batch(prior):
         alone = EncodeImage.execute(prior, one).args[0].tensor
         assert (together[i : i + 1] - alone).abs().max() < 1e-4
         hint = DepthHint.execute(estimator, one).args[0]
-        # A map is cut to 8 bits: beside the edge of a level, 1e-7 makes it another.
+        # A map is cut to 8 bits, so a difference of 1e-7 at the edge of a level gives another
+        # level.
         apart = (hints[i : i + 1] - hint).abs()
         assert apart.max() < 1.01 / 255 and (apart > 0).float().mean() < 0.01

@@ -1,4 +1,4 @@
-"""ComfyUI's flags for the types of weights are followed, and those for fp8 refused aloud."""
+"""ComfyUI's options for the dtypes of weights are followed, and those for fp8 get a warning."""
 
 import comfy.cli_args
 import comfy.model_management
@@ -26,7 +26,7 @@ DEPTH_ESTIMATORS = ["tiny-glpn", "tiny-dpt", "tiny-depth-anything"]
     ],
 )
 def test_the_hosts_flags_for_weights(models, monkeypatch, caplog, flag, wanted):
-    """--fp16-unet and the like; fp8, which our modules cannot compute in, is refused aloud."""
+    """This is for --fp16-unet and similar options. fp8, which our modules lack, gets a warning."""
     monkeypatch.setattr(comfy.cli_args.args, flag, True)
     model = LoadDecoder.execute(DEPTH, "default").args[0]
     prior = LoadPrior.execute(PRIOR, "default").args[0]
@@ -42,7 +42,7 @@ def test_the_hosts_flags_for_weights(models, monkeypatch, caplog, flag, wanted):
 @pytest.mark.parametrize("flag", ["bf16_unet", "fp16_unet"])
 @pytest.mark.parametrize("name", DEPTH_ESTIMATORS)
 def test_depth_with_weights_of_another_type(models, monkeypatch, name, flag):
-    """On a CPU these flags leave computing to float32, and the norms must take it."""
+    """On a CPU, these options leave computation in float32, and the norms must accept it."""
     picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     wanted = DepthHint.execute(LoadDepthEstimator.execute(name).args[0], picture).args[0]
     monkeypatch.setattr(comfy.cli_args.args, flag, True)
@@ -62,8 +62,10 @@ def test_depth_with_weights_of_another_type(models, monkeypatch, name, flag):
     ],
 )
 def test_clip_follows_the_flags_for_text_encoders(models, monkeypatch, flag, wanted):
-    """--fp32-text-enc and its kin are for both of CLIP's encoders, and not for the transformer;
-    fp8, which CLIP cannot compute in, changes nothing. What the widget says counts before them."""
+    """--fp32-text-enc and similar options are for CLIP's two encoders, and not for the transformer.
+
+    fp8, in which CLIP cannot compute, changes nothing. The widget counts before the options.
+    """
     monkeypatch.setattr(comfy.cli_args.args, flag, True)
 
     def dtypes(resident) -> set[torch.dtype]:
@@ -79,7 +81,7 @@ def test_clip_follows_the_flags_for_text_encoders(models, monkeypatch, flag, wan
 
 
 def test_clip_lives_where_comfyui_keeps_text_encoders(models, monkeypatch):
-    """On a device of its own, if ComfyUI says so; the prior's transformer stays where it was."""
+    """It has its own device, if ComfyUI says so. The prior's transformer stays where it was."""
     there, away = torch.device("meta"), torch.device("cpu")
     monkeypatch.setattr(comfy.model_management, "text_encoder_device", lambda: there)
     monkeypatch.setattr(comfy.model_management, "text_encoder_offload_device", lambda: away)
@@ -109,7 +111,7 @@ def test_what_clip_gives_is_brought_to_the_transformer(models, monkeypatch):
 
 @pytest.mark.parametrize("beside", ["cuda", "cpu"])
 def test_clip_on_the_cpu_beside_a_gpu_is_kept_in_fp16(monkeypatch, beside):
-    """Half the memory, as ComfyUI keeps text encoders; on a computer without a GPU, fp32."""
+    """That takes half the memory, as for ComfyUI's text encoders. Without a GPU it is fp32."""
     device = torch.device(beside)
     monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: device)
     wanted = torch.float16 if beside == "cuda" else torch.float32

@@ -1,4 +1,4 @@
-"""The networks name the types of their weights, and compute in another where they are told to."""
+"""The networks report the dtypes of their weights, and compute in another dtype if told to."""
 
 import pytest
 import torch
@@ -23,11 +23,11 @@ def test_the_type_is_that_of_the_weights(models, nothing_shared, name, dtype):
     prior = LoadPrior.execute("kandinsky-2-2-tiny-prior", name).args[0]
     for module in (model.model.diffusion_model, prior.transformer.patcher.model.module):
         assert module.dtype == get_parameter_dtype(module) == dtype
-    assert model.model.get_dtype() == dtype  # the host's question
+    assert model.model.get_dtype() == dtype  # ComfyUI asks for it in this way
 
 
 class Computed(TorchFunctionMode):
-    """The types that layers and attention compute in."""
+    """The dtypes in which layers and attention compute."""
 
     def __init__(self):
         super().__init__()
@@ -41,7 +41,7 @@ class Computed(TorchFunctionMode):
 
 @pytest.fixture
 def kept_in_fp16(models, nothing_shared, monkeypatch):
-    """As on a card without fast fp16: weights in it, and everything computed in fp32."""
+    """Weights in fp16 and computation in fp32, as on a card without fast fp16."""
     for module in (depth_estimator, load_model, load_prior, dtypes):
         monkeypatch.setattr(module, "pick_dtypes", lambda *_: (torch.float16, torch.float32))
 
@@ -78,13 +78,13 @@ def test_a_depth_estimator_computes_in_its_own_type(kept_in_fp16, name):
 
 
 def test_halved_pictures_are_hints_too(models, embeds):
-    """What --fp16-intermediates gives, and torch cannot resize on a CPU."""
+    """--fp16-intermediates gives such pictures, which torch cannot resize on a CPU."""
     hint = torch.rand(1, 40, 48, 3).half()
     assert torch.equal(run_controlnet(embeds, hint), run_controlnet(embeds, hint.float()))
 
 
 def test_no_timestep_is_a_float64(models, embeds):
-    """Which Apple's devices do not have; diffusers' karras levels are."""
+    """Apple's devices have no float64, but diffusers' karras levels are float64."""
     model, _ = LoadDecoder.execute("kandinsky-2-2-tiny-decoder", "default").args
     timestep, seen = torch.tensor(3.5, dtype=torch.float64), []
 

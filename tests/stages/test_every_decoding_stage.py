@@ -1,4 +1,4 @@
-"""Every decoding stage takes any size, treats a batch item by item and keeps its input."""
+"""Every decoding stage accepts any size, treats a batch item by item and keeps its input."""
 
 import pytest
 import torch
@@ -13,8 +13,11 @@ from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 
 @pytest.fixture
 def same_kernels():
-    """oneDNN chooses kernels by the size of a batch, and they round differently: with torch 2.14
-    the inpainted latents, which go up to 66 here, differ by 1.2e-4 for that alone."""
+    """oneDNN chooses kernels by batch size, and these round differently.
+
+    With torch 2.14, the inpainted latents, which go up to 66 here, differ by 1.2e-4 for that reason
+    alone.
+    """
     with torch.backends.mkldnn.flags(enabled=False):
         yield
 

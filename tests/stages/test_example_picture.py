@@ -1,4 +1,4 @@
-"""Example Picture and Example Dataset give what ComfyUI's loaders give of the same files."""
+"""Example Picture and Example Dataset give what ComfyUI's loaders give for the same files."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What other nodes put on a MODEL to change guidance does in a stage what it does in KSampler."""
+"""Guidance that other nodes put on a MODEL has the same effect in a stage as in KSampler."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ GUIDANCE = {
 
 
 def in_ksampler(model, conditions, noise, latent_image=None, cfg=4.0):
-    """ComfyUI's own Euler, on the noise levels of the stage and from its noise."""
+    """Run ComfyUI's own Euler, with the noise levels and the noise of the stage."""
     scheduler = build_scheduler(model.model.scheduler_config, "euler", "leading")
     scheduler.set_timesteps(STEPS)
     sigmas = scheduler.sigmas.float()
@@ -68,7 +68,7 @@ def in_ksampler(model, conditions, noise, latent_image=None, cfg=4.0):
 
 @pytest.fixture
 def compared(load_decoder, embeds):
-    """Has the stage and ComfyUI's sampler run one MODEL: (latents, latents)."""
+    """Return a function that runs a MODEL in the stage and in ComfyUI's sampler."""
 
     def both(change, name=TEXT_TO_IMAGE, batch=2, cfg=4.0):
         model = change(load_decoder(name)[0])
@@ -98,7 +98,7 @@ def compared(load_decoder, embeds):
 @pytest.mark.parametrize("change", GUIDANCE.values(), ids=GUIDANCE)
 @pytest.mark.parametrize("name", [TEXT_TO_IMAGE, DEPTH])
 def test_it_is_what_comfyui_computes(compared, change, name):
-    batch = 1 if change is GUIDANCE["TSR"] else 2  # ComfyUI's node knows no batches
+    batch = 1 if change is GUIDANCE["TSR"] else 2  # ComfyUI's node supports no batches
     stage, theirs = compared(change, name, batch)
     plain, _ = compared(lambda model: model, name, batch)
     assert oracle.max_diff(stage, theirs) <= 1e-4 * theirs.abs().max()
@@ -111,7 +111,7 @@ def test_at_cfg_1_too(compared):
 
 
 def nothing(model):
-    """Guidance that asks ComfyUI's guider, and takes what it gives."""
+    """Set guidance that calls ComfyUI's guider, and returns its result unchanged."""
     model = model.clone()
     model.set_model_sampler_post_cfg_function(lambda arguments: arguments["denoised"])
     return model
@@ -137,7 +137,7 @@ def test_guidance_that_changes_nothing_changes_nothing(load_decoder, embeds, nod
     widgets = widgets | dict(cfg=cfg, sampler_name=sampler[0], scheduler=sampler[1])
     plain = run(node, model, *arguments, **widgets)
     guided = run(node, nothing(model), *arguments, **widgets)
-    assert not torch.equal(plain, guided)  # it went through the guider
+    assert not torch.equal(plain, guided)  # the guider was used
     assert oracle.max_diff(plain, guided) <= 1e-4 * plain.abs().max()
     assert torch.equal(run(node, model, *arguments, **widgets), plain)
 
@@ -231,7 +231,7 @@ def test_what_compares_both_needs_the_negative_at_any_cfg(load_decoder, embeds):
 
 
 def test_inpaint_sees_the_picture(load_decoder, embeds):
-    """The guider's UNet gets what the stage's own gets, also with a second mask in the LATENT."""
+    """The guider's UNet gets the same as the stage's own, also with a second mask in the LATENT."""
     model, vae = load_decoder(INPAINT)
     latent = {"samples": vae.encode(picture()), "noise_mask": torch.ones(1, 1, 8, 8)}
     latent["noise_mask"][..., :3, :] = 0

@@ -34,7 +34,7 @@ def test_flat_depth_gives_zeros(models):
     from kandinsky22.utils.kandinsky.depth import estimate_depth
 
     class Flat:
-        """The two calls of an image processor, around a model that sees no depth."""
+        """An image processor's two methods, with a model whose depth is the same everywhere."""
 
         def __call__(self, images, return_tensors):
             return type("Values", (), {"pixel_values": torch.zeros(len(images), 3, 8, 8)})

@@ -60,7 +60,8 @@ def test_one_is_repainted_and_zero_stays(load_decoder, embeds):
     mask = torch.zeros(1, 64, 64)
     mask[:, :, 40:] = 1
     before, after = inpaint(load_decoder, embeds, mask)
-    assert torch.equal(before[..., :4], after[..., :4])  # 4: the border of one is repainted too
+    # 4, because the border of a repainted latent is repainted, too.
+    assert torch.equal(before[..., :4], after[..., :4])
     assert (before[..., 5:] - after[..., 5:]).abs().min() > 0
 
 
@@ -82,7 +83,7 @@ def test_mask_of_another_size_is_resized(load_decoder, embeds):
 
 def test_thin_mask_warns(load_decoder, embeds, caplog):
     mask = torch.zeros(1, 64, 64)
-    mask[:, 3, :] = 1  # between the rows that nearest resizing reads
+    mask[:, 3, :] = 1  # between the rows that the nearest resize reads
     with caplog.at_level(logging.WARNING, "kandinsky22"):
         before, after = inpaint(load_decoder, embeds, mask)
     assert "so thin that nothing of it is left at 8×8" in caplog.text

@@ -1,4 +1,4 @@
-"""Every stage stops within the step in which it is interrupted, and leaves nothing behind."""
+"""Every stage stops within the step in which it is interrupted, and leaves nothing in memory."""
 
 import comfy.model_management
 import pytest

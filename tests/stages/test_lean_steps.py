@@ -1,4 +1,4 @@
-"""Our steps of DDPM and unCLIP are those of diffusers' schedulers, to the bit."""
+"""Our steps of DDPM and unCLIP equal those of diffusers' schedulers, to the bit."""
 
 import diffusers
 import pytest
@@ -23,7 +23,7 @@ CONFIGS = {
 
 
 def run(scheduler, steps: int, channels: int, **options) -> list[torch.Tensor]:
-    """What a scheduler makes of the same predictions, step by step; twice."""
+    """Return the samples of a scheduler for the same predictions, step by step, for two runs."""
     found = []
     for _ in range(2):
         scheduler.set_timesteps(steps)

@@ -1,4 +1,4 @@
-"""Models that predict metres give hints in which what is near is white, as other models do."""
+"""Models that predict metres give hints in which near is white, as other models do."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from transformers import (
 
 
 def depth_anything_in_metres():
-    """The same weights as the relative one; its config says that they mean metres."""
+    """The weights are those of the relative model, but its config says that they predict metres."""
     relative, processor = make_depth_estimators()["tiny-depth-anything"]
     config = relative.config
     config.depth_estimation_type, config.max_depth = "metric", 20

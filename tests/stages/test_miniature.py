@@ -1,7 +1,7 @@
-"""The bundled miniature draws what it is asked for through our nodes, judged by its pixels.
+"""The bundled miniature draws what the prompt says through our nodes, judged by its pixels.
 
 The scores and the judge are those of tools/train_miniature.py --score, on a few scenes with fixed
-seeds. Each bar is the one in the model cards; of so few scenes one may miss it.
+seeds. Each limit is the one in the model cards. With so few scenes, one of them may be missed.
 """
 
 import pytest

@@ -17,7 +17,7 @@ from PIL import Image
 
 
 def interpolate(values, weights, method="linear"):
-    """Through the node, as the host calls it."""
+    """Run the node as ComfyUI calls it."""
     count = {"count": str(len(values))}
     for i, (value, weight) in enumerate(zip(values, weights, strict=True), 1):
         count |= {f"image_embeds_{i}": value, f"weight_{i}": weight}
@@ -25,7 +25,10 @@ def interpolate(values, weights, method="linear"):
 
 
 def test_linear_equals_the_pipeline(models, prior, embeds):
-    """One text, placed first: with more, the reference shares one generator among them."""
+    """There is one text, in the first place.
+
+    With more, diffusers shares one generator among them.
+    """
     pipeline = oracle.pipeline("KandinskyV22PriorPipeline", models / "kandinsky-2-2-tiny-prior")
     pictures = [Image.effect_noise((64, 64), 90).convert("RGB").resize((64, 64)) for _ in range(2)]
     weights = [0.3, 0.5, 0.2]
@@ -71,7 +74,7 @@ def test_slerp_properties(a, b, c, u, v, w):
     # symmetric
     turned = mix([values[2], values[0], values[1]], [w, u, v], "slerp").tensor
     assert torch.allclose(mean, turned, atol=1e-5)
-    # only ratios count
+    # only the ratios count
     assert torch.allclose(mean, mix(values, [2 * u, 2 * v, 2 * w], "slerp").tensor, atol=1e-5)
     # its norm is the weighted mean of the norms
     norms = torch.stack([x.norm(dim=-1) for x in (a, b, c)])
@@ -82,7 +85,7 @@ def test_slerp_properties(a, b, c, u, v, w):
 @settings(deadline=None, max_examples=50)
 @given(vectors, vectors, st.floats(0.0, 1.0))
 def test_slerp_of_two_is_the_great_circle(a, b, t):
-    """Against Shoemake's closed form."""
+    """The result is compared with Shoemake's closed form."""
     mean = mix([ImageEmbeds(a), ImageEmbeds(b)], [1 - t, t], "slerp").tensor
     x, y = a / a.norm(dim=-1, keepdim=True), b / b.norm(dim=-1, keepdim=True)
     angle = (x * y).sum(-1, keepdim=True).clamp(-1, 1).acos()
@@ -124,7 +127,7 @@ def test_sequence_goes_from_one_to_the_other(embeds, method):
         (lambda e: interpolate([e(), e()], [1, "1"]), "weight_2 is '1', not a finite"),
         (lambda e: interpolate([e(), e()], [1, 1], "cubic"), "'cubic'; choose one of linear, sl"),
         (lambda e: nodes.Interpolate.execute(count="9", method="linear"), "count is one of .* '9'"),
-        # what the host makes of {"count": "9"}, for which it has no inputs
+        # ComfyUI makes this of {"count": "9"}, for which it has no inputs
         (lambda e: nodes.Interpolate.execute(method="linear"), "count is one of .* not None"),
         (lambda e: nodes.InterpolateSequence.execute(e(), 5, 3, "slerp"), "5 came where a KAND"),
         (lambda e: interpolate_sequence(e(), e(), 0, "slerp"), "frames is 0; it goes from 1"),
@@ -166,7 +169,7 @@ def test_to_clip_vision_and_back(embeds):
 
 
 def test_what_sdxl_reads_of_it(embeds):
-    """As of CLIP Vision's own output: ComfyUI's unCLIPConditioning, and SDXL's pooled input."""
+    """ComfyUI's unCLIPConditioning and SDXL's pooled input read it like CLIP Vision's output."""
     from nodes import unCLIPConditioning  # ComfyUI's
 
     start = embeds(1, width=1280)
@@ -185,5 +188,5 @@ def test_what_sdxl_reads_of_it(embeds):
         seen.append(comfy.model_base.sdxl_pooled(values, augment))
     assert seen[0].shape == (1, 1280) and torch.equal(*seen)
     given = nodes.EmbedsToClipVision.execute(start).args[0]
-    given.image_embeds.mul_(2)  # what another node does to it stays its own
+    given.image_embeds.mul_(2)  # a change by another node does not reach the original
     assert torch.equal(start.tensor, embeds(1, width=1280).tensor)

@@ -1,4 +1,4 @@
-"""What Apple's GPUs do not have, float64, reaches no device: tried here by what is asked for."""
+"""No device gets float64, which Apple's GPUs do not have. The test checks every call."""
 
 import traceback
 
@@ -13,7 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class Watch(TorchFunctionMode):
-    """Notes every call that gives float64. There is one device here, so all of them count."""
+    """Records every call that gives float64.
+
+    The only device here is the CPU, so all calls count.
+    """
 
     def __init__(self):
         super().__init__()

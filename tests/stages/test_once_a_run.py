@@ -1,4 +1,4 @@
-"""What no step changes is computed once a run, and the UNet does nothing for nothing."""
+"""Values that no step changes are computed once a run, and the UNet does no unnecessary work."""
 
 import diffusers
 import pytest
@@ -56,7 +56,7 @@ def test_a_call_is_diffusers_own_to_the_bit(load_decoder, models, name, read_bef
 
 
 def test_one_graph_whether_read_before_or_not(load_decoder):
-    """torch.compile finds nothing that it cannot take."""
+    """torch.compile finds nothing that it does not support."""
     unet: Kandinsky22UNet = load_decoder(TEXT_TO_IMAGE)[0].model.diffusion_model
     x, context = torch.randn(2, 4, 8, 8), torch.randn(2, 1, unet.embeds_width)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Priors of one pass (ECLIPSE) give what their network gives, and refuse what needs steps."""
+"""Priors of one pass (ECLIPSE) give the result of their network, and refuse what needs steps."""
 
 import re
 
@@ -35,8 +35,11 @@ TINY = PUBLISHED | dict(
 
 
 class Described(torch.nn.Module):
-    """The network as the paper describes it: a causal transformer over the states of the text, its
-    embedding, noise, and a learned token, which becomes the image embedding."""
+    """The network as the paper describes it, a causal transformer.
+
+    Its tokens are the states of the text, the text's embedding, noise, and a learned token, which
+    becomes the image embedding.
+    """
 
     def __init__(self, heads: int, head_width: int, layers: int, width: int):
         super().__init__()
@@ -78,14 +81,14 @@ class Described(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def described(models):
-    """Random weights, in a folder as ECLIPSE's training saves it, and the described network."""
+    """Random weights in a folder as ECLIPSE's training saves it, and the described network."""
     network = Described(2, 12, 2, WIDTH)
     randomize(network, 11)
     PriorTransformer(**TINY).save_config(models / NAME)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     path = models / NAME / "diffusion_pytorch_model.safetensors"
     save_file(weights, path)
-    # Where numbers lie in memory decides over the kernels, and those over the last bit.
+    # The memory layout decides which kernels run, and these decide the last bit.
     network.load_state_dict(load_file(path), assign=True)
     return network
 

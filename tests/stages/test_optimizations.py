@@ -19,7 +19,7 @@ CANVAS = {"samples": torch.zeros(1, 4, 8, 8)}
 
 @pytest.fixture(params=["stage", "KSampler"])
 def sample(request, embeds):
-    """MODEL → latents, of a stage node and of KSampler."""
+    """Return a function MODEL → latents, of a stage node or of KSampler."""
     settings = dict(seed=7, steps=4, cfg=4.0)
     positive, negative = embeds(1, 1), embeds(1, 2)
 

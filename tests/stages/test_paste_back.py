@@ -1,4 +1,4 @@
-"""A photograph of any size keeps its bits outside of the mask, and nothing in it moves."""
+"""A photograph of any size keeps its bits outside the mask, and nothing in it moves."""
 
 import logging
 
@@ -32,7 +32,7 @@ def kept(mask: torch.Tensor) -> torch.Tensor:
 
 
 def with_cross(width: int, height: int, x: int, y: int) -> torch.Tensor:
-    """A bright picture with a dark cross around a pixel, as IMAGE."""
+    """Return a bright picture with a dark cross around a pixel, as IMAGE."""
     image = torch.full((1, height, width, 3), 0.85)
     image[:, y - 20 : y + 21, x - 5 : x + 6] = 0.1
     image[:, y - 5 : y + 6, x - 20 : x + 21] = 0.1
@@ -40,7 +40,7 @@ def with_cross(width: int, height: int, x: int, y: int) -> torch.Tensor:
 
 
 def shift_of(result: torch.Tensor, image: torch.Tensor, x: int, y: int) -> tuple[int, int]:
-    """By how many pixels (right, down) the cross at (x, y) has moved: where it fits best."""
+    """Return by how many pixels (right, down) the cross at (x, y) has moved, by the best fit."""
 
     def patch(picture: torch.Tensor, right: int, down: int) -> torch.Tensor:
         return picture[0, y - 22 + down : y + 23 + down, x - 22 + right : x + 23 + right]
@@ -65,7 +65,7 @@ some = settings(
 )
 @given(width=sides, height=sides, batch=st.sampled_from([1, 3]), other=st.booleans())
 def test_inpaint_keeps_what_the_mask_keeps(load_decoder, embeds, width, height, batch, other):
-    """Masks of the photo's size and of another one; batches of 1 and of 3."""
+    """Masks have the photo's size and another one. Batches have 1 and 3 items."""
     model, vae = load_decoder(INPAINT)
     image = picture(batch, height, width)
     mask = middle_mask(1, 100, 90) if other else middle_mask(batch, height, width)
@@ -92,7 +92,7 @@ def test_inpaint_keeps_what_the_mask_keeps(load_decoder, embeds, width, height, 
     seed=st.just(1),
 )
 def test_outpaint_keeps_the_photo(load_decoder, embeds, width, height, pads, seed):
-    """Any padding, odd ones too; no grey edge is left, and the photo is where it was."""
+    """The padding can be any, also odd. No grey edge is left, and the photo does not move."""
     model, vae = load_decoder(INPAINT)
     image = picture(1, height, width, seed)
     padded, mask = comfyui.NODE_CLASS_MAPPINGS["ImagePadForOutpaint"]().expand_image(
@@ -112,7 +112,7 @@ def test_outpaint_keeps_the_photo(load_decoder, embeds, width, height, pads, see
 @pytest.mark.long
 @pytest.mark.parametrize("width, height", PHOTOS)
 def test_photos_of_real_sizes(load_decoder, width, height):
-    """Extended to the right and below, and nothing else; what the mask keeps keeps its bits."""
+    """A photo is only extended to the right and below, and the kept part keeps its bits."""
     vae = load_decoder(INPAINT)[1]
     image, mask = picture(1, height, width), middle_mask(1, height, width)
     latents = vae.encode(image)
@@ -129,7 +129,7 @@ def test_photos_of_real_sizes(load_decoder, width, height):
 
 @pytest.mark.parametrize("width, height", [(135, 133), (93, 99), (157, 149), (128, 128)])
 def test_a_photo_stays_where_it_was(models, load_decoder, width, height):
-    """Through the trained MoVQ: a cross comes back where it was drawn, to the pixel."""
+    """After the trained MoVQ, a cross is at the same pixel."""
     vae = load_decoder("kandinsky-2-2-mini-decoder-inpaint")[1]
     for x, y in ((29, 30), (width - 30, height - 31)):
         image, mask = with_cross(width, height, x, y), torch.zeros(1, height, width)
@@ -203,7 +203,7 @@ def test_a_picture_smaller_than_a_latent_pixel(load_decoder):
 
 
 def test_an_empty_mask_is_said(load_decoder, embeds, caplog):
-    """Load Image gives one of 64×64 for a picture without transparency."""
+    """Load Image gives a mask of 64×64 for a picture without transparency."""
     model, vae = load_decoder(INPAINT)
     latent = {"samples": vae.encode(picture(1, 80, 80))}
     with caplog.at_level(logging.WARNING, "kandinsky22"):
@@ -218,7 +218,8 @@ def test_guidance_that_would_cancel_itself_is_refused(load_decoder, embeds):
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     with pytest.raises(ValueError, match="are the same embeddings"):
         run(nodes.Decoder, model, same, same, latent)
-    run(nodes.Decoder, model, same, same, latent, cfg=1.0)  # the negative is not used there
+    # The negative embeddings are not used there.
+    run(nodes.Decoder, model, same, same, latent, cfg=1.0)
 
 
 @pytest.mark.parametrize("node", ["VAEEncode", "VAEEncodeTiled", "VAEEncodeForInpaint"])

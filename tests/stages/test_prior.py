@@ -88,7 +88,7 @@ def test_long_prompt_warns_with_the_lost_text(models, prior, caplog):
     ],
 )
 def test_bad_input(prior, change, message):
-    """What the host lets through: over wires, and in place of them."""
+    """ComfyUI accepts these, over wires and in place of wires."""
     inputs = dict(prior=prior, prompt="a cat", negative_prompt="", seed=0, steps=2, cfg=4.0)
     with pytest.raises(ValueError, match=message):
         SamplePrior.execute(**inputs | dict(batch_size=1) | change)

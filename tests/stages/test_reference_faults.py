@@ -1,6 +1,6 @@
-"""Where diffusers is wrong, its fault is still there, and our node is right.
+"""Where diffusers is wrong, its bug is still there, and our node is right.
 
-docs/differences.md is this file in words.
+docs/differences.md describes these bugs.
 """
 
 import inspect
@@ -144,7 +144,7 @@ def test_half_precision_without_guidance_crashes(models, embeds):
 
 
 def independent(model, sampler: str, scheduler, embeds, seed: int) -> torch.Tensor:
-    """The host's k-diffusion sampler on the same noise prediction, sigma for sigma."""
+    """Sample with ComfyUI's k-diffusion sampler on the same noise prediction, sigma for sigma."""
     conditions = torch.cat([embeds(1, 2).tensor, embeds(1, 1).tensor])
     predict = prediction(model, wrapped_options(model))
     sigmas = (
@@ -160,7 +160,7 @@ def independent(model, sampler: str, scheduler, embeds, seed: int) -> torch.Tens
         scaled = x / (sigma[0] ** 2 + 1) ** 0.5
         noise = decoder.predict_noise(predict, scaled, t, conditions, 4.0, False, None)
         finished = x - sigma[0] * noise
-        # diffusers' Heun honours the checkpoint's clip_sample, its Euler has no such thing.
+        # diffusers' Heun honours the checkpoint's clip_sample, and its Euler has no such option.
         return finished.clamp(-1, 1) if scheduler.config.get("clip_sample") else finished
 
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
@@ -182,7 +182,7 @@ def test_samplers_against_an_independent_implementation(
     wanted = independent(model, sampler, scheduler, embeds, seed=7)
     assert oracle.max_diff(ours, wanted) < 1e-4 * max(1, wanted.abs().max().item())
 
-    if sampler == "euler" and spacing == "checkpoint":  # the reference does not scale its input
+    if sampler == "euler" and spacing == "checkpoint":  # diffusers does not scale its input
         config = model.model.scheduler_config
         theirs = reference(
             "KandinskyV22Pipeline",
@@ -204,7 +204,7 @@ def test_img2img_cannot_count_the_substeps_of_heun(models, load_decoder, embeds)
     pipeline.scheduler.set_timesteps(6)
     theirs = pipeline.get_timesteps(6, 0.5, "cpu")[0]
     pipeline.scheduler = published
-    assert len(theirs) == 8  # and the pipeline hands Heun a generator, which it does not take
+    assert len(theirs) == 8  # the pipeline passes a generator to Heun, which does not accept one
 
     latent = {"samples": vae.encode(picture())}
     with watched(model.model.diffusion_model) as calls:
@@ -217,7 +217,7 @@ def test_img2img_cannot_count_the_substeps_of_heun(models, load_decoder, embeds)
             denoise=0.5,
             sampler_name="heun",
         )
-    assert len(calls) == 5  # the last 3 of 6 steps: two calls each, one for the very last
+    assert len(calls) == 5  # the last 3 of 6 steps: two calls each, and one for the very last
 
 
 def test_from_config_drops_the_spacing(load_decoder):
@@ -328,7 +328,7 @@ def test_a_hint_may_be_a_channels_last_view(load_decoder, embeds):
 
 
 def test_ddim_loses_the_picture_where_it_clips(models):
-    """The checkpoints' config says `clip_sample`, and DDIM goes on with the noise of before."""
+    """The checkpoints' config says `clip_sample`, and DDIM uses the noise from before clipping."""
     folder = model_folders.BUNDLED / "kandinsky-2-2-mini-decoder"
     prior = LoadPrior.execute("kandinsky-2-2-mini-prior", "default").args[0]
     model, vae = LoadDecoder.execute(folder.name, "default").args

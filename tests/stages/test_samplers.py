@@ -1,8 +1,8 @@
-"""Every sampler and spacing finds the answer of a model of which it is known.
+"""Every sampler and spacing finds the known answer of a model with a closed form.
 
-Of pictures with mean 0 and deviation S the best noise prediction has a closed form, and so has what
-a sampler makes of any start: a multiple of it, or a multiple and noise (Song et al., Score-based
-generative modeling through stochastic differential equations, arXiv:2011.13456).
+For pictures with mean 0 and deviation S, the best noise prediction has a closed form. So has the
+result of a sampler for any start: a multiple of it, or a multiple and noise (Song et al.,
+Score-based generative modeling through stochastic differential equations, arXiv:2011.13456).
 """
 
 import comfy.k_diffusion.sampling as k_diffusion
@@ -39,7 +39,7 @@ def alpha_at(timestep: torch.Tensor) -> float:
 
 
 class Model:
-    """Predicts the noise of such pictures, and counts how often it is asked."""
+    """Predicts the noise of such pictures, and counts its calls."""
 
     calls = 0
 
@@ -51,7 +51,7 @@ class Model:
 
 
 def begin(sampler: str, spacing: str, steps: int, strength: float, picture: torch.Tensor):
-    """(scheduler, timesteps, noise, what the steps start from)."""
+    """Return (scheduler, timesteps, noise, the start of the steps)."""
     scheduler = build_scheduler(CONFIG, sampler, spacing)
     scheduler.set_timesteps(steps)
     timesteps = set_strength(scheduler, steps, strength)
@@ -78,7 +78,7 @@ def sample(model: Model, scheduler, timesteps, start, preserve=None) -> torch.Te
 
 @pytest.fixture
 def picture() -> torch.Tensor:
-    """Of another deviation than the model knows: what keeps its pictures must not do."""
+    """It has another deviation than the model's pictures, so it changes if it is not kept."""
     return 2 * S * torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
@@ -105,14 +105,14 @@ def test_what_is_known_comes_out(sampler, spacing, strength, picture):
     scheduler, timesteps, _, start = begin(sampler, spacing, 100, strength, picture)
     samples = sample(model := Model(), scheduler, timesteps, start)
 
-    order = getattr(scheduler, "order", 1)  # as many calls a step, but for the last
+    order = getattr(scheduler, "order", 1)  # the number of calls of a step, except for the last
     assert model.calls == order * round(100 * strength) - order + 1
 
     alpha = alpha_at(timesteps[0])
     x = start * (alpha**0.5 if sampler in UNSCALED else 1)
     variance = alpha * S**2 + 1 - alpha
-    # The steps are of the first order at least: what they are off by halves from 100 to 200 steps,
-    # where it is 4.2 % at most.
+    # The steps are at least of first order, so their error halves from 100 to 200 steps, where it
+    # is 4.2 % at most.
     if sampler in NOISY:
         kept, added = alpha**0.5 * S**2 / variance, S**2 * (1 - alpha) / variance
         expected = ((kept * x.std()) ** 2 + added) ** 0.5
@@ -124,7 +124,7 @@ def test_what_is_known_comes_out(sampler, spacing, strength, picture):
 
 @pytest.mark.parametrize("sampler, spacing", [pair for pair in pairs() if "checkpoint" not in pair])
 def test_the_noise_levels_of_a_spacing(sampler, spacing):
-    """The papers' formulas, or those that SciPy and k-diffusion have."""
+    """They are compared with the papers' formulas, or those of SciPy and k-diffusion."""
     scheduler = build_scheduler(CONFIG, sampler, spacing)
     scheduler.set_timesteps(10)
     first, last = scheduler.timesteps[0].item(), scheduler.timesteps[-1].item()
@@ -167,7 +167,7 @@ def test_any_number_of_steps(sampler, spacing, steps, picture):
 
 @given(st.integers(1, 1000))
 def test_the_steps_that_a_strength_needs(thousandth):
-    """What the message recommends leaves one step to run, and one step fewer leaves none."""
+    """The number in the message leaves one step to run, and one step fewer leaves none."""
     strength = thousandth / 1000
     steps = fewest_steps(strength)
     assert int(steps * strength) >= 1 and (steps == 1 or int((steps - 1) * strength) < 1)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 
 
 class ConsistentDDIM(diffusers.DDIMScheduler):
-    """The noise is the one that leads to the clipped picture; see test_reference_faults.py."""
+    """DDIM whose noise leads to the clipped x0; see test_reference_faults.py."""
 
     def step(self, *args, **kwargs):
         return super().step(*args, **kwargs, use_clipped_model_output=True)

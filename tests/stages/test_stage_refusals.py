@@ -1,4 +1,4 @@
-"""The decoding stages refuse inputs that do not fit, and say what would."""
+"""The decoding stages refuse inputs that do not fit, and the error says which would."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Numbers over wires: numpy's and torch's scalars are numbers, True and False are none."""
+"""Over wires, numpy's and torch's scalars count as numbers, and True and False do not."""
 
 import math
 
@@ -77,7 +77,7 @@ def numpys(value):
 
 @pytest.mark.parametrize("kind", [numpys, torch.tensor])
 def test_every_number_of_a_stage(load_decoder, embeds, kind):
-    """From the seed on, which must not overflow."""
+    """This begins with the seed, which must not overflow."""
     model, _ = load_decoder(TEXT_TO_IMAGE)
     numbers = dict(seed=2**63 - 1, steps=4, cfg=1.5, denoise=0.5)
     latent = {"samples": torch.zeros(2, 4, 8, 8), "batch_index": [0, 5]}

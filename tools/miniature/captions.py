@@ -1,10 +1,10 @@
-"""Captions for scenes: the vocabulary, what a sentence may leave out, and what that then means.
+"""Captions for scenes: the vocabulary, what a sentence may leave out, and what that means.
 
-A sentence describes the whole picture: without a size it is medium, without a place it is the
-centre, without a background it is white (black behind something white), without a colour it is red
-(blue on red).
-"shape" in place of a shape's name is any shape. A tag ("circle", "blue background", "on the left")
-names one thing and leaves the rest open; it is the form for negative prompts.
+A sentence describes the whole picture. Without a size the shape is medium, without a place it is in
+the centre. Without a background the background is white (black for a white shape). Without a colour
+the shape is red (blue on red). "shape" in place of a shape's name is any shape. A tag ("circle",
+"blue background", "on the left") names one thing and leaves the rest open. It is the form for
+negative prompts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 
 from .shapes import COLOURS, PLACES, SHAPES, SIZES
 
-OPEN = -1  # the caption says nothing about it: any value fits
+OPEN = -1  # the caption leaves this open: any value fits
 WHERE = {
     "left": ("on the left",),
     "right": ("on the right",),
@@ -30,17 +30,17 @@ WORDS = sorted(
 
 
 def default_background(colour: int) -> int:
-    """White, or black behind a white shape."""
+    """Return the default background: white, or black for a white shape."""
     return COLOURS.index("black" if COLOURS[colour] == "white" else "white")
 
 
 def default_colour(background: int) -> int:
-    """Red, or blue on a red background."""
+    """Return the default colour: red, or blue on a red background."""
     return COLOURS.index("blue" if COLOURS[background] == "red" else "red")
 
 
 def write_tag(labels: list[int], draw: random.Random) -> tuple[str, list[int]]:
-    """One attribute named, the rest open."""
+    """Write a tag: one attribute is named, and the rest is open."""
     which = draw.choice([0, 0, 1, 1, 2, 3, 4])
     meant = [OPEN] * 5
     meant[which] = labels[which]
@@ -58,9 +58,11 @@ def write_tag(labels: list[int], draw: random.Random) -> tuple[str, list[int]]:
 def write_sentence(
     labels: list[int], draw: random.Random, omit: float = 0.5
 ) -> tuple[str, list[int]]:
-    """A sentence and what it means (5 labels, OPEN for the shape that is only "a shape").
+    """Write a sentence, and return what it means.
 
-    `omit` is the chance that something with its default value is left out.
+    The meaning has 5 labels. It is OPEN for a shape that is only "a shape".
+
+    `omit` is the chance that an attribute with its default value is left out.
     """
     shape, colour, background, place, size = labels
     meant = list(labels)
@@ -95,7 +97,7 @@ def write_sentence(
 
 
 def write_caption(labels: list[int], draw: random.Random) -> tuple[str, list[int]]:
-    """A training caption: mostly sentences, some tags, now and then an unknown word."""
+    """Write a training caption: mostly sentences, some tags, and sometimes an unknown word."""
     text, meant = write_tag(labels, draw) if draw.random() < 0.15 else write_sentence(labels, draw)
     if draw.random() < 0.04:
         text += " " + "".join(draw.choices("abcdefghijklmnoprstuwyz", k=draw.randint(3, 6)))

@@ -114,14 +114,14 @@ the LoRA's violet than to any colour that has a name.
 
 
 def score_table(scores: dict[str, float]) -> str:
-    """Markdown: what was measured, and the bar it should reach."""
+    """Return a Markdown table of the scores, with the value that each should reach."""
     rows = ["| score | measured | bar |", "|---|---|---|"]
     rows += [f"| {name} | {value:.3f} | {BARS.get(name, '')} |" for name, value in scores.items()]
     return "\n".join(rows)
 
 
 def write_cards(root: Path, result: Path, seed: int) -> None:
-    """A README.md in every folder that is there; the LoRA's scores are in its own."""
+    """Write a README.md in every existing folder. The LoRA's card has its own scores."""
     found = json.loads(result.read_text("utf-8")) if result.exists() else {}
     loras = {name: value for name, value in found.items() if name.startswith("lora:")}
     scores = {name: value for name, value in found.items() if name not in loras}

@@ -17,7 +17,7 @@ INPAINT_STEPS, CONTROLNET_STEPS = 500, 900
 
 
 def grow_from(base: UNet2DConditionModel, kind: str) -> UNet2DConditionModel:
-    """A child UNet that starts as the base: its extra input channels have zero weights."""
+    """Return a child UNet that equals the base: its extra input channels have zero weights."""
     child = build_unet(kind)
     state = base.state_dict()
     first = torch.zeros_like(child.conv_in.weight)
@@ -28,7 +28,7 @@ def grow_from(base: UNet2DConditionModel, kind: str) -> UNet2DConditionModel:
 
 
 def draw_masks(scenes: Scenes, generator: torch.Generator) -> torch.Tensor:
-    """(B, 1, 16, 16) kept cells: 0 in a box around the object, in a random box, or everywhere."""
+    """Return (B, 1, 16, 16) kept cells: 0 around the object, in a random box, or everywhere."""
     n = len(scenes)
     kind = torch.rand(n, generator=generator)
     half = torch.where(
@@ -47,7 +47,7 @@ def draw_masks(scenes: Scenes, generator: torch.Generator) -> torch.Tensor:
 
 
 def train_inpaint(work: Path, seed: int, steps: int = INPAINT_STEPS) -> None:
-    """The base UNet, shown the picture around a hole. Kept cells stay 1, as the pipeline has it."""
+    """Fine-tune the base UNet with the picture around a hole. Kept cells are 1, as in Inpaint."""
     latents, embeds, zero, scenes = load_training_set(work)
     torch.manual_seed(seed)
     unet = grow_from(load_unet(work), "inpaint").train().requires_grad_(True)
@@ -63,8 +63,11 @@ def train_inpaint(work: Path, seed: int, steps: int = INPAINT_STEPS) -> None:
 
 
 def train_controlnet(work: Path, seed: int, steps: int = CONTROLNET_STEPS) -> None:
-    """The base UNet, shown a depth map. Its embedding often comes from *another* picture of the
-    same colours: only so does the hint decide place, size and shape."""
+    """Fine-tune the base UNet with a depth map.
+
+    Its embedding often comes from *another* picture of the same colours. Only then does the hint
+    decide place, size and shape.
+    """
     latents, embeds, zero, scenes = load_training_set(work)
     torch.manual_seed(seed)
     unet = grow_from(load_unet(work), "controlnet").train().requires_grad_(True)

@@ -23,7 +23,7 @@ PIXELS, PATCH, WIDTH, EMBED = 64, 16, 128, 64
 
 
 def build_text_encoder() -> CLIPTextModelWithProjection:
-    """64 wide, 2 layers: as wide as the embedding, because the prior reads its hidden states."""
+    """Build an encoder 64 wide like the embedding, as the prior reads its hidden states."""
     tokenizer = build_tokenizer()
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
@@ -42,7 +42,7 @@ def build_text_encoder() -> CLIPTextModelWithProjection:
 
 
 def build_image_encoder() -> CLIPVisionModelWithProjection:
-    """128 wide, 3 layers over 16 x 16 patches; positions start as 2-D sines."""
+    """Build an encoder 128 wide, with 3 layers over 16 x 16 patches and 2-D sines for positions."""
     model = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=WIDTH,
@@ -64,7 +64,7 @@ def build_image_encoder() -> CLIPVisionModelWithProjection:
 
 
 def sine_positions(side: int, width: int) -> torch.Tensor:
-    """(side * side, width): sines and cosines of y, then of x."""
+    """Return (side * side, width): sines and cosines of y, then of x."""
     quarter = width // 4
     frequency = 1 / 100 ** (torch.arange(quarter) / quarter)
     angle = torch.arange(side)[:, None] * frequency
@@ -74,21 +74,21 @@ def sine_positions(side: int, width: int) -> torch.Tensor:
 
 
 def build_image_processor() -> CLIPImageProcessor:
-    """Resize the short edge to 64, centre crop, bicubic, OpenAI's mean and deviation."""
+    """Build a processor: short edge to 64, centre crop, bicubic, OpenAI's mean and deviation."""
     return CLIPImageProcessor(
         size={"shortest_edge": PIXELS}, crop_size={"height": PIXELS, "width": PIXELS}, resample=3
     )
 
 
 def prepare_pixels(pictures: torch.Tensor) -> torch.Tensor:
-    """(N, 3, H, W) in [0, 1] to what the image encoder takes, as the image processor does it."""
+    """Return (N, 3, H, W) in [0, 1] as the image processor gives it to the image encoder."""
     small = F.interpolate(pictures, (PIXELS, PIXELS), mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     return (small - mean) / std
 
 
 def load_clip(work: Path) -> tuple[CLIPTextModelWithProjection, CLIPVisionModelWithProjection]:
-    """The frozen text and image encoder."""
+    """Load the text and the image encoder, frozen."""
     state = load_stored(work / "clip.pt", "clip")
     text, vision = build_text_encoder(), build_image_encoder()
     text.load_state_dict(state["text"])
@@ -98,5 +98,5 @@ def load_clip(work: Path) -> tuple[CLIPTextModelWithProjection, CLIPVisionModelW
 
 @torch.no_grad()
 def zero_embedding(vision: CLIPVisionModelWithProjection) -> torch.Tensor:
-    """(1, 64): the embedding of zero pixels, which the pipelines use as "no negative"."""
+    """Return (1, 64): the embedding of zero pixels, which the pipelines use as "no negative"."""
     return vision(torch.zeros(1, 3, PIXELS, PIXELS)).image_embeds

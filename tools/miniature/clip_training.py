@@ -39,7 +39,7 @@ class ClipTrainer(nn.Module):
 
 
 def picture_targets(scenes: Scenes) -> torch.Tensor:
-    """(N, 9) colour, background, centre and radius, each with a spread of about one."""
+    """Return (N, 9) colour, background, centre and radius, each with a spread of about one."""
     return torch.cat(
         [
             (scenes.colour - 0.5) / 0.35,
@@ -52,7 +52,7 @@ def picture_targets(scenes: Scenes) -> torch.Tensor:
 
 
 def contrast(image, text, temperature, labels, meant) -> torch.Tensor:
-    """Contrastive loss with many right answers: a caption fits every picture it describes."""
+    """Return a contrastive loss in which a caption fits all pictures that it describes."""
     fits = ((meant[None] == OPEN) | (labels[:, None] == meant[None])).all(2).float()  # (B, B)
     similar = (
         F.normalize(image, dim=1) @ F.normalize(text, dim=1).T * temperature.exp().clamp(max=60)
@@ -63,7 +63,7 @@ def contrast(image, text, temperature, labels, meant) -> torch.Tensor:
 
 
 def text_loss(logits: torch.Tensor, meant: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of what a caption names."""
+    """Return the cross entropy of the attributes that a caption names."""
     parts = logits.split(CHOICES, dim=1)
     return sum(
         F.cross_entropy(part, target, ignore_index=OPEN)
@@ -114,7 +114,7 @@ def train_clip(work: Path, seed: int, steps: int = STEPS) -> None:
 
 @torch.no_grad()
 def embed_pixels(vision: CLIPVisionModelWithProjection, pixels: torch.Tensor) -> torch.Tensor:
-    """(N, 64) embeddings of prepared pixels."""
+    """Return (N, 64) embeddings of prepared pixels."""
     parts = pixels.split(128)
     return torch.cat([vision(p).image_embeds for p in tqdm(parts, desc="embeds", mininterval=10)])
 

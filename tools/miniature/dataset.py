@@ -29,18 +29,18 @@ def make_dataset(work: Path, seed: int, count: int = COUNT) -> None:
 
 
 def load_dataset(work: Path) -> tuple[torch.Tensor, Scenes]:
-    """pictures (N, 3, 128, 128) uint8, and their scenes."""
+    """Load pictures (N, 3, 128, 128) uint8, and their scenes."""
     stored = load_stored(work / "pictures.pt", "data")
     return stored["pictures"], Scenes(**stored["scenes"])
 
 
 def to_model_range(pictures: torch.Tensor) -> torch.Tensor:
-    """8-bit pixels to [-1, 1], the range MoVQ takes."""
+    """Convert 8-bit pixels to [-1, 1], the range of MoVQ."""
     return pictures.float() / 127.5 - 1
 
 
 def find_partners(scenes: Scenes, seed: int, count: int = 8) -> torch.Tensor:
-    """(count, N) for every picture others of the same two colours (itself if they have no name)."""
+    """Return (count, N): pictures with the same two colours, or itself if these are unnamed."""
     pair = scenes.labels[:, 1] * 6 + scenes.labels[:, 2]
     partners = torch.arange(len(pair)).repeat(count, 1)
     generator = seeded(seed)
@@ -52,5 +52,5 @@ def find_partners(scenes: Scenes, seed: int, count: int = 8) -> torch.Tensor:
 
 
 def choose_partners(partners, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """(B,) one of the partners of each picture in `index`."""
+    """Return (B,) one of the partners of each picture in `index`."""
     return partners[torch.randint(0, len(partners), (len(index),), generator=generator), index]

@@ -1,4 +1,4 @@
-"""The depth estimator behind the depth hint: a small GLPN (arXiv:2201.07436)."""
+"""The depth estimator for the depth hint: a small GLPN (arXiv:2201.07436)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEPS, BATCH = 800, 10
 
 
 def build_depth() -> GLPNForDepthEstimation:
-    """Four stages of 16 to 64 channels; the output is sigmoid times 1, the dataset's range."""
+    """Build four stages of 16 to 64 channels. The output is sigmoid times 1, the data's range."""
     return GLPNForDepthEstimation(
         GLPNConfig(
             depth_estimation_type="relative",  # other GLPNs predict metres
@@ -33,7 +33,7 @@ def build_depth() -> GLPNForDepthEstimation:
 
 
 def spread_weights(model: torch.nn.Module) -> None:
-    """Kaiming's scale in place of transformers' 0.02, at which so narrow a model hardly starts."""
+    """Use Kaiming's scale and not transformers' 0.02, with which a narrow network hardly trains."""
     for layer in model.modules():
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -42,13 +42,19 @@ def spread_weights(model: torch.nn.Module) -> None:
 
 
 def build_depth_processor() -> GLPNImageProcessor:
-    """Pixels to [0, 1], sizes down to a multiple of 32; the model wants nothing else."""
+    """Build a processor for pixels in [0, 1], with sizes rounded down to a multiple of 32.
+
+    The model needs nothing else.
+    """
     return GLPNImageProcessor(do_resize=True, size_divisor=32, do_rescale=True)
 
 
 def train_depth(work: Path, seed: int, steps: int = STEPS) -> None:
-    """Learn nearness from freshly drawn scenes. Squared error: the absolute one learns the floor
-    only. Some pictures are soft or grainy, as MoVQ gives them back."""
+    """Learn nearness from freshly drawn scenes.
+
+    The error is squared, because with the absolute error only the floor is learned. Some pictures
+    are soft or grainy, like those of MoVQ.
+    """
     torch.manual_seed(seed)
     model = build_depth().train()
     spread_weights(model)
@@ -70,5 +76,5 @@ def train_depth(work: Path, seed: int, steps: int = STEPS) -> None:
 
 
 def load_depth(work: Path) -> GLPNForDepthEstimation:
-    """The finished depth estimator, frozen."""
+    """Load the finished depth estimator, frozen."""
     return load_average("depth", build_depth(), work)

@@ -32,14 +32,14 @@ FOLDERS = (PRIOR, DECODER, INPAINT, CONTROLNET, DEPTH)
 
 
 def finish_movq(work: Path, seed: int) -> VQModel:
-    """MoVQ with its codebook fitted to the training latents."""
+    """Return MoVQ with its codebook fitted to the training latents."""
     movq = load_movq(work)
     fit_codebook(movq, load_stored(work / "latents.pt", "latents"), seed)
     return movq
 
 
 def export_prior(work: Path, folder: Path) -> None:
-    """The prior pipeline's folder."""
+    """Write the prior pipeline's folder."""
     text_encoder, image_encoder = load_clip(work)
     pipeline = KandinskyV22PriorPipeline(
         prior=load_prior(work),
@@ -54,7 +54,7 @@ def export_prior(work: Path, folder: Path) -> None:
 
 
 def write_vocabulary(folder: Path) -> None:
-    """vocab.json and merges.txt, which transformers 4 and other readers look for."""
+    """Write vocab.json and merges.txt, which transformers 4 and other readers look for."""
     tokenizer = build_tokenizer()
     vocabulary = dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
     (folder / "vocab.json").write_text(json.dumps(vocabulary) + "\n", encoding="utf-8")
@@ -69,7 +69,7 @@ def save_half(pipeline, folder: Path) -> None:
 
 
 def export_decoders(work: Path, root: Path, seed: int) -> None:
-    """The decoder's folder, and those of the children that are trained already."""
+    """Write the decoder's folder, and those of its children that are trained."""
     kinds = {
         "decoder": (DECODER, KandinskyV22Pipeline),
         "inpaint": (INPAINT, KandinskyV22InpaintPipeline),
@@ -86,7 +86,7 @@ def export_decoders(work: Path, root: Path, seed: int) -> None:
 
 
 def export_depth(work: Path, folder: Path) -> None:
-    """The depth estimator's folder, for `pipeline("depth-estimation", ...)`."""
+    """Write the depth estimator's folder, for `pipeline("depth-estimation", ...)`."""
     model = load_depth(work).to(torch.float16)
     model.save_pretrained(folder, safe_serialization=True)
     build_depth_processor().save_pretrained(folder)
@@ -106,5 +106,5 @@ def export_all(work: Path, root: Path, seed: int) -> None:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files under a folder."""
+    """Return the bytes of all files under a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,4 +1,4 @@
-"""Sample pictures, to be looked at: one PNG for each thing the miniature does."""
+"""Sample pictures to look at: one PNG for each thing the miniature does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROMPTS = (
 
 
 def tile(rows: list[torch.Tensor], gap: int = 4) -> Image.Image:
-    """Rows of pictures (N, 3, H, W) in [0, 1] as one image."""
+    """Return rows of pictures (N, 3, H, W) in [0, 1] as one image."""
     strips = []
     for row in rows:
         padded = torch.nn.functional.pad(row, (gap, gap, gap, gap), value=1.0)
@@ -37,30 +37,30 @@ def tile(rows: list[torch.Tensor], gap: int = 4) -> Image.Image:
 
 
 def some_scenes(n: int, salt: int):
-    """n scenes that training has not seen."""
+    """Return n scenes that training has not seen."""
     generator = seeded(SEED + salt)
     return place_scenes(sample_labels(n, generator), generator)
 
 
 def grid_text(mini: Miniature) -> list[torch.Tensor]:
-    """Eight prompts, two seeds."""
+    """Draw eight prompts with two seeds."""
     return [mini.decode(*mini.imagine(list(PROMPTS), seed), seed) for seed in (1, 2)]
 
 
 def grid_random(mini: Miniature) -> list[torch.Tensor]:
-    """21 random captions."""
+    """Draw 21 random captions."""
     captions, _ = describe(sample_labels(21, seeded(SEED)), SEED)
     return list(mini.decode(*mini.imagine(captions, 3), 3).split(7))
 
 
 def grid_movq(mini: Miniature) -> list[torch.Tensor]:
-    """Pictures above their reconstructions."""
+    """Draw pictures above their reconstructions."""
     pictures = draw(some_scenes(8, 1))
     return [pictures, mini.reconstruct(pictures)]
 
 
 def grid_interpolation(mini: Miniature) -> list[torch.Tensor]:
-    """Seven steps between the embeddings of two prompts."""
+    """Draw seven steps between the embeddings of two prompts."""
     pairs = ((0, 3), (1, 6), (5, 4))
     embeds, negative = mini.imagine(list(PROMPTS), 1)
     weights = torch.linspace(0, 1, 7)[:, None]
@@ -73,7 +73,7 @@ def grid_interpolation(mini: Miniature) -> list[torch.Tensor]:
 
 
 def grid_inpaint(mini: Miniature) -> list[torch.Tensor]:
-    """Pictures, the hole, and what a prompt puts there."""
+    """Draw pictures, the hole, and the object of a prompt in the hole."""
     scenes = some_scenes(8, 2)
     labels = next_object(scenes.labels)
     pictures, masks = draw(scenes), object_boxes(scenes)
@@ -82,7 +82,7 @@ def grid_inpaint(mini: Miniature) -> list[torch.Tensor]:
 
 
 def grid_controlnet(mini: Miniature) -> list[torch.Tensor]:
-    """Pictures, their estimated depth, and other colours in the same place."""
+    """Draw pictures, their estimated depth, and other colours in the same place."""
     scenes = some_scenes(8, 3)
     pictures = draw(scenes)
     depth = mini.estimate_depth(pictures)
@@ -91,7 +91,7 @@ def grid_controlnet(mini: Miniature) -> list[torch.Tensor]:
 
 
 def grid_img2img(mini: Miniature) -> list[torch.Tensor]:
-    """Pictures, and img2img at three strengths towards other colours."""
+    """Draw pictures, and img2img at three strengths towards other colours."""
     scenes = some_scenes(8, 4)
     pictures = draw(scenes)
     embeds = mini.imagine(say_colours(two_colours(scenes.labels, 1)), 1)
@@ -100,14 +100,14 @@ def grid_img2img(mini: Miniature) -> list[torch.Tensor]:
 
 
 def grid_negative(mini: Miniature) -> list[torch.Tensor]:
-    """ "a red shape ...", then with "circle" as the negative prompt."""
+    """Draw "a red shape ...", and then the same with "circle" as the negative prompt."""
     prompts = [f"a {colour} shape on a white background" for colour in COLOURS[:4]] * 2
     free = mini.decode(*mini.imagine(prompts, 1), 1)
     return [free, mini.decode(*mini.imagine(prompts, 1, ["circle"] * 8), 1)]
 
 
 def grid_lora(mini: Miniature) -> list[torch.Tensor]:
-    """Eight prompts, without the LoRA and with it."""
+    """Draw eight prompts, without the LoRA and with it."""
     embeds = mini.imagine(list(PROMPTS), 1)
     return [mini.decode(*embeds, 1), mini.decode_at_night(*embeds, 1)]
 
@@ -126,7 +126,7 @@ GRIDS = {
 
 
 def draw_grids(root: Path, folder: Path, names: list[str] | None = None) -> None:
-    """Write `miniature-<name>.png` for everything that `root` can do."""
+    """Draw `miniature-<name>.png` for everything that the folders in `root` can do."""
     folder.mkdir(parents=True, exist_ok=True)
     mini = Miniature(root)
     for name in names or GRIDS:

@@ -1,7 +1,7 @@
 """The controlnet's hint block: a depth map to four channels on the latent grid.
 
-Trained first and alone, to say where the object is; then its output for every training picture is
-stored, so that training the UNet around it costs no more than training the base.
+It is trained first and alone, to say where the object is. Then its output for every training
+picture is stored, so training the UNet around it costs no more than training the base.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ STEPS = 300
 
 
 def make_hint(depth: torch.Tensor) -> torch.Tensor:
-    """(N, 1, H, W) depth to a (N, 3, H, W) hint, stretched to [0, 1] as the pipeline's maps are."""
+    """Return depth (N, 1, H, W) as a hint (N, 3, H, W), stretched to [0, 1] as in the pipeline."""
     low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
     return ((depth - low) / (high - low).clamp(min=1e-4)).expand(-1, 3, -1, -1).contiguous()
 
 
 def grid_target(hint: torch.Tensor) -> torch.Tensor:
-    """(N, 4, h/8, w/8): cover, its slope to the right and down, and a finer corner of the cell."""
+    """Return (N, 4, h/8, w/8): cover, its slope to the right and down, a finer part of the cell."""
     mask = ((hint[:, :1] - 0.5) * 4 + 0.5).clamp(0, 1)
     quarter = F.avg_pool2d(mask, 4)
     cell = F.avg_pool2d(quarter, 2)
@@ -61,13 +61,13 @@ def train_hint_block(block: nn.Sequential, work: Path, seed: int, steps: int = S
 
 
 def load_hint_block(unet: UNet2DConditionModel, work: Path) -> nn.Sequential:
-    """The UNet's hint block with the trained weights, frozen."""
+    """Load the UNet's hint block with the trained weights, frozen."""
     return load_average("hint", unet.add_embedding.input_hint_block, work)
 
 
 @torch.no_grad()
 def hint_features(block: nn.Sequential, scenes: Scenes, work: Path) -> torch.Tensor:
-    """(N, 4, 16, 16) the block's output for every scene, stored in `hints.pt`."""
+    """Return (N, 4, 16, 16), the block's output for every scene, stored in `hints.pt`."""
     path = work / "hints.pt"
     if not path.exists():
         starts = tqdm(range(0, len(scenes), 64), desc="hints", mininterval=10)

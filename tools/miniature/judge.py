@@ -1,7 +1,8 @@
 """The pixel judge: reads colours, place, shape and size back from a picture.
 
-It uses no network and knows nothing of how a picture was made: the median of the border is the
-background, what differs from it is the object, and the template with the best overlap its shape.
+It uses no network and knows nothing of how a picture was made. The median of the border is the
+background. The pixels that differ from it are the object. Its shape is the template with the best
+overlap.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ MISSING = -2  # no object found: never equal to a label
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is seen in N pictures; `labels` in the order of `Scenes.labels`."""
+    """The attributes of N pictures; `labels` are in the order of `Scenes.labels`."""
 
     labels: torch.Tensor  # (N, 5) long, MISSING where there is no object
     mask: torch.Tensor  # (N, H, W) bool
@@ -28,7 +29,7 @@ class Verdict:
 
 
 def find_object(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """mask (N, H, W), object colour (N, 3), background colour (N, 3) of pictures in [0, 1]."""
+    """Return mask (N, H, W), object colour and background colour (N, 3) of pictures in [0, 1]."""
     edge = torch.cat(
         [images[..., :3, :].flatten(2), images[..., -3:, :].flatten(2)]
         + [images[..., :, :3].flatten(2), images[..., :, -3:].flatten(2)],
@@ -52,7 +53,10 @@ def find_object(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
 
 
 def find_box(mask: torch.Tensor) -> torch.Tensor:
-    """(N, 2) middle x, y of the masks' bounding boxes; lone pixels (1 % of a side) do not count."""
+    """Return (N, 2) middle x, y of the masks' bounding boxes.
+
+    Single pixels (1 % of a side) do not count.
+    """
     size = mask.shape[-1]
     middles = []
     for dim in (1, 2):
@@ -66,18 +70,18 @@ def find_box(mask: torch.Tensor) -> torch.Tensor:
 
 
 def nearest_colour(colour: torch.Tensor) -> torch.Tensor:
-    """(N,) index of the palette's nearest colour."""
+    """Return (N,) index of the palette's nearest colour."""
     return torch.cdist(colour, PALETTE).argmin(1)
 
 
 def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(N,) intersection over union of boolean masks (N, H, W)."""
+    """Return (N,) intersection over union of boolean masks (N, H, W)."""
     both = (a & b).flatten(1).sum(1)
     return both / (a | b).flatten(1).sum(1).clamp(min=1)
 
 
 def judge(images: torch.Tensor) -> Verdict:
-    """Look at (N, 3, H, W) pictures in [0, 1]."""
+    """Return what is seen in pictures (N, 3, H, W) in [0, 1]."""
     images = images.float().cpu()
     mask, colour, background = find_object(images)
     centre = find_box(mask)

@@ -1,7 +1,7 @@
 """A style LoRA of the decoder, "night": the object stays as it is, and the background goes dark.
 
-Only the attention layers are trained, as diffusers' own script for Kandinsky 2.2 does it. The file
-has kohya's names, which ComfyUI's own LoRA loaders know for every model.
+Only the attention layers are trained, as in diffusers' own script for Kandinsky 2.2. The file has
+kohya's names, which ComfyUI's own LoRA loaders know for every model.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ABOUT = {
 
 
 class LowRank(nn.Module):
-    """weight → weight + up @ down; begins as no change."""
+    """weight → weight + up @ down. It starts without a change."""
 
     def __init__(self, weight: torch.Tensor):
         super().__init__()
@@ -52,7 +52,7 @@ class LowRank(nn.Module):
 
 
 def attention_layers(unet: UNet2DConditionModel) -> dict[str, nn.Linear]:
-    """Name → every projection of the UNet's attention."""
+    """Return name → every projection of the UNet's attention."""
     return {
         name: layer
         for name, layer in unet.named_modules()
@@ -61,13 +61,13 @@ def attention_layers(unet: UNet2DConditionModel) -> dict[str, nn.Linear]:
 
 
 def build_adapters(unet: UNet2DConditionModel) -> nn.ModuleDict:
-    """One `LowRank` for every attention projection, by its name with "/" for the dots."""
+    """Return a `LowRank` for every attention projection, by its name with "/" for the dots."""
     layers = attention_layers(unet).items()
     return nn.ModuleDict({name.replace(".", "/"): LowRank(layer.weight) for name, layer in layers})
 
 
 def encode_nights(work: Path, seed: int) -> torch.Tensor:
-    """The first pictures of the training set as they are at night, (PICTURES, 4, 16, 16)."""
+    """Encode the first training pictures as they would be at night, (PICTURES, 4, 16, 16)."""
     path = work / "night.pt"
     if not path.exists():
         scenes = load_dataset(work)[1][:PICTURES]
@@ -81,7 +81,10 @@ def encode_nights(work: Path, seed: int) -> torch.Tensor:
 
 
 def train_lora(work: Path, seed: int, steps: int = STEPS) -> None:
-    """The day's embedding to the night's latents; the UNet itself stays as it is."""
+    """Train from the day's embedding to the night's latents.
+
+    The UNet's own weights do not change.
+    """
     _, embeds, zero, _ = load_training_set(work)
     latents = encode_nights(work, seed)
     torch.manual_seed(seed)
@@ -110,7 +113,7 @@ def export_lora(work: Path, root: Path) -> None:
 
 
 def stored_name(layer: str, side: str) -> str:
-    """layer: "down_blocks.1.attentions.0.to_q"; side: "up" or "down"."""
+    """Return a name for the file. layer: "down_blocks.1.attentions.0.to_q"; side: "up", "down"."""
     return f"lora_unet_{layer.replace('.', '_')}.lora_{side}.weight"
 
 
@@ -123,12 +126,12 @@ def merge_lora(unet: UNet2DConditionModel, file: Path) -> None:
 
 
 def is_night(view: Verdict) -> torch.Tensor:
-    """(N,) whether a background is nearer to the night's than to any colour that has a name."""
+    """Return (N,) whether a background is closer to the night's colour than to any named colour."""
     return torch.cdist(view.background, torch.cat([PALETTE, NIGHT[None]])).argmin(1) == len(COLOURS)
 
 
 def score_lora(mini, n: int = 100) -> dict[str, float]:
-    """The same captions and noise, without the LoRA and with it."""
+    """Score the same captions and noise, without the LoRA and with it."""
     captions, meant = describe(test_labels(n, 9), TEST_SEED)
     embeds = mini.imagine(captions, 9)
     day, night = judge(mini.decode(*embeds, 9)), judge(mini.decode_at_night(*embeds, 9))

@@ -1,4 +1,4 @@
-"""Running the pipelines for the scores: diffusers' own, at 128 x 128, seeded."""
+"""Runs diffusers' own pipelines for the scores: at 128 x 128, seeded."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ STEPS, CFG, SIDE, BATCH = 25, 4.0, 128, 25
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A CPU generator."""
+    """Return a CPU generator."""
     return torch.Generator().manual_seed(seed)
 
 
 def to_unit(pictures: torch.Tensor) -> torch.Tensor:
-    """MoVQ's [-1, 1] to [0, 1]."""
+    """Convert MoVQ's [-1, 1] to [0, 1]."""
     return (pictures.float() * 0.5 + 0.5).clamp(0, 1)
 
 
 def to_images(pictures: torch.Tensor) -> list[Image.Image]:
-    """(N, 3, H, W) in [0, 1] to PIL images."""
+    """Convert (N, 3, H, W) in [0, 1] to PIL images."""
     pixels = (pictures * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(p) for p in pixels]
 
@@ -58,17 +58,17 @@ class Miniature:
             pipeline.set_progress_bar_config(disable=True)
 
     def load(self, pipeline_class, name: str):
-        """A quiet pipeline from one of the folders."""
+        """Load a pipeline from one of the folders, without progress bars."""
         pipeline = pipeline_class.from_pretrained(self.root / name, torch_dtype=torch.float32)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
     def has(self, name: str) -> bool:
-        """Whether a folder was exported."""
+        """Return whether a folder was exported."""
         return (self.root / name).exists()
 
     def imagine(self, prompts: list[str], seed: int, negative: list[str] | None = None):
-        """Prompts to (image_embeds, negative_image_embeds), each (N, D)."""
+        """Return (image_embeds, negative_image_embeds) of prompts, each (N, D)."""
         parts = []
         for start in range(0, len(prompts), BATCH):
             piece = prompts[start : start + BATCH]
@@ -81,7 +81,7 @@ class Miniature:
         return tuple(torch.cat(column)[: len(prompts)] for column in zip(*parts, strict=True))
 
     def decode(self, embeds: torch.Tensor, negative: torch.Tensor, seed: int, cfg: float = CFG):
-        """Embeddings (N, D) to pictures (N, 3, 128, 128) in [0, 1]."""
+        """Return pictures (N, 3, 128, 128) in [0, 1] of embeddings (N, D)."""
         parts = []
         for start in range(0, len(embeds), BATCH):
             output = self.decoder(
@@ -92,7 +92,7 @@ class Miniature:
         return torch.cat(parts)
 
     def decode_at_night(self, embeds: torch.Tensor, negative: torch.Tensor, seed: int):
-        """`decode` with the night LoRA merged into the UNet's weights."""
+        """Do the same as `decode`, with the night LoRA merged into the UNet's weights."""
         day = self.decoder.unet
         self.decoder.unet = deepcopy(day)
         merge_lora(self.decoder.unet, self.root / NAME)
@@ -101,21 +101,21 @@ class Miniature:
         return pictures
 
     def reconstruct(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Through MoVQ and back, unquantised as in the pipelines."""
+        """Encode and decode with MoVQ, unquantised as in the pipelines."""
         with torch.no_grad():
             latents = self.movq.encode(pictures * 2 - 1).latents
             return to_unit(self.movq.decode(latents, force_not_quantize=True).sample)
 
     def restyle(self, pictures, embeds, negative, strength: float, seed: int) -> torch.Tensor:
-        """img2img, `strength` as diffusers counts it."""
+        """Run img2img. `strength` is that of diffusers."""
         output = self.img2img(
             embeds, to_images(pictures), negative, SIDE, SIDE, STEPS, CFG, strength,
             generator=seeded(seed), output_type="pt",
         )  # fmt: skip
-        return output.images.float()  # this pipeline alone gives [0, 1]
+        return output.images.float()  # this pipeline returns [0, 1], unlike the others
 
     def repaint(self, pictures, masks, embeds, negative, seed: int) -> torch.Tensor:
-        """Inpaint one by one (the pipeline mixes up batches); masks (N, H, W), 1 = repaint."""
+        """Inpaint one by one, as the pipeline mixes up batches; masks (N, H, W), 1 = repaint."""
         pipeline = self.load(KandinskyV22InpaintPipeline, INPAINT)
         parts = []
         for i, (picture, mask) in enumerate(zip(to_images(pictures), masks, strict=True)):
@@ -127,7 +127,7 @@ class Miniature:
         return torch.cat(parts)
 
     def estimate_depth(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(N, 1, H, W) nearness."""
+        """Return (N, 1, H, W) nearness."""
         folder = self.root / DEPTH
         model = GLPNForDepthEstimation.from_pretrained(folder, dtype=torch.float32).eval()
         processor = GLPNImageProcessor.from_pretrained(folder)
@@ -136,7 +136,7 @@ class Miniature:
             return model(**inputs).predicted_depth[:, None]
 
     def follow(self, depth: torch.Tensor, embeds, negative, seed: int) -> torch.Tensor:
-        """Controlnet, with hints stretched to [0, 1]."""
+        """Run controlnet, with hints stretched to [0, 1]."""
         pipeline = self.load(KandinskyV22ControlnetPipeline, CONTROLNET)
         hint = make_hint(depth)
         parts = []
@@ -150,7 +150,7 @@ class Miniature:
         return torch.cat(parts)
 
     def time_one(self, prompt: str = "a large red circle on a blue background, on the left"):
-        """Seconds for one picture, text to pixels, the best of three."""
+        """Return the seconds for one picture, from text to pixels, the best of three."""
         seconds = []
         for seed in range(3):
             start = time.perf_counter()

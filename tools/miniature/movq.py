@@ -24,7 +24,7 @@ ENCODER_STEPS, DECODER_STEPS = 2400, 1800
 
 
 def build_movq() -> VQModel:
-    """A VQModel of the published kind: 8x downsampling, 4 latent channels, spatial norm."""
+    """Build a VQModel of the published kind: 8x downsampling, 4 latent channels, spatial norm."""
     return VQModel(
         down_block_types=["DownEncoderBlock2D"] * 3 + ["AttnDownEncoderBlock2D"],
         up_block_types=["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"] * 3,
@@ -40,7 +40,7 @@ def build_movq() -> VQModel:
 
 
 class GridDecoder(nn.Module):
-    """A training aid: latents (B, 4, h, w) to pixels (B, 3, 8h, 8w) by pixel shuffle."""
+    """A decoder for training: latents (B, 4, h, w) to pixels (B, 3, 8h, 8w) by pixel shuffle."""
 
     def __init__(self, width: int = 128, depth: int = 4):
         super().__init__()
@@ -64,7 +64,7 @@ class GridDecoder(nn.Module):
 
 
 class EncoderTrainer(nn.Module):
-    """MoVQ's encoder half beside the training decoder."""
+    """MoVQ's encoder half with the training decoder."""
 
     def __init__(self, movq: VQModel):
         super().__init__()
@@ -73,7 +73,7 @@ class EncoderTrainer(nn.Module):
 
 
 def crop_corners(centre, radius, index, generator, align: int) -> torch.Tensor:
-    """(B, 2) top-left corners of crops that lie on random points of the shapes' outlines."""
+    """Return (B, 2) top-left corners of crops at random points of the shapes' outlines."""
     angle = torch.rand(len(index), generator=generator) * 2 * torch.pi
     point = centre[index] + radius[index, None] * torch.stack([angle.cos(), angle.sin()], 1)
     wander = (torch.rand(len(index), 2, generator=generator) - 0.5) * CROP * 0.8
@@ -83,7 +83,7 @@ def crop_corners(centre, radius, index, generator, align: int) -> torch.Tensor:
 
 
 def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Squared error for the decibels, absolute error for clean flats."""
+    """Return squared error for the decibels, and absolute error for plain areas."""
     return F.mse_loss(output, target) + 0.1 * F.l1_loss(output, target)
 
 
@@ -133,7 +133,7 @@ def fold_statistics(movq: VQModel, pictures: torch.Tensor) -> None:
 
 
 def load_encoder(work: Path) -> VQModel:
-    """MoVQ with the frozen encoder (its decoder is untrained)."""
+    """Load MoVQ with the frozen encoder (its decoder is untrained)."""
     movq = build_movq()
     movq.load_state_dict(load_stored(work / "movq-encoder.pt", "movq"))
     return movq.eval().requires_grad_(False)
@@ -189,7 +189,7 @@ def train_decoder(work: Path, seed: int, steps: int = DECODER_STEPS) -> None:
 
 @torch.no_grad()
 def fit_codebook(movq: VQModel, latents: torch.Tensor, seed: int, rounds: int = 10) -> None:
-    """k-means over latent cells, so that decoding *with* quantisation works too."""
+    """Fit k-means over latent cells, so that decoding *with* quantisation works, too."""
     generator = seeded(seed)
     cells = latents.permute(0, 2, 3, 1).reshape(-1, 4)
     cells = cells[torch.randperm(len(cells), generator=generator)[:40_000]]
@@ -204,5 +204,5 @@ def fit_codebook(movq: VQModel, latents: torch.Tensor, seed: int, rounds: int = 
 
 
 def load_movq(work: Path) -> VQModel:
-    """The finished MoVQ, frozen."""
+    """Load the finished MoVQ, frozen."""
     return load_average("movq", build_movq(), work)

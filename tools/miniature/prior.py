@@ -21,7 +21,7 @@ CLIP_RANGE = 5.0
 
 
 def build_prior_scheduler() -> UnCLIPScheduler:
-    """The published prior's scheduler; embeddings here have unit deviation, so it clips at 5."""
+    """Build the published prior's scheduler. Embeddings have unit deviation, so it clips at 5."""
     return UnCLIPScheduler(
         variance_type="fixed_small_log",
         num_train_timesteps=1000,
@@ -32,7 +32,7 @@ def build_prior_scheduler() -> UnCLIPScheduler:
 
 
 def build_prior() -> PriorTransformer:
-    """3 layers, 4 heads of 32; embeddings are standardised already, so mean 0 and deviation 1."""
+    """Build 3 layers, 4 heads of 32. Embeddings are standardised, so mean is 0 and deviation 1."""
     prior = PriorTransformer(
         num_attention_heads=4,
         attention_head_dim=32,
@@ -48,7 +48,7 @@ def build_prior() -> PriorTransformer:
 
 @torch.no_grad()
 def write_captions(work: Path, seed: int):
-    """CAPTIONS captions with the index of their picture, and their encoded text.
+    """Write CAPTIONS captions with the index of their picture, and their encoded text.
 
     Returns index (C,), text_embeds (C, D), hidden states (C, LENGTH, D), mask (C, LENGTH).
     The last row is the empty caption.
@@ -72,8 +72,11 @@ def write_captions(work: Path, seed: int):
 
 
 def train_prior(work: Path, seed: int, steps: int = STEPS) -> None:
-    """Predict the clean embedding. The less noise, the oftener the caption is another picture's:
-    so the prior learns that an embedding it can still see outweighs the words (emb2emb)."""
+    """Predict the clean embedding.
+
+    With less noise, the caption is more often that of another picture. So the prior learns that an
+    embedding it can still see counts more than the words (emb2emb).
+    """
     index, text, states, masks = write_captions(work, seed)
     images = load_stored(work / "embeds.pt", "clip")
     alphas = build_prior_scheduler().alphas_cumprod.to(images.device)
@@ -109,5 +112,5 @@ def train_prior(work: Path, seed: int, steps: int = STEPS) -> None:
 
 
 def load_prior(work: Path) -> PriorTransformer:
-    """The finished prior, frozen."""
+    """Load the finished prior, frozen."""
     return load_average("prior", build_prior(), work)

@@ -1,4 +1,4 @@
-"""The table of scores: each score is a function of the exported folders and nothing else.
+"""The table of scores. Each score is a function of the exported folders and nothing else.
 
 Scenes and captions here come from seeds that training never uses. A share is a fraction of 1.
 """
@@ -34,7 +34,7 @@ Scores = dict[str, float]
 
 
 def score_text(mini: Miniature, n: int = 200) -> Scores:
-    """Text to picture, attribute by attribute (a caption's open shape does not count)."""
+    """Score text to picture for each attribute (a caption's open shape does not count)."""
     captions, meant = describe(test_labels(n, 0), TEST_SEED)
     seen = judge(mini.decode(*mini.imagine(captions, 0), 0)).labels
     right, told = seen == meant, meant >= 0
@@ -44,7 +44,7 @@ def score_text(mini: Miniature, n: int = 200) -> Scores:
 
 
 def score_movq(mini: Miniature, n: int = 200) -> Scores:
-    """Mean decibels of the reconstruction of fresh pictures."""
+    """Return the mean decibels of the reconstruction of new pictures."""
     pictures = draw(sample_scenes(n, seeded(TEST_SEED + 1)))
     again = torch.cat([mini.reconstruct(part) for part in pictures.split(20)])
     error = (again - pictures).square().mean((1, 2, 3))
@@ -52,7 +52,7 @@ def score_movq(mini: Miniature, n: int = 200) -> Scores:
 
 
 def score_inpaint(mini: Miniature, n: int = 100) -> Scores:
-    """Another object where one was: colour and shape inside the mask, nothing changed outside."""
+    """Score another object in the place of one: right inside the mask, unchanged outside."""
     labels = test_labels(n, 2)
     scenes = place_scenes(labels, seeded(TEST_SEED + 2))
     wanted = next_object(labels)
@@ -70,7 +70,7 @@ def score_inpaint(mini: Miniature, n: int = 100) -> Scores:
 
 
 def score_controlnet(mini: Miniature, n: int = 100) -> Scores:
-    """A picture's depth with other colours: the object stays where the hint has it."""
+    """Score a picture's depth with other colours: the object stays where the hint has it."""
     labels = test_labels(n, 3)
     scenes = place_scenes(labels, seeded(TEST_SEED + 3))
     wanted = two_colours(labels, 1)
@@ -84,7 +84,7 @@ def score_controlnet(mini: Miniature, n: int = 100) -> Scores:
 
 
 def score_depth(mini: Miniature, n: int = 200) -> Scores:
-    """IoU of what is nearer than any floor."""
+    """Return the IoU of the pixels that are nearer than any floor."""
     scenes: Scenes = sample_scenes(n, seeded(TEST_SEED + 4))
     guess = mini.estimate_depth(draw(scenes))
     near = overlap(guess[:, 0] > 0.4, draw_depth(scenes)[:, 0] > 0.4)
@@ -92,7 +92,7 @@ def score_depth(mini: Miniature, n: int = 200) -> Scores:
 
 
 def score_interpolation(mini: Miniature, n: int = 40) -> Scores:
-    """Two prompts that differ in one colour, mixed: the colour moves one way and ends right."""
+    """Score mixes of two prompts with different colours: the colour moves one way and arrives."""
     labels = test_labels(n, 5)
     target = next_object(labels)
     target[:, 0] = labels[:, 0]
@@ -113,7 +113,7 @@ def score_interpolation(mini: Miniature, n: int = 40) -> Scores:
 
 
 def score_emb2emb(mini: Miniature, n: int = 50) -> Scores:
-    """From a picture's embedding towards a prompt with other colours."""
+    """Score emb2emb from a picture's embedding towards a prompt with other colours."""
     labels = test_labels(n, 6)
     wanted = two_colours(labels, 2)
     pictures = draw(place_scenes(labels, seeded(TEST_SEED + 6)))
@@ -137,7 +137,7 @@ def score_emb2emb(mini: Miniature, n: int = 50) -> Scores:
 
 
 def score_img2img(mini: Miniature, n: int = 50) -> Scores:
-    """A picture, and a prompt of other colours that does not say where."""
+    """Score img2img with a prompt of other colours that does not name the place."""
     labels = test_labels(n, 7)
     scenes = place_scenes(labels, seeded(TEST_SEED + 7))
     wanted = two_colours(labels, 1)
@@ -154,7 +154,7 @@ def score_img2img(mini: Miniature, n: int = 50) -> Scores:
 
 
 def score_negative(mini: Miniature, n: int = 60) -> Scores:
-    """ "a red shape ...", and a negative prompt that names one of the shapes."""
+    """Score "a red shape ...", with a negative prompt that names one of the shapes."""
     labels = test_labels(n, 8)
     named = torch.arange(n) % 3
     prompts = [text.replace(SHAPES[s], "shape") for text, s in
@@ -171,7 +171,7 @@ def score_negative(mini: Miniature, n: int = 60) -> Scores:
 
 
 def score_time(mini: Miniature) -> Scores:
-    """Seconds for one picture on the threads torch has."""
+    """Return the seconds for one picture with torch's number of threads."""
     return {f"time: s on {torch.get_num_threads()} threads": mini.time_one()}
 
 
@@ -191,17 +191,17 @@ PARTS: dict[str, tuple[Callable[[Miniature], Scores], str]] = {
 
 
 def score_all(root: Path, result: Path, parts: list[str] | None = None) -> Scores:
-    """Run the scores whose folders exist; `result` (JSON) keeps what other runs found."""
+    """Run the scores whose folders exist. `result` (JSON) keeps the scores of earlier runs."""
     mini = Miniature(root)
     for name in parts or PARTS:
         measure, folder = PARTS[name]
         if mini.has(folder):
             found = measure(mini)
-            scores = read_scores(result) | found  # read late: another run may have written
+            scores = read_scores(result) | found  # read late, because another run may have written
             result.write_text(json.dumps(scores, indent=1) + "\n", "utf-8")
     return read_scores(result)
 
 
 def read_scores(result: Path) -> Scores:
-    """What is in the JSON file, or nothing."""
+    """Return the content of the JSON file, or nothing."""
     return json.loads(result.read_text("utf-8")) if result.exists() else {}

@@ -54,18 +54,21 @@ class Scenes:
 
 
 def uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.Generator):
-    """A float32 tensor drawn evenly from [low, high)."""
+    """Return a float32 tensor drawn evenly from [low, high)."""
     return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
 
 
 def choose(weights: list[float], n: int, generator: torch.Generator) -> torch.Tensor:
-    """(n,) indices drawn with the given weights."""
+    """Return (n,) indices drawn with the given weights."""
     chances = torch.tensor(weights, device=generator.device)
     return torch.multinomial(chances, n, replacement=True, generator=generator)
 
 
 def sample_labels(n: int, generator: torch.Generator) -> torch.Tensor:
-    """(n, 5) labels; what a caption may leave out (white, centre, medium) is more frequent."""
+    """Return (n, 5) labels.
+
+    Those that a caption may leave out (white, centre, medium) are more frequent.
+    """
     colour = choose([1.0] * 6, n, generator)
     background = choose([1, 1, 1, 1, 1.8, 1.2], n, generator)
     clash = colour == background
@@ -77,7 +80,7 @@ def sample_labels(n: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def place_scenes(labels: torch.Tensor, generator: torch.Generator) -> Scenes:
-    """Scenes that show `labels` (N, 5), with a little play in colour, place and size."""
+    """Return scenes that show `labels` (N, 5), with some variation in colour, place and size."""
     n = len(labels)
     _, colour, background, place, size = labels.unbind(1)
     palette, directions, offsets, radii = (
@@ -95,9 +98,10 @@ def place_scenes(labels: torch.Tensor, generator: torch.Generator) -> Scenes:
 
 
 def sample_scenes(n: int, generator: torch.Generator, between: float = 0.0) -> Scenes:
-    """`n` random scenes; a share `between` of them has colours, place and size between the named.
+    """Return `n` random scenes, of which a share `between` lies between the named values.
 
-    Those have no caption, but they teach the decoder what lies on the way from one to another.
+    Their colours, place and size have no names, so they have no caption. They teach the decoder
+    what lies between the named values.
     """
     scenes = place_scenes(sample_labels(n, generator), generator)
     free = torch.rand(n, generator=generator) < between
@@ -124,13 +128,13 @@ def sample_scenes(n: int, generator: torch.Generator, between: float = 0.0) -> S
 
 
 def grid(size: int = SIZE) -> tuple[torch.Tensor, torch.Tensor]:
-    """x (1, 1, size) and y (1, size, 1): where a `size` picture's pixels lie on the 128 canvas."""
+    """Return x (1, 1, size) and y (1, size, 1) of the pixels of a picture, in 128 units."""
     line = (torch.arange(size) + 0.5) * (SIZE / size)
     return line.view(1, 1, -1), line.view(1, -1, 1)
 
 
 def cover(shape: torch.Tensor, centre: torch.Tensor, radius: torch.Tensor, size: int = SIZE):
-    """(N, size, size) share of every pixel that lies inside the shape, from signed distances."""
+    """Return (N, size, size) share of each pixel inside the shape, from signed distances."""
     x, y = grid(size)
     x = x - centre[:, 0].view(-1, 1, 1)
     y = y - centre[:, 1].view(-1, 1, 1)
@@ -146,7 +150,7 @@ def cover(shape: torch.Tensor, centre: torch.Tensor, radius: torch.Tensor, size:
 
 
 def draw(scenes: Scenes, size: int = SIZE) -> torch.Tensor:
-    """(N, 3, size, size) pictures in [0, 1], lit from the top left."""
+    """Draw (N, 3, size, size) pictures in [0, 1], lit from the top left."""
     x, y = grid(size)
     alpha = cover(scenes.labels[:, 0], scenes.centre, scenes.radius, size)[:, None]
     dx = x - scenes.centre[:, 0].view(-1, 1, 1)
@@ -159,7 +163,7 @@ def draw(scenes: Scenes, size: int = SIZE) -> torch.Tensor:
 
 
 def draw_depth(scenes: Scenes, size: int = SIZE) -> torch.Tensor:
-    """(N, 1, size, size) nearness in [0, 1]: a floor 0.05 .. 0.25, objects from 0.5 up by size."""
+    """Draw (N, 1, size, size) nearness in [0, 1]: a floor of 0.05 to 0.25, objects from 0.5 up."""
     _, y = grid(size)
     alpha = cover(scenes.labels[:, 0], scenes.centre, scenes.radius, size)
     floor = (0.05 + 0.2 * y / SIZE).expand(1, size, size)

@@ -1,4 +1,7 @@
-"""Faster CPU twins of two operations, for training only: the weights and results stay the same."""
+"""Faster CPU versions of some operations, only for training.
+
+The weights and results stay the same.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from torch import nn
 
 
 class Normalise(torch.autograd.Function):
-    """Group normalisation without weights; torch's own backward is its slowest CPU kernel."""
+    """Group normalisation without weights, as torch's own backward is its slowest CPU kernel."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, groups: int, eps: float) -> torch.Tensor:
@@ -33,14 +36,14 @@ class Normalise(torch.autograd.Function):
 
 
 def widen(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """Nearest upsampling by a whole factor; its backward is a plain sum."""
+    """Upsample by a whole factor with the nearest pixel. Its backward is a plain sum."""
     b, c, h, w = x.shape
     fy, fx = size[0] // h, size[1] // w
     return x[:, :, :, None, :, None].expand(b, c, h, fy, w, fx).reshape(b, c, h * fy, w * fx)
 
 
 class QuickGroupNorm(nn.GroupNorm):
-    """nn.GroupNorm by way of `Normalise`."""
+    """nn.GroupNorm computed by `Normalise`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.dim() != 4:
@@ -51,7 +54,7 @@ class QuickGroupNorm(nn.GroupNorm):
 
 
 class QuickSpatialNorm(SpatialNorm):
-    """SpatialNorm whose 1 x 1 convolutions run before the upsampling, which commutes with them."""
+    """SpatialNorm whose 1 x 1 convolutions run before the upsampling, which gives the same."""
 
     def forward(self, f: torch.Tensor, zq: torch.Tensor) -> torch.Tensor:
         norm = self.norm_layer
@@ -64,7 +67,7 @@ class QuickSpatialNorm(SpatialNorm):
 
 
 class QuickUpsample(Upsample2D):
-    """Upsample2D by `widen`."""
+    """Upsample2D computed by `widen`."""
 
     def forward(self, hidden_states: torch.Tensor, output_size=None, *args, **kwargs):
         h, w = hidden_states.shape[-2:]
@@ -73,7 +76,7 @@ class QuickUpsample(Upsample2D):
 
 
 def quicken(module: nn.Module) -> nn.Module:
-    """Swap the classes of the slow submodules, in place; parameters and their names stay."""
+    """Replace the classes of slow submodules, in place. Parameters and their names stay."""
     for child in module.modules():
         if type(child) is SpatialNorm:
             child.__class__ = QuickSpatialNorm

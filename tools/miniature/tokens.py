@@ -1,6 +1,6 @@
 """A CLIP tokenizer in which every word of the vocabulary is one token.
 
-Other words fall apart into letters. The end token has the highest id, as CLIP's pooling expects.
+Other words are split into letters. The end token has the highest id, as CLIP's pooling expects.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def byte_letters() -> list[str]:
-    """The 256 printable stand-ins for bytes that byte-level BPE uses, in its usual order."""
+    """Return the 256 printable characters for bytes in byte-level BPE, in its usual order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(rest))]
 
 
 def list_merges() -> tuple[list[str], list[tuple[str, str]]]:
-    """All tokens but the two special ones, and the merges that spell the vocabulary's words.
+    """Return all tokens but the two special ones, and the merges that make the vocabulary's words.
 
     Words grow from their last letter: each merge is a letter and the end of a word, so no merge of
     one word can get in the way of another.
@@ -41,7 +41,7 @@ def list_merges() -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """Byte-level BPE with `</w>`: every word of the vocabulary is one token."""
+    """Build byte-level BPE with `</w>`, in which every word of the vocabulary is one token."""
     tokens, merges = list_merges()
     vocabulary = {token: i for i, token in enumerate([*tokens, START, END])}
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
@@ -52,7 +52,7 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]):
-    """input_ids and attention_mask, both (B, LENGTH), padded as the prior pipeline pads."""
+    """Return input_ids and attention_mask, both (B, LENGTH), padded as in the prior pipeline."""
     return tokenizer(
         texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
     )

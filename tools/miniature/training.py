@@ -17,19 +17,19 @@ LossFn = Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, torch.Te
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A generator on torch's default device."""
+    """Return a generator on torch's default device."""
     return torch.Generator(torch.get_default_device()).manual_seed(seed)
 
 
 def load_stored(path: Path, hint: str):
-    """What `save_atomic` wrote, on torch's default device."""
+    """Load a file of `save_atomic` to torch's default device."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there yet. Run --stage {hint} first.")
     return torch.load(path, weights_only=True, map_location=torch.get_default_device())
 
 
 def save_atomic(value: object, path: Path) -> None:
-    """Write beside the target, then rename: a cut-off never leaves half a file."""
+    """Write beside the target, then rename, so that an interrupt never leaves half of a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(path.suffix + ".part")
     torch.save(value, partial)
@@ -37,7 +37,7 @@ def save_atomic(value: object, path: Path) -> None:
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
-    """Linear warm-up, then a cosine down to 2 % of the peak."""
+    """Return the rate of a linear warm-up, and then a cosine down to 2 % of the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -60,9 +60,9 @@ def train(
 ) -> torch.nn.Module:
     """Train `module` to `steps`, from `work/checkpoints/<name>.pt` if it is there.
 
-    Only parameters that want a gradient are trained. `loss_fn(step, generator)` gives the loss and
-    what to log; its generator depends on the seed and the step alone, so a resumed run sees what an
-    unbroken one sees. Returns `module` holding the averaged weights.
+    Only parameters with requires_grad are trained. `loss_fn(step, generator)` gives the loss and
+    values to log. Its generator depends only on the seed and the step, so a resumed run equals an
+    uninterrupted one. Returns `module` with the averaged weights.
     """
     path = work / "checkpoints" / f"{name}.pt"
     wanted = [p for p in module.parameters() if p.requires_grad]
@@ -114,7 +114,7 @@ def train(
 
 
 def load_average(name: str, module: torch.nn.Module, work: Path) -> torch.nn.Module:
-    """`module` with the averaged weights of a stage's checkpoint, frozen."""
+    """Return `module` with the averaged weights of a stage's checkpoint, frozen."""
     stored = load_stored(work / "checkpoints" / f"{name}.pt", name)
     module.load_state_dict(stored["average"])
     return module.eval().requires_grad_(False)

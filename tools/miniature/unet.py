@@ -19,7 +19,7 @@ LATENT_RANGE = 3.2  # latents have unit deviation; predictions are clipped here,
 
 
 def build_scheduler() -> DDPMScheduler:
-    """The published decoder's DDPM, with a clip range that fits these latents."""
+    """Build the published decoder's DDPM, with a clip range that fits these latents."""
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -36,7 +36,7 @@ def build_scheduler() -> DDPMScheduler:
 
 
 def build_unet(kind: str = "decoder") -> UNet2DConditionModel:
-    """A UNet of the published kind; all give 8 channels, noise and an unused variance.
+    """Build a UNet of the published kind. All give 8 channels, noise and an unused variance.
 
     `kind` is decoder (4 channels in), inpaint (9: latents, kept picture, kept cells) or controlnet
     (8: latents, hint).
@@ -63,7 +63,7 @@ def build_unet(kind: str = "decoder") -> UNet2DConditionModel:
 
 
 def silence_variance(unet: UNet2DConditionModel) -> None:
-    """Zero weights and bias -1 for the four variance channels, which the schedulers throw away."""
+    """Set zero weights and bias -1 for the four variance channels, which the schedulers ignore."""
     with torch.no_grad():
         unet.conv_out.weight[4:] = 0
         unet.conv_out.bias[4:] = -1
@@ -79,11 +79,12 @@ class DiffusionLoss:
     def __call__(
         self, latents, embeds, generator, extra=None, hint=None, cousins=None, drop: float = 0.1
     ):
-        """Loss for latents (B, 4, h, w) and embeddings (B, D); `extra` channels join the input.
+        """Return the loss for latents (B, 4, h, w), embeddings (B, D) and `extra` channels.
 
-        `cousins` are embeddings of other pictures in the same colours. Where there is little noise
-        they often stand in, and where there is less still, any other picture's embedding: so the
-        layout, then the colours, are read from the latents, and img2img keeps them.
+        `cousins` are embeddings of other pictures in the same colours. With little noise, they
+        often replace the right embeddings. With even less noise, any other picture's embedding
+        does. So the layout, and then the colours, are read from the latents, and img2img keeps
+        them.
         """
         n = len(latents)
         steps = (torch.rand(n, generator=generator) * 1000).long()
@@ -110,7 +111,7 @@ class DiffusionLoss:
 
 
 def load_training_set(work: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scenes]:
-    """latents (N, 4, 16, 16), embeddings (N, D), zero embedding (1, D), scenes."""
+    """Load latents (N, 4, 16, 16), embeddings (N, D), zero embedding (1, D), scenes."""
     latents = load_stored(work / "latents.pt", "latents")
     embeds = load_stored(work / "embeds.pt", "clip")
     _, scenes = load_dataset(work)
@@ -118,7 +119,7 @@ def load_training_set(work: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 
 def train_unet(work: Path, seed: int, steps: int = STEPS) -> None:
-    """Embedding to latents, from noise."""
+    """Train from embeddings to latents, from noise."""
     latents, embeds, zero, scenes = load_training_set(work)
     torch.manual_seed(seed)
     unet = build_unet()
@@ -135,7 +136,7 @@ def train_unet(work: Path, seed: int, steps: int = STEPS) -> None:
 
 
 def load_unet(work: Path, kind: str = "decoder") -> UNet2DConditionModel:
-    """A finished UNet, frozen."""
+    """Load a finished UNet, frozen."""
     unet = build_unet(kind)
     if kind != "controlnet":
         return load_average({"decoder": "unet"}.get(kind, kind), unet, work)

@@ -1,4 +1,4 @@
-"""The ways in which the decoder's UNet can compute attention, and the choice between them."""
+"""The kinds of attention that the decoder's UNet can compute, and the choice between them."""
 
 from typing import Any
 
@@ -12,13 +12,15 @@ KeyValue = tuple[torch.Tensor, torch.Tensor]  # (B, N, C) each
 
 
 def project(attn: Any, hidden_states: torch.Tensor, image: KeyValue, split: bool) -> list[Any]:
-    """[query, key, value] of pixels (B, C, h, w), those of the image before their own; (B, N, C),
-    or split into heads."""
+    """Return [query, key, value] of pixels (B, C, h, w), as (B, N, C) or split into heads.
+
+    The keys and values of the image embeddings come before those of the pixels.
+    """
     batch, channels, *_ = hidden_states.shape
     pixels = attn.group_norm(hidden_states.view(batch, channels, -1)).transpose(1, 2)
     if pixels.device.type != "cpu":
-        # One copy for three layers, which then add their bias within the product. On a CPU that
-        # rounds in another order than diffusers.
+        # The three layers share this copy, and then add their bias within the product. On a CPU,
+        # that would round in another order than diffusers.
         pixels = pixels.contiguous()
 
     def shape(part: torch.Tensor) -> torch.Tensor:
@@ -36,14 +38,14 @@ def project(attn: Any, hidden_states: torch.Tensor, image: KeyValue, split: bool
 def attend(
     attn: Any, hidden_states: torch.Tensor, image: KeyValue, options: dict[str, Any] | None
 ) -> torch.Tensor:
-    """(B, C, h, w) → (B, C, h, w): attention with added keys and values.
+    """Compute attention with added keys and values: (B, C, h, w) → (B, C, h, w).
 
-    Computes what diffusers' AttnAddedKVProcessor2_0 computes, to the bit on a CPU.
+    The result is that of diffusers' AttnAddedKVProcessor2_0, to the bit on a CPU.
 
     Args:
         image: the keys and values of the image embeddings.
         options: transformer_options, for the function that the user's ComfyUI has chosen (xformers,
-            sage, flash, split, …); None for PyTorch's own.
+            sage, flash, split, …). None chooses PyTorch's own.
     """
     batch, channels, height, width = hidden_states.shape
     query, key, value = project(attn, hidden_states, image, split=options is None)
@@ -57,12 +59,12 @@ def attend(
 
 
 class SelectableAttention:
-    """Runs the attention that the call asks for, so that one UNet serves MODELs that differ."""
+    """A processor that runs the attention that a call asks for, so that MODELs can share a UNet."""
 
     plain = AttnAddedKVProcessor()
 
     def __init__(self, index: int):
-        self.index = index  # of the layer
+        self.index = index  # the position of the layer
 
     def __call__(
         self,
@@ -81,7 +83,7 @@ class SelectableAttention:
 
 
 def select_attention(unet: Any) -> list[Any]:
-    """Have all attention layers of a UNet run what a call asks for; returns those layers."""
+    """Have all attention layers of a UNet run what a call asks for. Return those layers."""
     layers: list[Any] = [layer for layer in unet.modules() if isinstance(layer, Attention)]
     for index, layer in enumerate(layers):
         layer.set_processor(SelectableAttention(index))
@@ -89,6 +91,6 @@ def select_attention(unet: Any) -> list[Any]:
 
 
 def image_key(attn: Any, tokens: torch.Tensor) -> KeyValue:
-    """What a layer makes of the tokens of image embeddings, (B, N, E)."""
+    """Return the key and the value of a layer for the tokens of image embeddings, (B, N, E)."""
     tokens = attn.norm_encoder_hidden_states(tokens) if attn.norm_cross else tokens
     return attn.add_k_proj(tokens), attn.add_v_proj(tokens)

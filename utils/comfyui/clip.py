@@ -1,7 +1,7 @@
-"""CLIP's two encoders in ComfyUI: each loads itself inside the verb that needs it.
+"""CLIP's two encoders in ComfyUI. Each loads itself inside the method that needs it.
 
-They run where ComfyUI runs text encoders, as its own CLIP and CLIP Vision do, and are kept in the
-dtype that its --fp32-text-enc and so on ask for; see `dtypes.pick_clip_dtypes`.
+They run where ComfyUI runs text encoders, as its own CLIP and CLIP Vision do. Their dtype follows
+--fp32-text-enc and similar options; see `dtypes.pick_clip_dtypes`.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ class Encoder(Resident):
     schema: Any  # the class of its config
 
     def __init__(self, folder: Path, weight_dtype: str):
-        """`folder` has config.json and the weights."""
+        """Read an encoder from `folder`, which has config.json and the weights."""
         device = comfy.model_management.text_encoder_device()
         weights, compute = pick_clip_dtypes(weight_dtype, device)
         ops = pick_ops(weights, compute)
@@ -48,19 +48,21 @@ class Encoder(Resident):
 
 
 class TextEncoder(Encoder):
-    """Prompts → what the prior reads of them."""
+    """Prompts → the text features that the prior reads."""
 
     schema = CLIPTextConfig
 
     def __init__(self, folder: Path, weight_dtype: str):
-        """`folder` is the prior's, with `text_encoder` and `tokenizer` in it."""
+        """Read the encoder from a prior's `folder`, which has `text_encoder` and `tokenizer`."""
         tokenizer = prior_part(folder, "tokenizer")
-        read_json(tokenizer / "tokenizer_config.json")  # names it if it is damaged
+        # Raises an error with its name if it is damaged.
+        read_json(tokenizer / "tokenizer_config.json")
         super().__init__(prior_part(folder, "text_encoder"), weight_dtype)
         with naming(tokenizer):
             self.tokenizer: Any = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
             length, size = self.config.max_position_embeddings, self.config.vocab_size
-            self.tokenizer.model_max_length = length  # whatever its own settings say
+            # The prior needs this length, whatever the tokenizer's settings say.
+            self.tokenizer.model_max_length = length
             ids = prior.tokenize(self.tokenizer, ["a b"], length).input_ids
             if ids.max() >= size:
                 raise ValueError(f"token {ids.max()} is not one of the text encoder's {size}")
@@ -84,7 +86,7 @@ class ImageEncoder(Encoder):
     schema = CLIPVisionConfig
 
     def __init__(self, folder: Path, weight_dtype: str, processor: Any):
-        """`folder` has config.json and the weights."""
+        """Read the encoder from `folder`, which has config.json and the weights."""
         super().__init__(folder, weight_dtype)
         self.processor = processor
 
@@ -93,12 +95,12 @@ class ImageEncoder(Encoder):
         return CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(config))
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in [0, 1] → (B, D)."""
+        """Return image embeddings (B, D) of pictures (B, 3, H, W) in [0, 1]."""
         module = self._load(len(pictures))
         return prior.encode_images(self.processor, module, pictures, self.device, self.dtype)
 
     def encode_zero_image(self) -> torch.Tensor:
-        """CLIP's view of zeros, a picture of its average colour, (1, D)."""
+        """Return the embedding of zeros, which is a picture of CLIP's average colour, (1, D)."""
         return prior.encode_zero_image(self._load(1), self.device, self.dtype)
 
     def _load(self, pictures: int) -> Any:

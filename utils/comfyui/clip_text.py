@@ -15,7 +15,7 @@ OPTIONS = ("layer", "layer_idx", "return_projected_pooled", "execution_device")
 
 @contextmanager
 def last_layer(encoder: Any, device: torch.device) -> Generator[None]:
-    """Within it, an encoder of ComfyUI gives its last layer, normed, and its projection."""
+    """Have an encoder of ComfyUI return its last layer, normed, and its projection."""
     before = {name: getattr(encoder, name) for name in OPTIONS}
     try:
         encoder.set_clip_options(
@@ -28,17 +28,20 @@ def last_layer(encoder: Any, device: torch.device) -> Generator[None]:
 
 
 class ComfyTextEncoder:
-    """Prompts → what the prior reads of them, by CLIP ViT-bigG/14 in ComfyUI's CLIP: alone, or
-    beside others as in SDXL's. Prompts are plain text; the layer that CLIP Set Last Layer asks for
-    is another model's."""
+    """Prompts → the text features that the prior reads, by CLIP ViT-bigG/14 in ComfyUI's CLIP.
+
+    The CLIP may have other encoders, too, as SDXL's has. Prompts are plain text. The layer that
+    CLIP Set Last Layer asks for is meant for another model, and is ignored.
+    """
 
     def __init__(self, clip: Any, width: int, length: int):
-        """
+        """Check that a CLIP fits a prior.
+
         Args:
             width, length: of the embeddings and the tokens that the prior's transformer takes.
 
         Raises:
-            ValueError: it is no CLIP, has no bigG, or is of another width or length.
+            ValueError: it is not a CLIP, has no bigG, or has another width or length.
         """
         encoder: Any = getattr(getattr(clip, "cond_stage_model", None), "clip_g", None)
         words = getattr(getattr(clip, "tokenizer", None), "clip_g", None)
@@ -66,7 +69,8 @@ class ComfyTextEncoder:
     def encode(self, prompts: list[str]) -> prior.TextFeatures:
         tokens = prior.tokenize_prompts(self.tokenizer, prompts, self.length).input_ids
         ends = tokens == self.tokenizer.eos_token_id
-        mask = ends.cumsum(1) - ends.long() == 0  # up to the first end, and that with it
+        # True up to the first end token, and for that token.
+        mask = ends.cumsum(1) - ends.long() == 0
         memory = transformer_memory(torch.float32, *tokens.shape, self.width)
         comfy.model_management.load_models_gpu([self.patcher], memory_required=memory)
         device = self.patcher.load_device

@@ -1,4 +1,4 @@
-"""ComfyUI's CLIP Vision: as the image encoder of a prior, and image embeddings as its output."""
+"""ComfyUI's CLIP Vision as the image encoder of a prior, and image embeddings as its output."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from .residents import transformer_memory
 
 
 class EmbedsOutput(comfy.clip_vision.Output):
-    """A CLIP_VISION_OUTPUT that has image embeddings, and nothing of the layers before them."""
+    """A CLIP_VISION_OUTPUT that has image embeddings, and no layers before them."""
 
     def __init__(self, embeds: ImageEmbeds):
-        tensor = embeds.tensor.clone()  # other people's nodes may write to it
+        tensor = embeds.tensor.clone()  # a copy, because other nodes may write to it
         self.image_embeds = tensor.to(comfy.model_management.intermediate_device())
-        self.mm_projected = None  # as in every output of CLIP
+        self.mm_projected = None  # every output of CLIP has this attribute
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -30,7 +30,7 @@ class ComfyImageEncoder:
     """The image encoder of a prior that has ComfyUI's CLIP Vision, or none."""
 
     def __init__(self, clip_vision: Any, width: int):
-        """Raises ValueError if the CLIP Vision does not make embeddings of `width`."""
+        """Raise ValueError if the CLIP Vision does not make embeddings of `width`."""
         self.clip_vision = clip_vision
         self._zero_embeds: ImageEmbeds | None = None
         projection = getattr(getattr(clip_vision, "model", None), "visual_projection", None)
@@ -47,7 +47,11 @@ class ComfyImageEncoder:
         return [] if self.clip_vision is None else [self.clip_vision.patcher]
 
     def get(self, need: str) -> "ComfyImageEncoder":
-        """Itself. Raises ValueError if there is no CLIP Vision; `need` names what wants it."""
+        """Return the encoder itself.
+
+        Raises:
+            ValueError: there is no CLIP Vision. `need` names what needs it.
+        """
         if self.clip_vision is None:
             raise ValueError(
                 f"{need} needs the prior's image encoder, and Load Prior Transformer has none. "
@@ -57,14 +61,17 @@ class ComfyImageEncoder:
         return self
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in [0, 1] → (B, D), as CLIP Vision Encode makes it with crop center."""
+        """Return the embeddings (B, D) of pictures (B, 3, H, W) in [0, 1].
+
+        CLIP Vision Encode with crop center gives the same.
+        """
         self._load(min(len(pictures), CHUNK))
         images = pictures.movedim(1, -1)
         parts = [self.clip_vision.encode_image(part) for part in images.split(CHUNK)]
         return torch.cat([part.image_embeds for part in parts])
 
     def zero_embeds(self, need: str) -> ImageEmbeds:
-        """CLIP's view of zeros, (1, D)."""
+        """Return the embedding of zeros, (1, D)."""
         if self._zero_embeds is None:
             vision = self.get(need).clip_vision
             self._load(1)
@@ -74,7 +81,10 @@ class ComfyImageEncoder:
         return self._zero_embeds
 
     def _load(self, pictures: int) -> None:
-        """ComfyUI's own encode_image loads it without saying what the run will need."""
+        """Load the encoder.
+
+        ComfyUI's own encode_image does not say how much memory the run needs.
+        """
         embeddings = self.clip_vision.model.vision_model.embeddings
         tokens, width = embeddings.position_embedding.weight.shape
         memory = transformer_memory(torch.float32, pictures, tokens, width)

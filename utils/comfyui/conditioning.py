@@ -1,7 +1,7 @@
-"""What rides in CONDITIONING: image embeddings, and for two of the UNets a hint or a picture.
+"""The values in CONDITIONING: image embeddings, and for two of the UNets a hint or a picture.
 
-An embedding travels as (B, 1, D), one token, so that the host's nodes that average, mask, place or
-combine CONDITIONING work on it as they are.
+An embedding travels as (B, 1, D), one token. So ComfyUI's nodes that average, mask, place or
+combine CONDITIONING work on it without changes.
 """
 
 from typing import Any
@@ -22,11 +22,11 @@ from ..kandinsky.sizes import PIXELS_PER_LATENT
 from .foreign_parts import refuse_foreign_parts
 from .unet import Kandinsky22UNet
 
-HINT = "kandinsky22_hint"  # an IMAGE, resized when its noise is known
-PICTURE = "concat_latent_image"  # the host's own name
+HINT = "kandinsky22_hint"  # an IMAGE, resized when the size of the noise is known
+PICTURE = "concat_latent_image"  # ComfyUI's own name
 KEEP = "kandinsky22_keep"  # (B, 1, h, w), 1 = what stays of the picture
 
-# What other nodes put into CONDITIONING, and would do nothing here → what to use.
+# Values that other nodes put into CONDITIONING, and that would have no effect here → what to use.
 FOREIGN = {
     "unclip_conditioning": "Embeds From CLIP Vision and Interpolate (Kandinsky 2.2)",
     "reference_latents": "Encode Image and Interpolate (Kandinsky 2.2)",
@@ -36,7 +36,7 @@ Conditioning = list[list[Any]]
 
 
 class HintCond(comfy.conds.CONDRegular):
-    """A hint (B, 3, 8h, 8w), cut to the area that its conditioning is for."""
+    """A hint (B, 3, 8h, 8w), cut to the area of its conditioning."""
 
     def process_cond(
         self, batch_size: int, area: tuple[int, ...] | None = None, **_: Any
@@ -54,13 +54,16 @@ def condition_on_embeds(embeds: ImageEmbeds) -> Conditioning:
 
 
 def add_hint(conditioning: Conditioning, hint: torch.Tensor) -> Conditioning:
-    """`hint`: IMAGE (B, H, W, C) of any size; raises ValueError if it is none."""
+    """Add a hint, an IMAGE (B, H, W, C) of any size. Raise ValueError if it is not an IMAGE."""
     images_to_model(hint)
     return set_values(conditioning, {HINT: hint})
 
 
 def mask_latent(latent: dict[str, Any], mask: torch.Tensor) -> dict[str, Any]:
-    """The LATENT with a noise mask: what `mask` (MASK, 1 = repaint) or its own one keeps, stays."""
+    """Return the LATENT with a noise mask.
+
+    It keeps what `mask` (MASK, 1 = repaint) keeps, and what the LATENT's own noise mask keeps.
+    """
     samples = check_latent(latent)
     count, _, height, width = samples.shape
     keep = keep_from_mask(mask, height, width)
@@ -77,13 +80,13 @@ def mask_latent(latent: dict[str, Any], mask: torch.Tensor) -> dict[str, Any]:
 
 
 def add_picture(conditioning: Conditioning, latent: dict[str, Any]) -> Conditioning:
-    """Show the inpaint UNet what stays of a picture: a LATENT of `mask_latent`."""
+    """Add what the inpaint UNet needs to see of a picture, from a LATENT of `mask_latent`."""
     values = {PICTURE: latent["samples"], KEEP: 1 - latent["noise_mask"]}
     return set_values(conditioning, values)
 
 
 def set_values(conditioning: Any, values: dict[str, Any]) -> Conditioning:
-    """The CONDITIONING with more beside its embeddings; raises ValueError if it is none."""
+    """Return the CONDITIONING with more values. Raise ValueError if it is not a CONDITIONING."""
     parts = conditioning if isinstance(conditioning, list) else [conditioning]
     if not all(isinstance(part, list | tuple) and len(part) == 2 for part in parts):
         raise ValueError(
@@ -94,7 +97,7 @@ def set_values(conditioning: Any, values: dict[str, Any]) -> Conditioning:
 
 
 def check_conditioning(unet: Kandinsky22UNet, noise: torch.Tensor, given: dict[str, Any]) -> None:
-    """Raises ValueError where a CONDITIONING does not fit the UNet or the sampler's LATENT."""
+    """Raise ValueError where a CONDITIONING does not fit the UNet or the sampler's LATENT."""
     check_latent({"samples": noise})
     check_area(noise, given.get("area"))
     check_cross_attention(unet, given.get("cross_attn"))
@@ -112,7 +115,7 @@ def check_conditioning(unet: Kandinsky22UNet, noise: torch.Tensor, given: dict[s
                 f"CONDITIONING for each picture, and here are {len(tensor)} {name} in one. Of "
                 "these it would use the first for every picture."
             )
-        # A whole number of times: that is how Repeat Latent Batch makes more of them.
+        # The batch must be a multiple, because Repeat Latent Batch repeats a whole number of times.
         if tensor is not None and len(noise) % len(tensor):
             raise ValueError(
                 f"{len(tensor)} {name} do not pair up with the {len(noise)} latents of the "
@@ -128,7 +131,7 @@ def check_conditioning(unet: Kandinsky22UNet, noise: torch.Tensor, given: dict[s
 
 
 def check_area(noise: torch.Tensor, area: tuple[int, ...] | None) -> None:
-    """Raises ValueError if an area (h, w, y, x) of a CONDITIONING has no part in the canvas."""
+    """Raise ValueError if an area (h, w, y, x) of a CONDITIONING lies outside the latent."""
     if area is None:
         return
     ends = zip(area, area[len(area) // 2 :], noise.shape[-2:], strict=False)
@@ -141,7 +144,7 @@ def check_area(noise: torch.Tensor, area: tuple[int, ...] | None) -> None:
 
 
 def check_cross_attention(unet: Kandinsky22UNet, embeds: Any) -> None:
-    """Raises ValueError unless a CONDITIONING holds image embeddings that the UNet takes."""
+    """Raise ValueError unless a CONDITIONING holds image embeddings that fit the UNet."""
     shape = tuple(getattr(embeds, "shape", ()))
     if len(shape) != 3 or shape[1:] != (1, unet.embeds_width):
         raise ValueError(
@@ -160,7 +163,7 @@ def check_cross_attention(unet: Kandinsky22UNet, embeds: Any) -> None:
 
 
 def check_companions(unet: Kandinsky22UNet, given: dict[str, Any]) -> None:
-    """Raises ValueError unless the values beside the embeddings are exactly the UNet's own."""
+    """Raise ValueError unless the values beside the embeddings are those that the UNet needs."""
     refuse_foreign_parts(unet, {}, given.get("control"))
     for key, instead in FOREIGN.items():
         if given.get(key) is not None:

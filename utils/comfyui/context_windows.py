@@ -1,4 +1,4 @@
-"""ComfyUI's context windows on pictures: a canvas is denoised in parts along one of its sides."""
+"""ComfyUI's context windows on pictures: a latent is denoised in parts along one of its sides."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from ..kandinsky.sizes import PIXELS_PER_LATENT
 
 
 def check_windows(model: Any) -> None:
-    """Raises ValueError if a MODEL has context windows along what a picture does not have."""
+    """Raise ValueError if a MODEL has context windows along a side that a picture does not have."""
     handler = getattr(model, "model_options", {}).get("context_handler")
     dim = getattr(handler, "dim", 0)
     if dim not in (0, 2, 3):
@@ -17,7 +17,7 @@ def check_windows(model: Any) -> None:
 
 
 def hint_of_window(hint: Any, window: Any) -> Any:
-    """The part of a hint (B, 3, 8h, 8w) that lies before a window of the latents.
+    """Return the part of a hint (B, 3, 8h, 8w) that belongs to a window of the latents.
 
     ComfyUI may put the latent before the window in front of it (causal_window_fix).
     """

@@ -17,21 +17,22 @@ from ..kandinsky.images import images_to_model
 from .dtypes import pick_dtypes, pick_ops
 from .residents import Owner, Resident
 
-# What DPT's published files lack: a layer that no forward uses.
+# DPT's published files do not have this layer, which no forward uses.
 UNUSED = re.compile(r"fusion_stage\.layers\.0\.residual_layer1\.")
 PROCESSORS = ("DPT", "GLPN", "ZoeDepth", "DepthPro", "PromptDepthAnything", "CHMv2", "Tipsv2Dpt")
-MOST_MISSING = 2  # times the size of the file that a model may have
+MOST_MISSING = 2  # how many times larger than its file a model may be
 
 
-# Numbers in memory at the peak of a forward, for each pixel that the model gets: some, and more for
-# each channel of its decoder. `python tools/measure_memory.py glpn dpt-large …` shows them.
+# Numbers in memory at the peak of a forward. The first is for each pixel of the model's input, and
+# the second for each of these pixels and each channel of its decoder. `python
+# tools/measure_memory.py glpn dpt-large …` measures them.
 PIXELS = {"depth_anything": (35, 1.06), "glpn": (5, 3.2), "dpt": (81, 1.06)}
 
 
 def memory_needed(config: Any, values: torch.Tensor, dtype: torch.dtype) -> int:
-    """Bytes that a picture of some pixel values (N, 3, h, w) needs at the peak of a forward.
+    """Return the bytes that a picture of `values` (N, 3, h, w) needs at the peak of a forward.
 
-    What other families need was not measured; they count as DPT.
+    Other families were not measured, and count as DPT.
     """
     pixels = values.shape[-2] * values.shape[-1]
     channels = getattr(config, "fusion_hidden_size", getattr(config, "decoder_hidden_size", 256))
@@ -43,29 +44,31 @@ def memory_needed(config: Any, values: torch.Tensor, dtype: torch.dtype) -> int:
 
 
 def scores(config: Any, pixels: int) -> int:
-    """The numbers of an attention whose scores are written out."""
+    """Return how many numbers the scores of an attention take in memory."""
     vit = getattr(config, "backbone_config", None) or config
     heads, patch = getattr(vit, "num_attention_heads", 0), getattr(vit, "patch_size", 16)
     if not isinstance(heads, int) or not isinstance(patch, int):
-        return 0  # GLPN: its keys are few, and the decoder's peak is higher
+        return 0  # GLPN has few keys, and its decoder's peak is higher
     return 2 * heads * (pixels // patch**2 + 1) ** 2
 
 
 class LoadedDepthEstimator(Owner):
-    """Any of transformers' depth-estimation models: DPT, Depth Anything, GLPN, …"""
+    """A depth-estimation model of transformers: DPT, Depth Anything, GLPN, …"""
 
     def __init__(self, folder: Path):
-        """
+        """Read the model of a folder.
+
         Raises:
             FileNotFoundError, ValueError: a part of `folder` is missing or damaged.
         """
         self.folder = folder
         weights, compute = pick_dtypes("default")
         model, self.image_processor = read_with_transformers(folder)
-        model.to(weights)  # afterwards: transformers has named this argument in two ways
+        # Not at load, because versions of transformers name that argument differently.
+        model.to(weights)
         swap_layers(model, pick_ops(weights, compute))
         for layer in model.modules():
-            # Layers of torch's own may not take another dtype than they compute in: BatchNorm.
+            # Layers of torch's own, such as BatchNorm, must have the dtype that they compute in.
             if not hasattr(layer, "comfy_cast_weights"):
                 for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
                     tensor.data = tensor.to(compute) if tensor.is_floating_point() else tensor
@@ -75,10 +78,10 @@ class LoadedDepthEstimator(Owner):
         return [self.model.patcher]
 
     def estimate(self, image: Any) -> torch.Tensor:
-        """IMAGE (B, H, W, C) → depth IMAGE (B, H, W, 3), 1 is near.
+        """Return a depth IMAGE (B, H, W, 3), in which 1 is near, for an IMAGE (B, H, W, C).
 
         Raises:
-            ValueError: it is no IMAGE, or one too small to see depth in.
+            ValueError: the input is not an IMAGE, or is too small for a depth map.
         """
         images = images_to_model(image)
         check_picture_size(images)
@@ -89,7 +92,7 @@ class LoadedDepthEstimator(Owner):
             return self.model.load_for(len(values), memory)[1]
 
         module, device, dtype = self.model.module, self.model.device, self.model.dtype
-        with naming(self.folder):  # sizes in its two configs may contradict one another
+        with naming(self.folder):  # sizes in its two configs may contradict each other
             in_metres = is_in_metres(module.config)
             maps = estimate_depth(
                 self.image_processor, module, images, device, dtype, in_metres, at_once
@@ -99,10 +102,10 @@ class LoadedDepthEstimator(Owner):
 
 
 def read_with_transformers(folder: Path) -> tuple[Any, Any]:
-    """(the model, its image processor) of a folder.
+    """Return the model and the image processor of a folder.
 
-    Both are made of checked configs and the tensors themselves, so transformers never reads the
-    folder's other files: an adapter beside the weights, say, would lead it to the network.
+    Both are made from checked configs and from the tensors alone. So transformers never reads the
+    folder's other files. For example, an adapter beside the weights would make it use the network.
     """
     files = weight_files(folder)
     settings = read_config(folder / "preprocessor_config.json")
@@ -117,7 +120,8 @@ def read_with_transformers(folder: Path) -> tuple[Any, Any]:
         with open_tensors(file) as tensors:
             state |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
     check_sizes(build_empty(model_class, config, config_path), state, folder)
-    # transformers draws random numbers for what is missing; nobody else's may change by that.
+    # transformers draws random numbers for missing tensors. The random numbers of other code must
+    # not change by that.
     with naming(folder), torch.random.fork_rng(devices=[]):
         model, loading = model_class.from_pretrained(
             None,
@@ -142,7 +146,7 @@ def read_with_transformers(folder: Path) -> tuple[Any, Any]:
 
 
 def check_processor(settings: dict[str, Any], path: Path) -> None:
-    """Raises ValueError for an image processor of another task; some of them fetch files."""
+    """Raise ValueError for an image processor of another task, as some of those download files."""
     for key in ("image_processor_type", "feature_extractor_type"):
         name = settings.get(key)
         if name is not None and not str(name).startswith(PROCESSORS):
@@ -153,8 +157,10 @@ def check_processor(settings: dict[str, Any], path: Path) -> None:
 
 
 def check_sizes(empty: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
-    """Raises ValueError if a model is far larger than its file: transformers would fill memory with
-    what is missing."""
+    """Raise ValueError if a model is far larger than its file.
+
+    transformers would fill memory with the missing tensors.
+    """
     wanted = sum(parameter.numel() for parameter in empty.parameters())
     stored = sum(tensor.numel() for tensor in state.values())
     if wanted > MOST_MISSING * stored:

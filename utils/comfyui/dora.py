@@ -1,4 +1,4 @@
-"""DoRA as peft trains it. ComfyUI's own differs where the lengths are those of outputs."""
+"""DoRA as peft trains it. ComfyUI's own DoRA differs where the lengths are those of outputs."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from comfy.weight_adapter import LoRAAdapter
 
 
 class PeftDora(LoRAAdapter):
-    """weight + change, of which every output gets the length that was learned.
+    """A patch for weight + change, in which every output gets its learned length.
 
     ComfyUI's `weight_decompose` divides by the length of the weight without the change there.
     """
 
     name = "peft's DoRA"
 
-    def calculate_weight(  # as LoRAAdapter declares it
+    def calculate_weight(  # LoRAAdapter declares it in this way
         self,
         weight: torch.Tensor,
         key: str,
@@ -40,5 +40,5 @@ class PeftDora(LoRAAdapter):
 
 
 def with_magnitude(patch: LoRAAdapter, magnitude: torch.Tensor) -> PeftDora:
-    """A LoRA of ComfyUI's with the lengths that peft has learned for it."""
+    """Return a LoRA of ComfyUI with the lengths that peft has learned for it."""
     return PeftDora(patch.loaded_keys, (*patch.weights[:4], magnitude, None))

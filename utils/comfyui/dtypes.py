@@ -1,4 +1,4 @@
-"""The dtype that weights are kept in, the dtype that a device computes in, and layers for both."""
+"""The dtype of weights, the dtype in which a device computes, and layers for both."""
 
 import logging
 from typing import Any
@@ -18,7 +18,7 @@ WEIGHT_DTYPES = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
-# The dtypes that a user can ask for on ComfyUI's command line for text encoders.
+# The dtypes of text encoders that a user can choose on ComfyUI's command line.
 TEXT_ENCODER_FLAGS = {
     "fp16_text_enc": torch.float16,
     "bf16_text_enc": torch.bfloat16,
@@ -29,12 +29,12 @@ TEXT_ENCODER_FLAGS = {
 def pick_dtypes(
     weight_dtype: str, device: torch.device | None = None
 ) -> tuple[torch.dtype, torch.dtype]:
-    """(the dtype of the weights, the dtype that the device computes in).
+    """Return the dtype of the weights and the dtype that the device computes in.
 
-    `default` is what the device computes well in: fp32 on a CPU, usually fp16 on a GPU.
+    `default` takes the dtype that suits the device: fp32 on a CPU, usually fp16 on a GPU.
 
     Args:
-        device: where the module runs; ComfyUI's usual device if it is None.
+        device: where the module runs. None is ComfyUI's usual device.
 
     Raises:
         ValueError: `weight_dtype` is not in WEIGHT_DTYPES.
@@ -51,10 +51,11 @@ def pick_dtypes(
 
 
 def pick_clip_dtypes(weight_dtype: str, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
-    """The same for CLIP's encoders. With `default`, ComfyUI's --fp32-text-enc and so on count.
+    """Return the same for CLIP's encoders, by --fp32-text-enc and similar options with `default`.
 
-    Where ComfyUI keeps text encoders on the CPU beside a GPU, CLIP's weights are kept in fp16, as
-    ComfyUI keeps those of others: half the memory, and computed in what the CPU computes well in.
+    If ComfyUI keeps text encoders on the CPU beside a GPU, CLIP's weights are kept in fp16, as
+    ComfyUI keeps those of other text encoders. That takes half the memory. They compute in the
+    dtype that suits the CPU.
     """
     management = comfy.model_management
     asked = [t for flag, t in TEXT_ENCODER_FLAGS.items() if getattr(comfy.cli_args.args, flag)]
@@ -66,18 +67,19 @@ def pick_clip_dtypes(weight_dtype: str, device: torch.device) -> tuple[torch.dty
 
 
 def pick_ops(weights: torch.dtype, compute: torch.dtype) -> Any:
-    """ComfyUI's layer classes for these dtypes: plain ones, or ones that cast their weights.
+    """Return ComfyUI's layer classes for these dtypes: plain ones, or ones that cast their weights.
 
-    Not ComfyUI's `pick_operations`: its faster ones (--fast) have constructors of their own.
+    ComfyUI's `pick_operations` is not used, as its faster classes (--fast) have constructors of
+    their own.
     """
     return comfy.ops.disable_weight_init if weights == compute else comfy.ops.manual_cast
 
 
 def compute_in(module: Any, dtype: torch.dtype) -> None:
-    """Have every layer whose weights are of another dtype compute in `dtype`.
+    """Have every layer whose weights have another dtype compute in `dtype`.
 
-    ComfyUI's layers compute in the dtype of their input, and diffusers and transformers cast that
-    input to the dtype of the weights in some places.
+    ComfyUI's layers compute in the dtype of their input. In some places, diffusers and transformers
+    cast that input to the dtype of the weights.
     """
 
     def cast(value: Any) -> Any:
@@ -93,5 +95,6 @@ def compute_in(module: Any, dtype: torch.dtype) -> None:
         weight = getattr(layer, "weight", None)
         if hasattr(layer, "comfy_cast_weights") and weight is not None and weight.dtype != dtype:
             layer.register_forward_pre_hook(cast_inputs)
-            if isinstance(layer, torch.nn.Embedding):  # its input are the numbers of tokens
+            # Its inputs are token numbers, so its output is cast.
+            if isinstance(layer, torch.nn.Embedding):
                 layer.register_forward_hook(cast_output)

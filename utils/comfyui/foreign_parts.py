@@ -1,4 +1,7 @@
-"""What is made for other UNets, and refused: it would do nothing in this one, or harm."""
+"""Refuse parts that are made for other UNets.
+
+They would have no effect in this UNet, or harm it.
+"""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -10,7 +13,7 @@ import torch
 from .model_options import has_patches, node_of
 from .patched_unet import attention_addresses
 
-# The kinds of ComfyUI's patches that have a place here: see `patched_unet`.
+# The kinds of ComfyUI's patches that work here; see `patched_unet`.
 PLACES = (
     "attn1_patch",
     "attn1_output_patch",
@@ -20,7 +23,7 @@ PLACES = (
 )
 # Keys of transformer_options that only transformers read, and the nodes that set them.
 OPTIONS = {"rope_options": "ScaleROPE", "ar_config": "ARVideoI2V"}
-# Nodes whose patches would find a place, and have no sense there.
+# Nodes whose patches would run, but make no sense here.
 SENSELESS = {
     "HyperTile": "it cuts the pixels into tiles, and every tile would need the image tokens too",
     "TomePatchModel": "it merges pixels, which joint attention with image tokens does not bear",
@@ -30,7 +33,7 @@ SENSELESS = {
 def refuse_foreign_parts(
     unet: Any, transformer_options: dict[str, Any], control: Any = None
 ) -> None:
-    """Raises ValueError for what is made for other UNets and would do nothing in this one."""
+    """Raise ValueError for parts of other UNets that would have no effect in this one."""
     if control is not None:
         found = ["a ControlNet of other models. For depth use Depth Conditioning (Kandinsky 2.2)"]
     elif has_patches(transformer_options):
@@ -47,7 +50,7 @@ def refuse_foreign_parts(
 
 
 def foreign_patches(unet: Any, transformer_options: dict[str, Any]) -> Iterator[str]:
-    """Which patches have no place in the UNet, and why."""
+    """Yield which patches do not fit the UNet, and why."""
     for kind, functions in transformer_options.get("patches", {}).items():
         for node in map(node_of, functions):
             if kind not in PLACES or node in SENSELESS:
@@ -75,7 +78,7 @@ def foreign_patches(unet: Any, transformer_options: dict[str, Any]) -> Iterator[
 
 @contextmanager
 def naming_failures(transformer_options: dict[str, Any], x: torch.Tensor) -> Generator[None]:
-    """Turns what a patch raises into a ValueError that names its node; x is (B, C, h, w)."""
+    """Turn an error of a patch into a ValueError that names its node; x is (B, C, h, w)."""
     try:
         yield
     except comfy.model_management.OOM_EXCEPTION:

@@ -1,7 +1,8 @@
-"""ComfyUI's own guidance in a stage: what other nodes put on a MODEL for samplers to run.
+"""ComfyUI's own guidance in a stage: the functions that other nodes put on a MODEL for samplers.
 
-A stage runs diffusers' loop, and with nothing such on the MODEL nothing here is used. Else that
-loop runs where ComfyUI runs a sampler's, inside of all wrappers, and asks its guider at each step.
+A stage runs diffusers' loop. Without such functions on the MODEL, nothing here is used. Otherwise
+that loop runs in the place of a sampler's loop, inside all wrappers, and calls ComfyUI's guider at
+each step.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from .conditioning import HINT, KEEP, PICTURE, Conditioning
 from .model_options import TIMESTEP
 from .stage_plan import StagePlan
 
-# Runs a stage on (noise, prediction, embeds, cfg of each step, concat): see `stages.run`.
+# Run a stage on (noise, prediction, embeds, cfg of each step, concat); see `stages.run`.
 Loop = Callable[
     [torch.Tensor, decoder.Predict, torch.Tensor, Sequence[float], torch.Tensor | None],
     torch.Tensor,
@@ -23,7 +24,7 @@ Loop = Callable[
 
 
 class StageGuider(comfy.samplers.CFGGuider):
-    """ComfyUI's guider, with guidance above cfg 1 only, as in the stages."""
+    """ComfyUI's guider, with guidance only above cfg 1, as in the stages."""
 
     def predict_noise(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         self.cfg = max(self.cfg, 1.0)
@@ -31,7 +32,7 @@ class StageGuider(comfy.samplers.CFGGuider):
 
 
 class StageSampler(comfy.samplers.Sampler):
-    """Has the stage's loop run where ComfyUI runs the loop of a sampler."""
+    """A sampler of ComfyUI that runs the stage's loop."""
 
     def __init__(self, loop: Callable[[torch.Tensor, decoder.Predict], torch.Tensor]):
         self.loop = loop
@@ -46,25 +47,27 @@ class StageSampler(comfy.samplers.Sampler):
         *_: Any,
         **__: Any,
     ) -> torch.Tensor:
-        """`model_wrap` is the guider: (x, sigma) → ComfyUI's estimate of the finished latents."""
+        """Run the loop. `model_wrap` is the guider: (x, sigma) → ComfyUI's predicted x0."""
         cfg = model_wrap.cfg
         sampling = model_wrap.inner_model.model_sampling
         options = extra_args["model_options"]["transformer_options"]
 
         def predict(x: torch.Tensor, t: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-            """x is in the scale of diffusers, in which signal and noise have variance 1."""
+            """Predict for x in diffusers' scale, in which signal and noise have variance 1."""
             model_wrap.cfg = cfg
-            options[TIMESTEP] = float(t)  # some lie between those that the model was trained on
+            # Some lie between the timesteps that the model was trained on.
+            options[TIMESTEP] = float(t)
             sigma = sampling.sigma(t).to(x).expand(len(x))
             x = x * (1 + sigma[0] ** 2).sqrt()
             denoised = model_wrap(x, sigma, **extra_args)
-            # What the UNet would have to give for that estimate, which is linear in it.
+            # Find the output of the UNet that would give this x0. The relation is linear.
             zero, one = (
                 sampling.calculate_denoised(sigma, torch.full_like(x, value), x)
                 for value in (0.0, 1.0)
             )
             output = (zero - denoised) / (zero - one)
-            return torch.cat([output, torch.zeros_like(output)], dim=1)  # and no variance
+            # Zeros in place of the variance.
+            return torch.cat([output, torch.zeros_like(output)], dim=1)
 
         return self.loop(noise, predict)
 
@@ -72,7 +75,7 @@ class StageSampler(comfy.samplers.Sampler):
 def run_guided(
     model: Any, plan: StagePlan, noise: torch.Tensor, picture: torch.Tensor, keep: Any, loop: Loop
 ) -> torch.Tensor:
-    """Latents of a stage's loop, with ComfyUI's guidance in every step."""
+    """Return the latents of a stage's loop, with ComfyUI's guidance in every step."""
     beside: dict[str, Any] = {}
     if plan.hint is not None:
         beside[HINT] = plan.hint.movedim(1, -1)
@@ -88,7 +91,7 @@ def run_guided(
     sigmas = model.get_model_object("model_sampling").sigma(plan.timesteps)
     sigmas = torch.cat([sigmas, torch.zeros(1)])  # ComfyUI's list ends with no noise
     seed = plan.sampling.seed
-    alone = [1.0] * len(plan.timesteps)  # the guider guides
+    alone = [1.0] * len(plan.timesteps)  # the guider guides, so the loop does not
 
     def on_noise(noise: torch.Tensor, predict: decoder.Predict) -> torch.Tensor:
         return loop(noise, predict, plan.embeds[-1], alone, None)

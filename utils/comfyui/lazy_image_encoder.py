@@ -1,6 +1,6 @@
 """A prior's image encoder, which is built when it is first needed.
 
-It is the largest part of a prior, and text-to-image reads one vector of it, which is kept.
+It is the largest part of a prior. Text-to-image reads only one vector of it, which is kept.
 """
 
 import os
@@ -24,10 +24,11 @@ from .model_folders import may_be_written
 
 
 def read_processor(path: Path, size: int) -> Any:
-    """The image processor of a preprocessor_config.json, tried on a picture.
+    """Read the image processor of a preprocessor_config.json, and try it on a picture.
 
     Raises:
-        FileNotFoundError, ValueError: it is missing, damaged, or does not make pictures of `size`.
+        FileNotFoundError, ValueError: it is missing, damaged, or makes pictures of another size
+            than `size`.
     """
     settings = read_config(path)
     with naming(path):
@@ -41,14 +42,13 @@ def read_processor(path: Path, size: int) -> Any:
 
 
 class LazyImageEncoder:
-    """The image encoder of a prior's folder, or the words that say that it has none."""
+    """The image encoder of a prior's folder, or the error message for a folder without one."""
 
     def __init__(self, folder: Path, weight_dtype: str):
-        """Reads the configs, and looks whether there are weights.
+        """Read the configs, and look whether there are weights.
 
         Raises:
-            FileNotFoundError, ValueError: the encoder is there, and a part of it is missing or
-                damaged.
+            FileNotFoundError, ValueError: a part of an existing encoder is missing or damaged.
         """
         self.folder, self.weight_dtype = folder, weight_dtype
         self.part = prior_part(folder, "image_encoder")
@@ -65,18 +65,25 @@ class LazyImageEncoder:
             weight_files(self.part)
 
     def get_models(self) -> list[Any]:
-        """Its ModelPatcher, if it has been needed so far."""
+        """Return its ModelPatcher, if it has been needed so far."""
         return [self.built.patcher] if self.built else []
 
     def get(self, need: str) -> ImageEncoder:
-        """The encoder. Raises FileNotFoundError if there is none; `need` names what wants it."""
+        """Return the encoder.
+
+        Raises:
+            FileNotFoundError: there is none. `need` names what needs it.
+        """
         if self.built is None:
             self._check_there(need)
             self.built = ImageEncoder(self.part, self.weight_dtype, self.processor)
         return self.built
 
     def zero_embeds(self, need: str) -> ImageEmbeds:
-        """CLIP's view of zeros, (1, D): computed once, and read from a file after that."""
+        """Return the embedding of zeros, (1, D).
+
+        It is computed once, and read from a file after that.
+        """
         if self._zero_embeds is None:
             self._check_there(need)
             how = self._how_it_computes()

@@ -21,25 +21,26 @@ from .residents import move_stray_tensors
 from .sampling import sampling_of
 from .unet import Kandinsky22UNet
 
-SAVED_PREFIX = "model.diffusion_model."  # what ModelSave writes before every name
+SAVED_PREFIX = "model.diffusion_model."  # ModelSave writes this before every name
 
 
 def load_model(folder: Path, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
-    """The MODEL of a decoder folder: a ModelPatcher that owns a `Kandinsky22`."""
+    """Load the MODEL of a decoder folder: a ModelPatcher that owns a `Kandinsky22`."""
     configs = read_decoder_configs(folder)
     path = folder / "unet" / "config.json"
     check_config(Kandinsky22UNet.from_config, UNet2DConditionModel, configs.unet, path)
     model = build_model(configs, weight_files(folder / "unet"), weight_dtype, disable_dynamic)
-    # How ComfyUI makes the model again where it needs one without dynamic memory.
+    # ComfyUI makes the model again with this, if it needs one without dynamic memory.
     model.cached_patcher_init = (load_model, (folder, weight_dtype))
     return model
 
 
 def load_unet(file: Path, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
-    """The MODEL of one file, whose UNet is one of those published, or that of a decoder folder.
+    """Load the MODEL of one file, whose UNet is a published one or that of a decoder folder.
 
     Raises:
-        ValueError: the file is damaged, or fits none of them; says how the nearest differs.
+        ValueError: the file is damaged, or fits none of them. The message says how the nearest
+            differs.
     """
     known = known_decoders()
     candidates = [(title, configs.unet) for title, configs in known.items()]
@@ -51,9 +52,9 @@ def load_unet(file: Path, weight_dtype: str = "default", disable_dynamic: bool =
 
 
 def known_decoders() -> dict[str, DecoderConfigs]:
-    """Title → configs, of the decoder folders on disk and of the published decoders.
+    """Return title → configs, of the decoder folders on disk and of the published decoders.
 
-    A folder comes first, as it knows its own scheduler and preview. A damaged one is passed over.
+    A folder comes first, because it has its own scheduler and preview. A damaged folder is skipped.
     """
     known = {}
     for name, folder in models_of("decoder").items():
@@ -61,7 +62,7 @@ def known_decoders() -> dict[str, DecoderConfigs]:
             configs = read_decoder_configs(folder)
             sampling_of(configs)
         except (OSError, ValueError):
-            continue  # the folder's own loader says how
+            continue  # the loader of the folder reports the error
         known[name] = configs
     published = {
         f"the published {name}": DecoderConfigs(decoder.unet, decoder.scheduler)
@@ -73,7 +74,7 @@ def known_decoders() -> dict[str, DecoderConfigs]:
 def build_model(
     configs: DecoderConfigs, files: list[Path], weight_dtype: str, disable_dynamic: bool
 ) -> Any:
-    """A ModelPatcher that owns a `Kandinsky22` with the weights of the files."""
+    """Return a ModelPatcher that owns a `Kandinsky22` with the weights of the files."""
     weights, compute = pick_dtypes(weight_dtype)
     ops = pick_ops(weights, compute)
     build = Kandinsky22UNet.from_config
@@ -94,9 +95,10 @@ def build_model(
 
 
 def lay_out_weights(patcher: Any, device: torch.device, *_) -> None:
-    """On load: convolution weights on the device in the memory format that this MODEL wants.
+    """On load, give convolution weights on the device the memory format that this MODEL needs.
 
-    Those that are kept elsewhere and streamed in are contiguous: no others can be pinned.
+    Weights that are kept elsewhere and streamed to the device are contiguous, as no others can be
+    pinned.
     """
     if patcher.is_dynamic():
         return

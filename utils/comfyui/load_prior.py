@@ -19,7 +19,7 @@ from .residents import Resident
 
 
 def load_prior(folder: Path, weight_dtype: str = "default") -> LoadedPrior:
-    """The prior of a folder.
+    """Load the prior of a folder.
 
     Raises:
         FileNotFoundError, ValueError: a part of `folder` is missing, damaged, or does not fit its
@@ -35,16 +35,17 @@ def load_prior(folder: Path, weight_dtype: str = "default") -> LoadedPrior:
 
 
 def is_one_pass(files: list[Path]) -> bool:
-    """Whether a transformer has no timesteps, by the names of its tensors."""
+    """Return whether a transformer has no timesteps, by the names of its tensors."""
     names = set[str]().union(*map(tensor_names, files))
     return not any(name.startswith("time_embedding.") for name in names)
 
 
 def load_network(folder: Path, weight_dtype: str) -> Resident:
-    """A prior's transformer, of one pass or of many.
+    """Load a prior's transformer, of one pass or of many.
 
     Raises:
-        FileNotFoundError, ValueError: the folder is damaged, or no prior's transformer.
+        FileNotFoundError, ValueError: the folder is damaged, or does not hold a prior's
+            transformer.
     """
     weights, compute = pick_dtypes(weight_dtype)
     build: Any = PriorNetwork.from_config
@@ -55,27 +56,27 @@ def load_network(folder: Path, weight_dtype: str) -> Resident:
 
 
 def read_scheduler_config(folder: Path) -> dict[str, Any]:
-    """A prior's scheduler config, of which a scheduler was made, and stepped, to see that it works.
+    """Read a prior's scheduler config, and try a step of that scheduler.
 
     Raises:
-        FileNotFoundError, ValueError: it is missing, damaged, or no UnCLIPScheduler's.
+        FileNotFoundError, ValueError: it is missing, damaged, or not a config of UnCLIPScheduler.
     """
     path = folder / "scheduler_config.json"
     config = read_config(path, UnCLIPScheduler)
     with naming(path):
         scheduler: Any = UnCLIPScheduler.from_config(config)
         scheduler.set_timesteps(2)
-        noise = torch.Generator()  # of its own: nobody else's random numbers may change
+        noise = torch.Generator()  # its own generator, so that no other random numbers change
         zeros = torch.zeros(1, 2)
         scheduler.step(zeros, scheduler.timesteps[0], zeros, generator=noise)
     return config
 
 
 def check_parts_fit(folder: Path, prior: Any, text: Any, image: Any) -> None:
-    """Raises ValueError where the parts of a folder come from different models.
+    """Raise ValueError where the parts of a folder come from different models.
 
     Args:
-        prior, text, image: their configs; image is None where there is no image encoder.
+        prior, text, image: their configs. image is None if there is no image encoder.
     """
     width, tokens = prior.embedding_dim, prior.num_embeddings
     for what, found, wanted in (

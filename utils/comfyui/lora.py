@@ -1,8 +1,8 @@
 """LoRA files → patches on the decoder's UNet or on the prior's transformer.
 
 `files.lora_names` knows the names that trainers give to a weight, and `files.lora_alphas` where
-they keep the strength. ComfyUI's own loader does the rest, for LoRA, DoRA, LoHa, LoKr and whatever
-else it reads.
+they keep the strength. ComfyUI's own loader does the rest, for LoRA, DoRA, LoHa, LoKr and all other
+kinds that it reads.
 """
 
 import logging
@@ -29,15 +29,15 @@ BIASES = ("diff_b", "b_norm")  # ComfyUI's endings for them
 
 
 def fits(patch: Any, key: str, shape: torch.Size) -> bool:
-    """Whether ComfyUI can apply a patch to a weight; later it would only log that it cannot.
+    """Return whether ComfyUI can apply a patch to a weight. Later it would only log an error.
 
-    It is applied to a weight of PyTorch's meta device, which has a shape and no numbers: that costs
-    neither time nor memory. ComfyUI catches its own errors; but a weight that it has changed counts
-    that it was written to.
+    The patch is applied to a weight on PyTorch's meta device, which has a shape and no numbers.
+    That costs neither time nor memory. ComfyUI catches its own errors, but a weight that it has
+    changed counts how often it was written to.
     """
     if isinstance(patch, tuple):  # ("diff" or "set", (tensor, …))
         return patch[1][0].shape == shape
-    # The value of alpha decides nothing here, and some methods compare it with numbers.
+    # The value of alpha has no influence here, and some methods compare it with numbers.
     weights = tuple(0.0 if isinstance(part, int | float) else part for part in patch.weights)
     try:
         with torch.inference_mode(False), torch.no_grad():
@@ -46,17 +46,17 @@ def fits(patch: Any, key: str, shape: torch.Size) -> bool:
             trial = type(patch)(patch.loaded_keys, weights)
             trial.calculate_weight(weight, key, 1.0, 1.0, None, lambda change: change)
             return weight._version > before
-    except Exception:  # its own parts do not fit together, in whatever way ComfyUI notices
+    except Exception:  # its parts do not fit together, and ComfyUI may raise any error for that
         return False
 
 
 def make_patches(
     file: LoraFile, tensors: LoraTensors, places: dict[str, str], weights: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """The key of a weight → what ComfyUI is to add to it.
+    """Return key of a weight → ComfyUI's patch for it.
 
     Args:
-        places: of the file's modules in weights.
+        places: module → the key of its weight in `weights`.
     """
     patches = comfy.lora.load_lora(tensors, places, log_missing=False)
     for module, parts in file.modules.items():
@@ -86,10 +86,10 @@ def other_widths(file: LoraFile, key: str, held: Iterable[Any], weight: torch.Te
 def read_patches(
     path: Path, weights: dict[str, torch.Tensor], network: Network
 ) -> tuple[dict[str, Any], list[str]]:
-    """The key of a weight → what ComfyUI is to add to it; and what the user should know of it.
+    """Return key of a weight → ComfyUI's patch for it, and notes for the user.
 
     Raises:
-        ValueError: the file is damaged, for another model, or for one of other widths.
+        ValueError: the file is damaged, for another model, or for a model of other widths.
     """
     names = weight_names(weights, network)
     file = read_lora(path, network, names)
@@ -124,7 +124,7 @@ def listed(names: list[str]) -> str:
 
 
 def fingerprint_lora(name: str) -> Any:
-    """Changes when the file does, or peft's settings beside it."""
+    """Return a value that changes when the file or peft's settings beside it change."""
     path = find_file(name, "loras")
     stats = {file.name: file.stat() for file in (path, *sidecars(path))}
     return [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()]
@@ -133,8 +133,10 @@ def fingerprint_lora(name: str) -> Any:
 def apply_lora(
     patcher: Any, path: Path, strength: float, network: Network
 ) -> tuple[Any, list[str]]:
-    """A clone of a ModelPatcher with a LoRA on it; at strength 0 the patcher itself. And what the
-    user should know of the file."""
+    """Return a clone of a ModelPatcher with a LoRA on it, and notes for the user.
+
+    At strength 0 the patcher itself is returned.
+    """
     (strength,) = check_numbers(strength=strength)
     if strength == 0:
         return patcher, []
@@ -145,7 +147,10 @@ def apply_lora(
 
 
 def apply_to_decoder(model: Any, path: Path, strength: float) -> tuple[Any, list[str]]:
-    """The MODEL with a LoRA file on it. Raises ValueError if the MODEL is another model's."""
+    """Return the MODEL with a LoRA file on it.
+
+    Raise ValueError if it is a MODEL of another model.
+    """
     kandinsky_of(model)
     return apply_lora(model, path, strength, NETWORKS["decoder"])
 
@@ -153,7 +158,10 @@ def apply_to_decoder(model: Any, path: Path, strength: float) -> tuple[Any, list
 def apply_to_prior(
     prior: LoadedPrior, path: Path, strength: float
 ) -> tuple[LoadedPrior, list[str]]:
-    """The prior with a LoRA file on its transformer. Raises ValueError for a prior of one pass."""
+    """Return the prior with a LoRA file on its transformer.
+
+    Raise ValueError for a prior of one pass.
+    """
     if prior.one_pass:
         raise ValueError(ONE_PASS.format("Load Prior LoRA"))
     patcher = prior.transformer.patcher

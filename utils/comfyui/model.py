@@ -1,4 +1,4 @@
-"""The decoder as ComfyUI's MODEL: here KSampler, LoRA loaders, merges and the rest meet the UNet.
+"""The decoder as ComfyUI's MODEL, for KSampler, LoRA loaders, merges and other nodes of ComfyUI.
 
 The stage nodes take the same MODEL and run its UNet through `prediction`.
 """
@@ -25,10 +25,11 @@ from .model_options import TIMESTEP, refuse_mixed_kinds, unet_arguments
 from .sampling import sampling_of
 from .unet import Kandinsky22UNet
 
-# Numbers in memory at the peak of a forward: for each latent pixel and channel of the first level
-# (`python tools/measure_memory.py` shows up to 5,968 a pixel with 384 channels); for each pair of
-# latent pixels and head, where attention has no fused kernel and writes its scores out; and for the
-# same in diffusers' plain attention, which keeps them twice.
+# Numbers in memory at the peak of a forward. ACTIVATIONS is for each latent pixel and channel of
+# the first level (`python tools/measure_memory.py` shows up to 5,968 a pixel with 384 channels).
+# SCORES is for each pair of latent pixels and head, if attention has no fused kernel and writes its
+# scores to memory. PLAIN_SCORES is the same for diffusers' plain attention, which keeps the scores
+# twice.
 ACTIVATIONS, SCORES, PLAIN_SCORES = 16, 1 / 8, 1 / 4
 
 
@@ -47,7 +48,7 @@ class Kandinsky22Config(comfy.supported_models_base.BASE):
 
 
 class Kandinsky22(comfy.model_base.BaseModel):
-    """ComfyUI's view of a decoder: its sampling schedule, and its UNet as `diffusion_model`."""
+    """A decoder as ComfyUI's BaseModel: its noise levels, and its UNet as `diffusion_model`."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
         super().__init__(config, model_type)
         self.diffusion_model = unet
         self.scheduler_config = configs.scheduler
-        self.exact_timestep: float | None = None  # of the call that runs
+        self.exact_timestep: float | None = None  # of the call that is running
 
     def _apply_model(
         self,
@@ -78,7 +79,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """ComfyUI's way to the UNet; raises ValueError for what has no place in it."""
+        """Call the UNet for ComfyUI. Raise ValueError for parts that do not fit it."""
         options = transformer_options or {}
         refuse_foreign_parts(self.diffusion_model, options, control)
         kwargs |= unet_arguments(options)
@@ -88,12 +89,12 @@ class Kandinsky22(comfy.model_base.BaseModel):
             return apply(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def process_timestep(self, timestep: torch.Tensor, **_: Any) -> torch.Tensor:
-        """ComfyUI's whole number; or that of a stage, which may lie between two of them."""
+        """Return ComfyUI's timestep, a whole number, or the exact timestep of a stage."""
         exact = self.exact_timestep
         return timestep if exact is None else torch.full_like(timestep, exact)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
-        """What CONDITIONING brings to the UNet; raises ValueError where it does not fit."""
+        """Return what the UNet takes from CONDITIONING. Raise ValueError where it does not fit."""
         noise, hint = kwargs["noise"], kwargs.get(HINT)
         refuse_mixed_kinds(self.current_patcher)
         check_windows(self.current_patcher)
@@ -113,17 +114,20 @@ class Kandinsky22(comfy.model_base.BaseModel):
         device: Any,
         retain_index_list: Sequence[int] = (),
     ) -> Any:
-        """What a part of a picture (ComfyUI's context windows) gets; None for ComfyUI's own way."""
+        """Return the values for a part of a picture (ComfyUI's context windows).
+
+        None: ComfyUI cuts it.
+        """
         if window.dim == 0:
             return None
-        if cond_key == "c_crossattn":  # whose width may happen to be that of the picture
+        if cond_key == "c_crossattn":  # its width may happen to be that of the picture
             return cond_value
         return hint_of_window(cond_value, window) if cond_key == "hint" else None
 
     def concat_cond(self, **kwargs: Any) -> torch.Tensor | None:
-        """What the inpaint UNet sees of the picture, (B, 5, h, w): latents · keep, keep.
+        """Return what the inpaint UNet sees of the picture, (B, 5, h, w): latents · keep, keep.
 
-        From Inpaint Conditioning; without one, from the LATENT and its noise mask.
+        It comes from Inpaint Conditioning, or else from the LATENT and its noise mask.
         """
         if self.diffusion_model.variant != "inpaint":
             return None
@@ -144,18 +148,19 @@ class Kandinsky22(comfy.model_base.BaseModel):
     def scale_latent_inpaint(
         self, sigma: torch.Tensor, noise: torch.Tensor, latent_image: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        """What is put back of a kept picture at a noise level; at the first one, only noise.
+        """Return what replaces a kept picture at a noise level: at the first level, only noise.
 
-        So the pipeline begins: it puts the picture back after a step, not before.
+        The pipeline begins in the same way, as it puts the picture back after a step and not
+        before.
         """
         kept = super().scale_latent_inpaint(sigma, noise, latent_image, **kwargs)
         sigma = sigma.reshape(-1, *[1] * (noise.ndim - 1))
         first = sigma >= self.model_sampling.sigma_max.to(sigma) * (1 - 1e-5)
-        first = first & noise.any()  # where the latent brings its own noise, there is none here
+        first = first & noise.any()  # the latent brings its own noise, so there is none here
         return torch.where(first, noise * (1 + sigma**2).sqrt(), kept)
 
     def memory_required(self, input_shape: Sequence[int], cond_shapes: Any = None) -> int:
-        """Bytes of a forward for input (B, C, h, w)."""
+        """Return the bytes of a forward for input (B, C, h, w)."""
         batch, _, *sides = input_shape
         management = comfy.model_management
         channels = self.diffusion_model.config["block_out_channels"][0]
@@ -166,7 +171,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
         return memory
 
     def score_memory(self, input_shape: Sequence[int], copies: float) -> int:
-        """Bytes of attention scores that are written out, for input (B, C, h, w)."""
+        """Return the bytes of attention scores in memory, for input (B, C, h, w)."""
         batch, _, *sides = input_shape
         config = self.diffusion_model.config
         heads = config["block_out_channels"][1] // config["attention_head_dim"]
@@ -175,7 +180,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
 
 
 def forward_memory(model: Any, input_shape: Sequence[int]) -> int:
-    """Bytes of a forward of a MODEL with its choice of attention, which only the stages know of."""
+    """Return the bytes of a forward of a MODEL with its attention, which only the stages know."""
     memory = model.memory_required(input_shape)
     if unet_arguments(model.model_options["transformer_options"])["attention"] == "plain":
         memory += model.model.score_memory(input_shape, PLAIN_SCORES)
@@ -183,7 +188,7 @@ def forward_memory(model: Any, input_shape: Sequence[int]) -> int:
 
 
 def kandinsky_of(model: Any) -> Kandinsky22:
-    """What a MODEL holds; raises ValueError if it is another model's."""
+    """Return the model of a MODEL. Raise ValueError if it is not a Kandinsky 2.2 decoder."""
     base = getattr(model, "model", None)
     if not isinstance(base, Kandinsky22):
         raise ValueError(

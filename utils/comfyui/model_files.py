@@ -11,13 +11,14 @@ NAMED_FOR_US = re.compile(r"kandinsky.{0,2}2.?2|k22|movq", re.IGNORECASE)
 
 
 def list_files(kind: str) -> dict[str, Path]:
-    """Portable name → file, for every single file in the folder that ComfyUI calls `kind`.
+    """Return portable name → file, for every single file in the folder that ComfyUI calls `kind`.
 
-    The user's own come first, of these the ones that are named for this model, then the bundled
-    ones; of two with one name the first counts. Pickles are listed only to be refused by name.
+    The user's own files come before the bundled ones, and first of all those named for this model.
+    If two have one name, the first counts. Pickles are listed only to be refused by name.
     """
     found = {}
-    names = folder_paths.get_filename_list(kind)  # also of other models, which are not opened here
+    # Also names of other models, whose files are not opened here.
+    names = folder_paths.get_filename_list(kind)
     for name in sorted(names, key=lambda name: not NAMED_FOR_US.search(name)):
         if path := folder_paths.get_full_path(kind, name):
             found[PurePath(name).as_posix()] = Path(path)
@@ -27,7 +28,12 @@ def list_files(kind: str) -> dict[str, Path]:
 
 
 def find_file(name: str, kind: str) -> Path:
-    """Raises FileNotFoundError, or ValueError for a pickle; both say what to do."""
+    """Return the path of a file.
+
+    Raises:
+        FileNotFoundError: there is none of that name. The message says what to do.
+        ValueError: it is a pickle. The message says what to do.
+    """
     files = list_files(kind)
     path = files.get(PurePath(str(name)).as_posix())
     if path is None:
@@ -46,6 +52,6 @@ def find_file(name: str, kind: str) -> Path:
 
 
 def fingerprint(name: str, kind: str) -> tuple[int, int]:
-    """Changes when the file does, so that ComfyUI loads it again."""
+    """Return a value that changes when the file does, so that ComfyUI loads it again."""
     file = find_file(name, kind).stat()
     return file.st_size, file.st_mtime_ns

@@ -13,43 +13,55 @@ from ..files.model_kinds import KINDS, contents_of, is_kind, is_model, kinds_of,
 from ..files.zero_embeds import FILE as ZERO_EMBEDS
 
 BUNDLED = Path(__file__).parents[2] / "models"
-DEEPEST = 3  # levels below a root, as far down as a cache of the hub has its snapshots
-NEVER_MODELS = (".", "datasets--", "spaces--")  # hidden; the hub's other kinds of repositories
+DEEPEST = 3  # levels below a root; a cache of the hub has its snapshots there
+# Hidden folders, and the hub's other kinds of repositories.
+NEVER_MODELS = (".", "datasets--", "spaces--")
 REPOSITORY = "models--"  # before the name of a repository's folder in a cache of the hub
 
 
 def model_roots(kind: str) -> list[Path]:
-    """Where a kind is looked for: ComfyUI's folders, with those of extra_model_paths.yaml; the
-    hub's cache, which is only read; the bundled models."""
+    """Return the folders in which a kind is looked for.
+
+    These are ComfyUI's folders, with those of extra_model_paths.yaml, the hub's cache, which is
+    only read, and the bundled models.
+    """
     names = KINDS[kind].comfyui_folders
     known = folder_paths.folder_names_and_paths
     roots = [
         root for name in names if name in known for root in folder_paths.get_folder_paths(name)
     ]
-    # A root that is there twice, such as a cache among ComfyUI's folders, is walked once.
+    # A root that is there twice, such as a cache among ComfyUI's folders, is searched once.
     return list(dict.fromkeys([*map(Path, roots), Path(constants.HF_HUB_CACHE), BUNDLED]))
 
 
 def may_be_written(folder: Path) -> bool:
-    """Whether small files may be kept in a model's folder: neither in a cache of the hub, wherever
-    that lies, nor among the bundled models."""
+    """Return whether small files may be kept in a model's folder.
+
+    They may be kept neither in a cache of the hub, wherever that is, nor among the bundled models.
+    """
     real = folder.resolve()
     in_cache = any(part.startswith(REPOSITORY) for part in real.parts)
     return not in_cache and not real.is_relative_to(BUNDLED.resolve())
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Sorted, without those that hold no models; none of what is not there, or may not be read."""
+    """Return the subfolders, sorted, without those that hold no models.
+
+    A missing or unreadable folder has none.
+    """
     try:
-        _, names, _ = next(os.walk(folder), ("", [], []))  # which passes over what it cannot read
+        _, names, _ = next(os.walk(folder), ("", [], []))  # os.walk skips what it cannot read
     except ValueError:  # a NUL in HF_HOME
         return []
     return sorted(folder / name for name in names if not name.startswith(NEVER_MODELS))
 
 
 def snapshots(repository: Path) -> Iterator[tuple[str, Path]]:
-    """(name, folder) of each snapshot that a cache of the hub has of a repository: `owner/name` is
-    the one of its main branch, or else the first; others have their commit after the name."""
+    """Yield (name, folder) of each snapshot that a cache of the hub has of a repository.
+
+    `owner/name` is the snapshot of its main branch, or else the first one. The names of the others
+    end with their commit.
+    """
     name = repository.name.removeprefix(REPOSITORY).replace("--", "/")
     try:
         main = (repository / "refs" / "main").read_text("utf-8").strip()
@@ -61,7 +73,10 @@ def snapshots(repository: Path) -> Iterator[tuple[str, Path]]:
 
 
 def walk(root: Path, folder: Path) -> Iterator[tuple[str, Path]]:
-    """(portable name, folder) of every model below `folder`; none is looked for within a model."""
+    """Yield (portable name, folder) of every model below `folder`.
+
+    There is no search within a model.
+    """
     for child in subfolders(folder):
         if child.name.startswith(REPOSITORY):
             yield from snapshots(child)
@@ -72,10 +87,11 @@ def walk(root: Path, folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def all_folders(kind: str) -> dict[str, Path]:
-    """Portable name → folder, for every model where this kind lives; an earlier root wins.
+    """Return portable name → folder, for every model in the folders of this kind.
 
-    A model that lies in a root itself has the root's name. ComfyUI asks ten times for each workflow
-    that is queued, and models may lie across a network.
+    If two have one name, that of the earlier root counts. A model that lies in a root itself has
+    the root's name. The search must be fast: ComfyUI asks ten times for each queued workflow, and
+    models may lie across a network.
     """
     found: dict[str, Path] = {}
     for root in model_roots(kind):
@@ -87,43 +103,44 @@ def all_folders(kind: str) -> dict[str, Path]:
 
 
 def models_of(kind: str) -> dict[str, Path]:
-    """Portable name → folder, for every model of a kind."""
+    """Return portable name → folder, for every model of a kind."""
     return {name: folder for name, folder in all_folders(kind).items() if is_kind(folder, kind)}
 
 
 def list_models(kind: str) -> list[str]:
-    """What a loader offers; the first is what a new node has: decoders for text to image first.
+    """Return the names that a loader lists. A new node has the first one.
 
-    Among equals the user's own come first, then the hub's cache, then the bundled ones.
+    Decoders for text-to-image come first. Among equals, the user's own models come first, then the
+    hub's cache, then the bundled models.
     """
     return in_order(all_folders(kind), kind)
 
 
 def in_order(folders: dict[str, Path], kind: str) -> list[str]:
-    """The names of those that are of a kind."""
+    """Return the names of those that are of a kind, in this order."""
     ranks = {name: rank_of(folder, kind) for name, folder in folders.items()}
     known = {name: rank for name, rank in ranks.items() if rank is not None}
     return sorted(known, key=lambda name: known[name])
 
 
 def decoder_parts(component: str) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Name of a decoder folder → (the folder, the config of its part "unet" or "movq")."""
+    """Return name of a decoder folder → (the folder, the config of its part "unet" or "movq")."""
     found = {}
     for name, folder in models_of("decoder").items():
         try:
             found[name] = folder, read_config(folder / component / "config.json")
         except (OSError, ValueError):
-            continue  # damaged; the folder's own loader says how
+            continue  # damaged; the folder's own loader reports the error
     return found
 
 
 def find_model(name: str, kind: str) -> Path:
-    """The folder of a model by its portable name.
+    """Return the folder of a model by its portable name.
 
     Raises:
-        FileNotFoundError: there is none of that name, or it is not complete; says where it
-            looked and what to do.
-        ValueError: it is a model of another kind; says which node it belongs to.
+        FileNotFoundError: there is none of that name, or it is not complete. The message says which
+            folders were searched and what to do.
+        ValueError: it is a model of another kind. The message says which node loads it.
     """
     folders = all_folders(kind)
     folder = folders.get(str(name))
@@ -139,7 +156,8 @@ def find_model(name: str, kind: str) -> Path:
         index = read_json(folder / "model_index.json")
         for part in ("prior", "text_encoder", "image_encoder", "unet", "movq"):
             if part in index:
-                read_json(folder / part / "config.json")  # names what is missing or damaged
+                # Raises an error that names what is missing or damaged.
+                read_json(folder / part / "config.json")
     raise ValueError(
         f"{name!r} is {contents_of(folder)}, not {KINDS[kind].title}. "
         f"Choose one of: {', '.join(list_models(kind)) or 'none'}."
@@ -147,7 +165,7 @@ def find_model(name: str, kind: str) -> Path:
 
 
 def describe_missing(name: str, kind: str, folders: dict[str, Path]) -> str:
-    """Why a name is not found, and what lies there instead."""
+    """Return why a name is not found, and which models are there instead."""
     wanted = KINDS[kind]
     kinds = {other: kinds_of(folder) for other, folder in folders.items()}
     known = in_order(folders, kind)
@@ -164,8 +182,10 @@ def describe_missing(name: str, kind: str, folders: dict[str, Path]) -> str:
 
 
 def fingerprint(name: str, kind: str) -> list[tuple[str, int, int]]:
-    """Changes when any file of a model does, so that ComfyUI loads it again. What this pack keeps
-    beside an image encoder is none of them."""
+    """Return a value that changes when any file of a model does, so that ComfyUI loads it again.
+
+    The file that this pack keeps beside an image encoder does not count.
+    """
     folder = find_model(name, kind)
     places = [folder, *(Path(entry) for entry in os.scandir(folder) if entry.is_dir())]
     files = [file for place in places for file in place.glob("*") if file.is_file()]

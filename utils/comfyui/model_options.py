@@ -1,4 +1,4 @@
-"""What a MODEL carries in its options: wrappers, and how its UNet is to run."""
+"""The options of a MODEL: its wrappers, and how its UNet is to run."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from comfy.patcher_extension import WrappersMP, get_all_wrappers
 ATTENTION, CHANNELS_LAST = "kandinsky22_attention", "kandinsky22_channels_last"
 # A key that a stage sets at each step: the timestep, which may lie between two noise levels.
 TIMESTEP = "kandinsky22_timestep"
-# What of a MODEL's `model_options` ComfyUI's guidance reads.
+# The values of a MODEL's `model_options` that ComfyUI's guidance reads.
 GUIDANCE = (
     "sampler_cfg_function",
     "sampler_pre_cfg_function",
@@ -18,15 +18,15 @@ GUIDANCE = (
     "disable_cfg1_optimization",
     "context_handler",
 )
-# Wrappers that change nothing but what a stage honours, by the modules that bring them; ComfyUI
-# loads those of its nodes under their paths.
+# The modules whose wrappers change only what a stage honours. ComfyUI imports its nodes' modules
+# under their paths.
 SAMPLING_MODULES = ("nodes_easycache", "context_windows")
 IN_THE_UNET = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
 IN_GUIDANCE = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH)
 
 
 def wrapped_options(model: Any) -> dict[str, Any]:
-    """A copy of a MODEL's transformer_options, with all of its wrappers."""
+    """Return a copy of a MODEL's transformer_options, with all of its wrappers."""
     options = comfy.patcher_extension.copy_nested_dicts(model.model_options["transformer_options"])
     comfy.patcher_extension.merge_nested_dicts(
         options.setdefault("wrappers", {}), model.wrappers, copy_dict1=False
@@ -35,17 +35,17 @@ def wrapped_options(model: Any) -> dict[str, Any]:
 
 
 def node_of(part: Any) -> str:
-    """The node that brought a function or an object: ComfyUI's nodes make them inside of theirs."""
+    """Return the name of the node that made a function or an object, from its qualified name."""
     return getattr(part, "__qualname__", type(part).__qualname__).split(".")[0]
 
 
 def is_override(wrapper: Any) -> bool:
-    """Whether a wrapper is ComfyUI's CFG Override, which only sets the cfg of some steps."""
+    """Return whether a wrapper is ComfyUI's CFG Override, which only sets the cfg of some steps."""
     return node_of(wrapper) == "CFGOverride"
 
 
 def needs_guider(model: Any, options: dict[str, Any]) -> bool:
-    """Whether a stage has to ask ComfyUI's guider for each step; `options` are wrapped."""
+    """Return whether a stage has to call ComfyUI's guider at each step; `options` are wrapped."""
     wrappers = [
         wrapper
         for kind in options["wrappers"]
@@ -57,12 +57,12 @@ def needs_guider(model: Any, options: dict[str, Any]) -> bool:
 
 
 def needs_both(model: Any) -> bool:
-    """Whether a node on the MODEL needs the picture without the prompt, too, at any cfg."""
+    """Return whether a node on the MODEL needs the prediction without the prompt at any cfg."""
     return bool(model.model_options.get("disable_cfg1_optimization"))
 
 
 def unet_arguments(transformer_options: dict[str, Any]) -> dict[str, Any]:
-    """How a MODEL's UNet is to run, as arguments of `Kandinsky22UNet.forward`.
+    """Return how a MODEL's UNet is to run, as arguments of `Kandinsky22UNet.forward`.
 
     They are arguments because TorchCompileModel makes torch.compile ignore what changes within
     `transformer_options`.
@@ -83,9 +83,11 @@ def has_patches(transformer_options: dict[str, Any]) -> bool:
 
 
 def unet_patches(transformer_options: dict[str, Any]) -> dict[str, Any]:
-    """What other nodes run between and in the blocks of the UNet, and what those functions ask for
-    that may change from call to call."""
-    # Copies: torch.compile knows an object by the first place where it sees it.
+    """Return the functions of other nodes between and in the blocks of the UNet, and their options.
+
+    The options are those that may change from call to call.
+    """
+    # Copies, because torch.compile identifies an object by the first place where it sees it.
     return {
         "patches": {k: [*v] for k, v in transformer_options.get("patches", {}).items()},
         "replace": {k: {**v} for k, v in transformer_options.get("patches_replace", {}).items()},
@@ -94,9 +96,11 @@ def unet_patches(transformer_options: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_mixed_kinds(model: Any) -> None:
-    """Raises ValueError for a merge of two kinds of decoder; ComfyUI would skip what does not fit.
+    """Raise ValueError for a merge of two kinds of decoder.
 
-    The kinds differ in how many channels go into their first layer.
+    ComfyUI would skip the weights of other shapes.
+
+    The kinds differ in the number of input channels of their first layer.
     """
     name = "diffusion_model.conv_in.weight"
     for _, value, *_ in getattr(model, "patches", {}).get(name, []):

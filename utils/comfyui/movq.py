@@ -12,20 +12,21 @@ from ..kandinsky.sizes import PIXELS_PER_LATENT
 
 log = logging.getLogger("kandinsky22")
 
-# Numbers in memory at the peak, for each latent pixel, and for each pair of them where attention
-# has no fused kernel and writes its scores out: `python tools/measure_memory.py movq`.
+# Numbers in memory at the peak. ENCODE and DECODE are for each latent pixel. SCORES is for each
+# pair of latent pixels, if attention has no fused kernel and writes its scores to memory. `python
+# tools/measure_memory.py movq` measures them.
 DECODE, ENCODE, SCORES = 82_200, 41_200, 2
 
 
 class MoVQ(VQModel):
-    """diffusers' VQModel with its two verbs as ComfyUI calls them, without quantisation.
+    """diffusers' VQModel with the two methods that ComfyUI calls, without quantisation.
 
-    State-dict keys stay diffusers', so what ComfyUI saves is a plain MoVQ.
+    State-dict keys stay diffusers', so a file that ComfyUI saves is a plain MoVQ.
     """
 
     device: Any = None  # type: ignore[assignment]  # ComfyUI sets it; diffusers' is read-only
     wide: bool = False  # whether float16 has proved too narrow for these weights
-    source: Any = "its file"  # where the weights came from, for messages
+    source: Any = "its file"  # the file of the weights, for messages
 
     @classmethod
     def build(cls, config: dict[str, Any]) -> Any:
@@ -33,14 +34,15 @@ class MoVQ(VQModel):
         return cls.from_config(config, lookup_from_codebook=False)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """(B, 3, H, W) in [-1, 1] → latents (B, 4, H/8, W/8)."""
+        """Return latents (B, 4, H/8, W/8) of pixels (B, 3, H, W) in [-1, 1]."""
         encode: Any = super().encode
-        # An IMAGE comes as a channels-last view, as a PIL picture does in diffusers, and is encoded
-        # as one: the bits are the pipelines'. What comes out is contiguous, or later ones differ.
+        # An IMAGE comes as a channels-last view, like a PIL picture in diffusers, and is encoded as
+        # one. So the bits are those of the pipelines. The result is contiguous, or later steps
+        # would differ.
         return self._in_range(lambda x: encode(x).latents.contiguous(), pixels)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """(B, 4, h, w) → pixels (B, 3, 8h, 8w) in [-1, 1]."""
+        """Return pixels (B, 3, 8h, 8w) in [-1, 1] of latents (B, 4, h, w)."""
         decode: Any = super().decode
         check_samples(latents)
         return self._in_range(lambda x: decode(x, force_not_quantize=True).sample, latents)
@@ -48,7 +50,10 @@ class MoVQ(VQModel):
     def _in_range(
         self, run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
     ) -> torch.Tensor:
-        """run(x), and where that is too much for float16, in float32, now and from then on."""
+        """Return run(x).
+
+        If float16 is too narrow for it, compute in float32 now and from then on.
+        """
         if not self.wide:
             result = run(x)
             if torch.isfinite(result).all() or not torch.isfinite(x).all():
@@ -65,7 +70,8 @@ class MoVQ(VQModel):
         ]
         before = [layer.comfy_cast_weights for layer in layers]
         for layer in layers:
-            layer.comfy_cast_weights = True  # each casts its weights to what comes in
+            # Each layer casts its weights to the dtype of its input.
+            layer.comfy_cast_weights = True
         try:
             result = run(x.float())
         finally:
@@ -83,14 +89,14 @@ class MoVQ(VQModel):
         )
 
     def memory_used_encode(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-        """Bytes for one item of (B, 3, H, W)."""
+        """Return the bytes for one item of (B, 3, H, W)."""
         return self._bytes(ENCODE, shape[2] * shape[3] // PIXELS_PER_LATENT**2, dtype)
 
     def memory_used_decode(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-        """Bytes for one item of (B, 4, h, w)."""
+        """Return the bytes for one item of (B, 4, h, w)."""
         return self._bytes(DECODE, shape[2] * shape[3], dtype)
 
     def _bytes(self, numbers: int, latent_pixels: int, dtype: torch.dtype) -> int:
         size = torch.float32.itemsize if self.wide else dtype.itemsize
-        # The scores live where maps are smallest, so the two peaks do not add up.
+        # Attention is where the feature maps are smallest, so the two peaks do not add up.
         return max(numbers, SCORES * latent_pixels) * latent_pixels * size

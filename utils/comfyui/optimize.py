@@ -1,4 +1,4 @@
-"""How a MODEL's UNet is to run in every sampler and stage: its attention and its memory format."""
+"""Set how a MODEL's UNet runs in every sampler and stage: its attention and its memory format."""
 
 import uuid
 from typing import Any
@@ -10,10 +10,10 @@ from .model_options import ATTENTION, CHANNELS_LAST
 
 
 def optimize(model: Any, attention: str, channels_last: bool) -> Any:
-    """A clone of the MODEL that runs in this way; the weights are shared.
+    """Return a clone of the MODEL that runs in this way. The weights are shared.
 
     Raises:
-        ValueError: there is no such attention, or the MODEL is another model's.
+        ValueError: there is no such attention, or the MODEL is not a Kandinsky 2.2 decoder.
     """
     kandinsky_of(model)
     check_choice("attention", attention, ATTENTIONS)
@@ -21,5 +21,5 @@ def optimize(model: Any, attention: str, channels_last: bool) -> Any:
     options = optimized.model_options["transformer_options"]
     options[ATTENTION] = attention
     options[CHANNELS_LAST] = check_switch("channels_last", channels_last)
-    optimized.patches_uuid = uuid.uuid4()  # so ComfyUI loads it anew: see `lay_out_weights`
+    optimized.patches_uuid = uuid.uuid4()  # makes ComfyUI load it again: see `lay_out_weights`
     return optimized

@@ -1,7 +1,7 @@
 """ComfyUI's attention patches on joint attention.
 
-They are made for attention among pixels (attn1). Here pixels attend to pixels and image tokens at
-once: a patch gets the keys and values of both, tokens first.
+The patches are made for attention among pixels (attn1). Here pixels attend to pixels and image
+tokens at once. So a patch gets the keys and values of both, tokens first.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,8 @@ def scaled_dot_product(
     return join_heads(F.scaled_dot_product_attention(q, k, v))
 
 
-FUNCTIONS = {"sdpa": scaled_dot_product, "plain": attention_basic}  # and ComfyUI's own
+# ComfyUI's own function is the third choice.
+FUNCTIONS = {"sdpa": scaled_dot_product, "plain": attention_basic}
 
 
 def attend_to_pixels(
@@ -45,9 +46,9 @@ def attend_to_pixels(
     tokens: int,
     options: dict[str, Any],
 ) -> torch.Tensor:
-    """Has a function attend to the pixels alone; the tokens get their share of joint attention.
+    """Have a function attend only to the pixels, and give the tokens their share of attention.
 
-    Self-Attention Guidance keeps the scores, and makes a map of the picture of them.
+    Self-Attention Guidance keeps the scores, and makes a map of the picture from them.
     """
     heads = options["n_heads"]
     to_pixels = split_heads(function(q, k[:, tokens:], v[:, tokens:], options), heads)
@@ -61,12 +62,14 @@ def attend_to_pixels(
 def joint_attention(
     attn: Any, hidden: torch.Tensor, tokens: torch.Tensor, attend: Change, before: list[Change]
 ) -> torch.Tensor:
-    """(B, C, h, w) and tokens (B, N, E) → (B, h · w, C), as diffusers' AttnAddedKVProcessor2_0.
+    """Compute attention as diffusers' AttnAddedKVProcessor2_0 does.
+
+    (B, C, h, w) and tokens (B, N, E) → (B, h · w, C).
 
     Args:
-        attend: (q, k, v, N) → output. The keys and values are those of the tokens, followed by
-            those of the pixels.
-        before: change what the pixels' queries, keys and values are made of.
+        attend: (q, k, v, N) → output. The keys and values of the tokens come before those of the
+            pixels.
+        before: functions that change the inputs of the pixels' queries, keys and values.
     """
     pixels = attn.group_norm(hidden.flatten(2)).transpose(1, 2)
     for_query = for_key = for_value = pixels
@@ -83,8 +86,8 @@ def joint_attention(
 class PatchedAttention:
     """The attention of one layer of the UNet with its patches.
 
-    `patches` and `replace` are ComfyUI's, as in `model_options.unet_patches`; `options` is what
-    ComfyUI's patches read.
+    `patches` and `replace` are ComfyUI's, as in `model_options.unet_patches`. ComfyUI's patches
+    read `options`.
     """
 
     def __init__(self, patches: dict[str, Any], replace: Change | None, options: dict[str, Any]):
@@ -121,7 +124,7 @@ class PatchedAttention:
                 return FUNCTIONS[attention](q, k, v, attn.heads)
             if node_of(replace) == "SelfAttentionGuidance":
                 return attend_to_pixels(replace, q, k, v, tokens, self.options)
-            # A function that gives a value for each key (PAG) means the pixels' own.
+            # A function that gives a value for each key (PAG) refers to the pixels' own keys.
             output = replace(q, k, v, self.options)
             return checked(output[:, -count:], replace)
 

@@ -1,8 +1,9 @@
 """The decoder's UNet with patches between its blocks, at ComfyUI's addresses.
 
-diffusers' own forward has no place for them. This is the same computation, block by block: input 0
-is the first layer; each residual layer with its attention, and each halving, is an input block; the
-residual layers on the way up are the output blocks, and take the results of those, last first.
+diffusers' own forward has no place for patches. This is the same computation, block by block. Input
+block 0 is the first layer. Each residual layer with its attention is an input block, and so is each
+halving. The residual layers of the up blocks are the output blocks. They take the results of the
+input blocks in reverse order.
 """
 
 from collections.abc import Iterator
@@ -15,13 +16,13 @@ from .patched_attention import PatchedAttention
 
 
 def layers_of(block: Any) -> Iterator[tuple[Any, Any]]:
-    """(residual layer, attention or None) of a down or up block, in order."""
+    """Return (residual layer, attention or None) of a down or up block, in order."""
     attentions = getattr(block, "attentions", [None] * len(block.resnets))
     return zip(block.resnets, attentions, strict=True)
 
 
 def attention_addresses(unet: Any) -> list[tuple[str, int]]:
-    """ComfyUI's addresses of the attention layers, in the order in which they run."""
+    """Return ComfyUI's addresses of the attention layers, in the order in which they run."""
     found: list[tuple[str, int]] = []
     number = 0
     for block in unet.down_blocks:
@@ -35,7 +36,7 @@ def attention_addresses(unet: Any) -> list[tuple[str, int]]:
 
 
 class PatchedRun:
-    """One call of a UNet with patches; see `model_options.unet_patches` for these."""
+    """One call of a UNet with patches; see `model_options.unet_patches`."""
 
     def __init__(
         self,
@@ -49,10 +50,10 @@ class PatchedRun:
         self.patches, self.replace = patches["patches"], patches["replace"]
         self.options = options
         self.skips: list[torch.Tensor] = []
-        self.attentions = 0  # that have run
+        self.attentions = 0  # how many have run
 
     def keep(self, h: torch.Tensor, number: int) -> torch.Tensor:
-        """The end of an input block: its result is kept for an output block."""
+        """Finish an input block, and keep its result for an output block."""
         self.options["block"] = ("input", number)
         for patch in self.patches.get("input_block_patch", ()):
             h = patch(h, self.options)
@@ -62,17 +63,17 @@ class PatchedRun:
         return h
 
     def join(self, h: torch.Tensor, number: int) -> torch.Tensor:
-        """The start of an output block: what an input block has kept is joined to it."""
+        """Start an output block: join the kept result of an input block to it."""
         self.options["block"] = ("output", number)
         skip = self.skips.pop()
         for patch in self.patches.get("output_block_patch", ()):
             h, skip = patch(h, skip, self.options)
-        if h.shape[-2:] != skip.shape[-2:]:  # an odd side was halved, and doubled again
+        if h.shape[-2:] != skip.shape[-2:]:  # an odd side was halved, and then doubled
             h = F.interpolate(h, skip.shape[-2:], mode="nearest-exact")
         return torch.cat([h, skip], dim=1)
 
     def layer(self, h: torch.Tensor, attn: Any, block: tuple[str, int]) -> torch.Tensor:
-        """An attention layer; ComfyUI's "double block" of a transformer is one of these."""
+        """Run an attention layer, which is what ComfyUI calls a "double block" of a transformer."""
         number, self.attentions = self.attentions, self.attentions + 1
         whole = self.replace.get("dit", {}).get(("double_block", number))
         if whole is None:
@@ -107,7 +108,7 @@ def run_patched(
     patches: dict[str, Any],
     options: dict[str, Any],
 ) -> torch.Tensor:
-    """What `UNet2DConditionModel.forward` computes, with patches; arguments as in `unet._run`."""
+    """Compute `UNet2DConditionModel.forward` with patches; arguments as in `unet._run`."""
     emb = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timesteps))
     added = unet.get_aug_embed(emb=emb, encoder_hidden_states=None, added_cond_kwargs=conditions)
     options = options | {"original_shape": list(sample.shape), "block_index": 0}

@@ -1,6 +1,6 @@
-"""How a stage runs a MODEL: which parts of it take part in diffusers' loop, and which cannot.
+"""How a stage runs a MODEL, and which parts of the MODEL a stage cannot honour.
 
-Where a function takes `options`, those are the MODEL's `model_options.wrapped_options`.
+`options` are always the MODEL's `model_options.wrapped_options`.
 """
 
 from types import SimpleNamespace
@@ -26,12 +26,12 @@ from .model_options import (
 from .unet import Conditions
 
 FUNCTION_WRAPPER = "model_function_wrapper"
-# What a MODEL may have put in place of its own: TorchCompileModel, and ModelComputeDtype.
+# The objects of a MODEL that TorchCompileModel and ModelComputeDtype replace.
 HONOURED_OBJECTS = ("diffusion_model", "manual_cast_dtype")
 
 
 def is_honoured(kind: str, wrapper: Any) -> bool:
-    """Wrappers of the UNet and of guidance; and those of sampling that a stage knows."""
+    """Return whether a stage honours a wrapper: of the UNet, of guidance, or of a known module."""
     known = getattr(wrapper, "__module__", "").endswith(SAMPLING_MODULES)
     return known or kind in IN_THE_UNET or kind in IN_GUIDANCE
 
@@ -39,9 +39,9 @@ def is_honoured(kind: str, wrapper: Any) -> bool:
 def cfg_of_steps(
     model: Any, options: dict[str, Any], cfg: float, timesteps: torch.Tensor
 ) -> list[float]:
-    """What cfg is at each timestep, by the CFG Overrides on a MODEL.
+    """Return the cfg at each timestep, by the CFG Override nodes on a MODEL.
 
-    They see a guider that predicts nothing, and what they set it to is what counts.
+    They get a guider that predicts nothing, and the cfg that they set on it is read.
     """
     guider = SimpleNamespace(cfg=cfg)
     wrappers = [*filter(is_override, get_all_wrappers(WrappersMP.PREDICT_NOISE, options))]
@@ -52,10 +52,10 @@ def cfg_of_steps(
 
 
 def refuse_what_only_samplers_honour(model: Any, options: dict[str, Any]) -> None:
-    """Raises ValueError if the MODEL carries something that only ComfyUI's samplers can do.
+    """Raise ValueError if the MODEL carries something that only ComfyUI's samplers can honour.
 
-    A stage runs diffusers' loop: weight patches, merges, guidance and model wrappers take part in
-    it; what hooks into the loop of ComfyUI's samplers would be passed over in silence.
+    A stage runs diffusers' loop, with weight patches, merges, guidance and model wrappers. A hook
+    into the loop of ComfyUI's samplers would be ignored silently.
     """
     refuse_foreign_parts(model.model.diffusion_model, options)
     refuse_mixed_kinds(model)
@@ -82,18 +82,18 @@ def refuse_what_only_samplers_honour(model: Any, options: dict[str, Any]) -> Non
 
 
 def kept_memory(model: Any, rows: int) -> int:
-    """Bytes of what a stage keeps for all of its steps, for so many rows of embeddings."""
+    """Return the bytes that a stage keeps for all of its steps, for `rows` of embeddings."""
     base = model.model
     size = comfy.model_management.dtype_size(base.get_dtype_inference())
     return rows * base.diffusion_model.kept_numbers * size
 
 
 def reader(unet: Any, hint: torch.Tensor | None, dtype: torch.dtype) -> Any:
-    """Embeddings (N, D) → what the UNet reads of them and of the hint, once for all steps."""
+    """Return a function of embeddings (N, D) that has the UNet read them and the hint only once."""
     known: dict[Any, tuple[torch.Tensor, Conditions]] = {}
 
     def read(embeds: torch.Tensor) -> Conditions:
-        # They are kept, so that no other tensor is in their place.
+        # The embeddings are kept, so that no other tensor gets their address.
         key = embeds.data_ptr(), embeds.shape, embeds.stride()
         if key not in known:
             rows = None if hint is None else hint[-len(embeds) :]
@@ -106,9 +106,9 @@ def reader(unet: Any, hint: torch.Tensor | None, dtype: torch.dtype) -> Any:
 def prediction(
     model: Any, options: dict[str, Any], hint: torch.Tensor | None = None
 ) -> decoder.Predict:
-    """The UNet of a loaded MODEL as the decoder's loop calls it, with the MODEL's own wrappers.
+    """Return the UNet of a loaded MODEL, with the MODEL's wrappers, as the decoder's loop calls it.
 
-    Never through `apply_model`, which rescales its input and returns another quantity.
+    It does not use `apply_model`, which rescales its input and returns another quantity.
     """
     base, device = model.model, model.load_device
     dtype = base.get_dtype_inference()

@@ -1,4 +1,4 @@
-"""The prior in ComfyUI: three modules whose memory it manages, and the verbs that nodes call."""
+"""The prior in ComfyUI: three modules whose memory ComfyUI manages, and methods for the nodes."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ from .residents import (
     transformer_memory,
 )
 
-AT_ONCE = 64  # items: more of them keep no device busier, and 4096 would need 80 GB
+AT_ONCE = 64  # items; more do not make a device faster, and 4096 would need 80 GB
 ONE_PASS = (
     "This prior makes embeddings from noise in one pass, and {} needs one of many steps. Connect a "
     "published prior."
@@ -35,17 +35,19 @@ ONE_PASS = (
 
 
 class PriorNetwork(PriorTransformer):
-    """diffusers' prior transformer, which asks for its own dtype at every step."""
+    """diffusers' prior transformer with a fast `dtype`, as diffusers reads it at every step."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the layer that gets what is cast to it, the features of the timestep.
-        diffusers' own property looks through all modules for hooks, and none is here."""
+        """Return the dtype of the layer whose input is cast to it, the features of the timestep.
+
+        diffusers' own property looks through all modules for hooks, and there are none.
+        """
         return self.time_embedding.linear_1.weight.dtype
 
 
 class LoadedPrior(Owner):
-    """A loaded prior. Each module loads itself inside the verb that needs it."""
+    """A loaded prior. Each module loads itself inside the method that needs it."""
 
     def __init__(
         self,
@@ -61,35 +63,43 @@ class LoadedPrior(Owner):
         self.scheduler_config = scheduler_config
 
     def with_transformer(self, patcher: Any) -> "LoadedPrior":
-        """This prior with another ModelPatcher of its transformer; all modules are shared."""
+        """Return this prior with another ModelPatcher of its transformer.
+
+        All modules are shared.
+        """
         other = object.__new__(LoadedPrior)
         vars(other).update(vars(self), transformer=self.transformer.with_patcher(patcher))
         return other
 
     def get_models(self) -> list[Any]:
-        """Without the image encoder, as long as nothing has needed it."""
+        """Return the ModelPatchers, without the image encoder as long as nothing has needed it."""
         residents = (self.transformer, self.text_encoder)
         return [resident.patcher for resident in residents] + self.images.get_models()
 
     @property
     def image_encoder(self) -> ImageEncoder | ComfyImageEncoder:
-        """Built when it is first asked for."""
+        """The image encoder, which is built at the first access."""
         return self.images.get("Encode Image")
 
     def encode_image(self, image: Any) -> ImageEmbeds:
-        """IMAGE (B, H, W, C) → embeddings (B, D). Raises ValueError if it is no IMAGE."""
+        """Return embeddings (B, D) of an IMAGE (B, H, W, C).
+
+        Raise ValueError if it is not an IMAGE.
+        """
         pictures = images_to_model(image)
         return ImageEmbeds(self.image_encoder.encode(pictures))
 
     def zero_embeds(self, need: str = "Zero Embeds") -> ImageEmbeds:
-        """The published "no negative prompt", (1, D): computed once, so that a graph without
-        pictures does not bring the image encoder into memory again."""
+        """Return the published "no negative prompt", (1, D).
+
+        It is computed once, so that a graph without pictures does not load the image encoder again.
+        """
         return self.images.zero_embeds(need)
 
     def encode_prompts(
         self, prompt: str, negative_prompt: str, batch: int, guided: bool
     ) -> prior.TextFeatures:
-        """The text rows for `batch` blocks, in the order that `prior.denoise` wants."""
+        """Return the text rows for `batch` blocks, in the order that `prior.denoise` needs."""
         encode = self.text_encoder.encode
         if negative_prompt:
             conditional = encode([prompt, negative_prompt])
@@ -112,17 +122,17 @@ class LoadedPrior(Owner):
         start: ImageEmbeds | None = None,
         strength: float = 1.0,
     ) -> tuple[ImageEmbeds, ImageEmbeds]:
-        """The embeddings of a prompt, (B, D), and those of its negative.
+        """Return the embeddings of a prompt, (B, D), and those of its negative prompt.
 
-        The negative is (B, D) with a negative prompt, and the zero-image embedding (1, D) without.
+        The second is (B, D) with a negative prompt, and the zero-image embedding (1, D) without.
 
         Args:
-            start: begin from these embeddings, noised, instead of from noise (emb2emb); their
-                batch takes the place of `batch_size`.
+            start: begin with these embeddings, noised, and not with noise (emb2emb). Their batch
+                replaces `batch_size`.
             strength: with `start`, the part of the steps to run.
 
         Raises:
-            ValueError: a value is not one that its widget allows, or `start` has another width.
+            ValueError: a widget would not allow a value, or `start` has another width.
         """
         check_texts(prompt=prompt, negative_prompt=negative_prompt)
         seed, steps = check_whole_numbers(seed=seed, steps=steps)
@@ -148,13 +158,16 @@ class LoadedPrior(Owner):
 
     @property
     def one_pass(self) -> bool:
-        """Whether the transformer makes embeddings in one pass; steps and cfg mean nothing then."""
+        """Whether the transformer makes embeddings in one pass.
+
+        Then steps and cfg have no meaning.
+        """
         return isinstance(self.transformer.module, OnePassPrior)
 
     def _plan(
         self, steps: int, cfg: float, start: ImageEmbeds | None, strength: float
     ) -> Denoising | OnePass:
-        """What takes noise to embeddings."""
+        """Return the function that turns noise into embeddings."""
         if self.one_pass:
             if start is not None:
                 raise ValueError(ONE_PASS.format("Prior Emb2Emb"))
@@ -171,7 +184,7 @@ class LoadedPrior(Owner):
         return Denoising(scheduler, timesteps, cfg, start.tensor)
 
     def _load_transformer(self, rows: int, items: int) -> tuple[Any, int]:
-        """(the transformer, how many items of so many rows it takes at once)."""
+        """Return the transformer, and how many of `items` with `rows` rows each fit at once."""
         config = self.config
         tokens = config.num_embeddings + config.additional_embeddings
         width = config.num_attention_heads * config.attention_head_dim

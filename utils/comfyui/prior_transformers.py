@@ -26,7 +26,7 @@ FILES = "diffusion_models"
 
 
 def transformer_files() -> dict[str, Path]:
-    """Portable name → single file, for all that hold a prior's transformer."""
+    """Return portable name → single file, for all that hold a prior's transformer."""
     files = model_files.list_files(FILES).items()
     return {name: file for name, file in files if is_prior_file(file)}
 
@@ -36,7 +36,7 @@ def list_transformers() -> list[str]:
 
 
 def find_transformer(name: str) -> Path:
-    """A single file, or the folder with config.json and weights.
+    """Return a single file, or the folder with config.json and weights.
 
     Raises:
         FileNotFoundError, ValueError: there is none of that name, or it is something else.
@@ -48,26 +48,26 @@ def find_transformer(name: str) -> Path:
 
 
 def fingerprint(name: str) -> Any:
-    """Changes when the file, or a file of the folder, does."""
+    """Return a value that changes when the file, or a file of the folder, does."""
     if str(name) in model_files.list_files(FILES):
         return model_files.fingerprint(name, FILES)
     return model_folders.fingerprint(name, KIND)
 
 
 def known_configs() -> list[tuple[str, dict[str, Any]]]:
-    """(whose it is, config) of the published prior and of those in folders on this computer."""
+    """Return (title, config) of the published prior and of those in folders on this computer."""
     known = [("the published prior", architectures.PRIOR["prior"])]
     for name, folder in model_folders.models_of(KIND).items():
         place = transformer_folder(folder) or folder
         try:
             known.append((name, read_config(place / "config.json", PriorTransformer)))
         except (OSError, ValueError):
-            continue  # damaged; its own loader says how
+            continue  # damaged; its own loader reports the error
     return known
 
 
 def load_file(file: Path, weight_dtype: str) -> Resident:
-    """Raises ValueError if the file is damaged or no prior's of many steps."""
+    """Load a single file. Raise ValueError if it is damaged or not a transformer of many steps."""
     if is_one_pass([file]):
         raise ValueError(
             f"{file} is a prior of one pass, and does not say how many heads its attention has. "
@@ -84,8 +84,7 @@ def load_file(file: Path, weight_dtype: str) -> Resident:
 def load_transformer(
     source: Path, weight_dtype: str, prior: LoadedPrior | None, clip: Any, clip_vision: Any
 ) -> LoadedPrior:
-    """A prior of a transformer and of encoders, which are those of `prior` where nothing else is
-    given.
+    """Return a prior with a transformer. Its encoders are those of `prior` where no other is given.
 
     Args:
         clip, clip_vision: ComfyUI's, or None.

@@ -9,15 +9,15 @@ OnStep = Callable[[int, int], None]
 
 
 def part_of(report: OnStep, part: int, parts: int) -> OnStep:
-    """Reports the steps of one of several runs of equal length as those of the whole."""
+    """Return a function that reports the steps of one of `parts` equal runs within the whole."""
     return lambda index, count: report(part * count + index, parts * count)
 
 
 def step_reporter(steps: int) -> OnStep:
-    """A function to call after each step with (index, count).
+    """Return a function to call after each step with (index, count).
 
-    It shows the progress, and raises ComfyUI's InterruptProcessingException if the user stopped
-    the run.
+    It shows the progress, and raises ComfyUI's InterruptProcessingException if the user stopped the
+    run.
     """
     bar = comfy.utils.ProgressBar(steps)
 

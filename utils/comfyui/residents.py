@@ -1,7 +1,7 @@
 """Modules whose memory ComfyUI manages: it loads them, offloads them and frees them.
 
-ComfyUI moves weights between devices layer by layer. For that a module needs ComfyUI's layer
-classes, and a ModelPatcher that owns it.
+ComfyUI moves weights between devices layer by layer. For that, a module needs ComfyUI's layer
+classes and a ModelPatcher that owns it.
 """
 
 import math
@@ -14,36 +14,36 @@ from comfy.patcher_extension import CallbacksMP
 
 from .dtypes import compute_in
 
-# Numbers in memory at the peak of a transformer's forward, for each channel of each token:
-# `python tools/measure_memory.py prior text_encoder image_encoder` shows 12 to 14.9, and ComfyUI's
-# own CLIP was measured at 11.4 and 12.
+# Numbers in memory at the peak of a transformer's forward, for each channel of each token. `python
+# tools/measure_memory.py prior text_encoder image_encoder` shows 12 to 14.9, and ComfyUI's own CLIP
+# was measured at 11.4 and 12.
 ACTIVATIONS = 15
-ONE_PASS_ACTIVATIONS = 17  # 16.9: it is narrow, and has a mask for each of its heads
+ONE_PASS_ACTIVATIONS = 17  # 16.9 measured; it is narrow, and has a mask for each of its heads
 
 
 def move_stray_tensors(patcher: Any, device: torch.device, *_: Any) -> None:
-    """On load: move the tensors that ComfyUI's partial loading passes over.
+    """On load, move the tensors that ComfyUI's partial loading skips.
 
-    It moves its own layers, and leaves behind the parameters and buffers beside them, such as the
-    positional embedding of the prior; those are small.
+    ComfyUI moves its own layers, and leaves behind the parameters and buffers beside them, such as
+    the positional embedding of the prior. Those are small.
     """
     for module in patcher.model.modules():
         if not hasattr(module, "comfy_cast_weights"):
-            module.comfy_patched_weights = False  # or unloading in part would move them as well
+            module.comfy_patched_weights = False  # or partial unloading would move them as well
             for name, parameter in module.named_parameters(recurse=False):
                 moved = torch.nn.Parameter(parameter.to(device), requires_grad=False)
                 module.register_parameter(name, moved)
             for name, buffer in list(module.named_buffers(recurse=False)):
-                module._buffers[name] = buffer.to(device)  # keeps it out of, or in, the state dict
+                module._buffers[name] = buffer.to(device)  # keeps it in or out of the state dict
 
 
 def transformer_memory(dtype: torch.dtype, *shape: int, each: int = ACTIVATIONS) -> int:
-    """Bytes at the peak of a transformer's forward on (rows, tokens, width)."""
+    """Return the bytes at the peak of a transformer's forward on (rows, tokens, width)."""
     return math.prod(shape) * each * dtype.itemsize if shape else 0
 
 
 def free_memory(patcher: Any) -> int:
-    """Bytes that are free on a model's device, with what dynamic models give up when asked."""
+    """Return the free bytes on a model's device, with those that dynamic models would give up."""
     management, device = comfy.model_management, patcher.load_device
     free = management.get_free_memory(device)
     if patcher.is_dynamic():
@@ -54,8 +54,10 @@ def free_memory(patcher: Any) -> int:
 
 
 class Shell(torch.nn.Module):
-    """Holds a module for a ModelPatcher, which sets `device` on what it owns; diffusers' and
-    transformers' modules forbid that."""
+    """A holder of a module for a ModelPatcher, which sets `device` on the module that it owns.
+
+    The modules of diffusers and transformers do not allow that.
+    """
 
     def __init__(self, module: torch.nn.Module):
         super().__init__()
@@ -73,10 +75,12 @@ class Resident:
         device: torch.device | None = None,
         offload_device: torch.device | None = None,
     ):
-        """
+        """Give a module a ModelPatcher.
+
         Args:
             dtype: the module computes in it.
-            device, offload_device: where it runs and where it waits; ComfyUI's usual ones if None.
+            device, offload_device: where it runs and where it waits. None is ComfyUI's usual
+                device.
         """
         management = comfy.model_management
         management.archive_model_dtypes(module)
@@ -90,7 +94,7 @@ class Resident:
         self.patcher.add_callback(CallbacksMP.ON_LOAD, move_stray_tensors)
 
     def with_patcher(self, patcher: Any) -> "Resident":
-        """The same module, as a clone of its ModelPatcher has it."""
+        """Return the same module with a clone of its ModelPatcher."""
         other = object.__new__(type(self))
         vars(other).update(vars(self), patcher=patcher)
         return other
@@ -104,20 +108,20 @@ class Resident:
         return self.patcher.model.module
 
     def load(self, *shape: int) -> Any:
-        """The module, ready to run on its device.
+        """Return the module, ready to run on its device.
 
         Args:
-            shape: (rows, tokens, width) of what a transformer is about to run on. ComfyUI makes
-                room for it.
+            shape: (rows, tokens, width) of a transformer's next input. ComfyUI makes room for it.
         """
         memory = transformer_memory(self.dtype, *shape)
         comfy.model_management.load_models_gpu([self.patcher], memory_required=memory)
         return self.module
 
     def load_for(self, items: int, memory: int) -> tuple[Any, int]:
-        """The module, ready, and how many of `items` have room beside it at once: one at least.
+        """Return the module, ready to run, and how many of `items` fit beside it at once.
 
-        ComfyUI makes what room it can without taking the module's own weights off the device.
+        That number is 1 at least. ComfyUI makes as much room as it can without taking the module's
+        own weights off the device.
 
         Args:
             memory: bytes that one item needs.
@@ -130,17 +134,20 @@ class Resident:
 
 
 class Owner:
-    """A value on a wire that owns models, with the methods that ComfyUI asks such a value for."""
+    """A value on a wire that owns models, with the methods that ComfyUI calls on such a value."""
 
     def get_models(self) -> list[Any]:
-        """The ModelPatchers behind this value, for ComfyUI's accounts."""
+        """Return the ModelPatchers of this value, for ComfyUI's memory accounts."""
         raise NotImplementedError
 
     @property
     def patcher(self) -> Any:
-        """ComfyUI's RAM cache takes a value that has one for a model; it drops old models first."""
+        """A ModelPatcher.
+
+        ComfyUI's RAM cache treats a value that has one as a model, and drops old models first.
+        """
         return self.get_models()[0]
 
     def is_dynamic(self) -> bool:
-        """Whether ComfyUI can take back their memory bit by bit, while the value lives on."""
+        """Return whether ComfyUI can take back their memory in parts while the value is alive."""
         return all(model.is_dynamic() for model in self.get_models())

@@ -1,4 +1,4 @@
-"""The noise levels of a checkpoint, in the words of ComfyUI's samplers."""
+"""The noise levels of a checkpoint, for ComfyUI's samplers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import comfy.model_base
 
 from ..files.decoder_configs import DecoderConfigs
 
-# What a scheduler's config says → ComfyUI's name for it; ComfyUI's "linear" is "scaled_linear".
+# The values of a scheduler's config → ComfyUI's names. ComfyUI's "linear" is "scaled_linear".
 MODEL_TYPES = {
     "epsilon": comfy.model_base.ModelType.EPS,
     "v_prediction": comfy.model_base.ModelType.V_PREDICTION,
@@ -15,10 +15,10 @@ BETA_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear"}
 
 
 def sampling_of(configs: DecoderConfigs) -> tuple[Any, dict[str, Any]]:
-    """ComfyUI's (model type, sampling settings) for a checkpoint's scheduler config.
+    """Return ComfyUI's (model type, sampling settings) for a checkpoint's scheduler config.
 
     Raises:
-        ValueError: ComfyUI's samplers have no such noise levels or no such prediction.
+        ValueError: ComfyUI's samplers do not have these noise levels or this prediction type.
     """
     scheduler = configs.scheduler
     prediction = scheduler.get("prediction_type", "epsilon")

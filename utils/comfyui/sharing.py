@@ -1,4 +1,4 @@
-"""What is the same on disk is once in memory: the published decoders all bring the same MoVQ."""
+"""Share modules whose files have the same bytes, as all published decoders bring one MoVQ."""
 
 import filecmp
 import weakref
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# (file, its size, when it was written, how it was loaded) → the ModelPatcher made of it. Nothing
-# lives because it is in here: an entry goes with the last VAE that uses it.
+# (file, its size, when it was written, how it was loaded) → the ModelPatcher made of it. The table
+# keeps nothing alive: an entry goes with the last VAE that uses it.
 ALIVE: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
 
 
@@ -17,10 +17,10 @@ def stamp(file: Path) -> tuple[Path, int, int]:
 
 
 def share_or_load(file: Path, how: Any, load: Callable[[], Any]) -> Any:
-    """A clone of the living ModelPatcher that was made of the same bytes, or what `load` gives.
+    """Return a clone of the living ModelPatcher that was made of the same bytes, or call `load`.
 
     Args:
-        how: what else must be the same, such as the weights' type.
+        how: what else must be the same, such as the dtype of the weights.
     """
     key = (*stamp(file), how)
     for (other, *written, other_how), patcher in list(ALIVE.items()):

@@ -1,4 +1,4 @@
-"""Checks of what a decoding stage is about to run with."""
+"""Checks of the inputs of a decoding stage."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from .model_options import needs_guider
 
 
 def is_guided(model: Any, options: dict[str, Any], scheduler: Any) -> bool:
-    """Whether ComfyUI's guider is asked for each step, by the MODEL's wrapped options.
+    """Return whether ComfyUI's guider is called at each step, by the MODEL's wrapped options.
 
     Raises:
-        ValueError: so it is, and the scheduler needs the variance, which a guider does not give.
+        ValueError: it is, and the scheduler needs the variance, which a guider does not give.
     """
     if not needs_guider(model, options):
         return False
@@ -25,8 +25,11 @@ def is_guided(model: Any, options: dict[str, Any], scheduler: Any) -> bool:
 def embeds_to_run(
     embeds: ImageEmbeds, negative: ImageEmbeds | None, cfg: float, width: int, both: bool
 ) -> dict[str, ImageEmbeds]:
-    """The embeddings a stage runs with, in the UNet's order; the negative only under guidance, or
-    where a node on the MODEL needs `both` at any cfg."""
+    """Return the embeddings that a stage runs with, in the UNet's order.
+
+    The negative embeddings are used only with guidance, or if a node on the MODEL needs `both` at
+    any cfg.
+    """
     if both and negative is None:
         raise ValueError(
             "Connect negative_image_embeds, at any cfg: a node on this MODEL (Self-Attention "

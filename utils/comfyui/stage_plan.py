@@ -1,4 +1,4 @@
-"""What a decoding stage is about to run: its inputs, checked and fitted to one another."""
+"""The plan of a decoding stage: its inputs, checked and fitted to each other."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -42,27 +42,27 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class StagePlan:
-    """What one run of a stage needs, and only one: its scheduler remembers the steps it has taken.
+    """The values for one run of a stage. A plan runs once, as its scheduler remembers its steps.
 
-    All tensors are on the UNet's grid (h, w), have a batch of 1 or of `batch`, and are where the
-    node got them.
+    All tensors are on the UNet's grid (h, w), have a batch of 1 or of `batch`, and are on the
+    device on which the node got them.
     """
 
     options: dict[str, Any]  # the MODEL's transformer_options, with all of its wrappers
     sampling: Sampling
-    guided: bool  # whether ComfyUI's guider is asked for each step: see `guidance`
+    guided: bool  # whether ComfyUI's guider is called at each step: see `guidance`
     scheduler: Any
     timesteps: torch.Tensor
     cfg: list[float]  # of each timestep
-    embeds: list[torch.Tensor]  # (B, D): the negative, where a step is guided, then the positive
+    embeds: list[torch.Tensor]  # (B, D): the negative, if any step is guided, then the positive
     picture: torch.Tensor  # (B, 4, h, w)
     from_picture: bool  # whether the run starts from the picture, or from noise alone
-    kept: list[torch.Tensor]  # (B, 1, h, w), 1 = stays; what any of them keeps is kept
-    mask_shown: bool  # whether the UNet sees the picture and what is kept of it
+    kept: list[torch.Tensor]  # (B, 1, h, w), 1 = stays; a pixel stays if any of these keeps it
+    mask_shown: bool  # whether the UNet sees the picture and its mask
     hint: torch.Tensor | None  # (B, 3, 8h, 8w)
     batch: int
     noise_indices: list[int]  # which noise each item gets
-    size: tuple[int, int]  # of the latent that was given, to which the result is cut
+    size: tuple[int, int]  # of the given latent, to which the result is cut
 
 
 def plan_stage(
@@ -75,10 +75,10 @@ def plan_stage(
     hint: torch.Tensor | None,
     mask: torch.Tensor | None,
 ) -> StagePlan:
-    """See `stages.run_stage` for the arguments.
+    """Return the plan of a stage; see `stages.run_stage` for the arguments.
 
     Raises:
-        ValueError: an input is not what the stage takes, or two of them do not fit together.
+        ValueError: an input does not fit the stage, or two inputs do not fit each other.
     """
     unet = unet_of(model, variant)
     require_condition(variant, hint, mask)
@@ -110,17 +110,18 @@ def plan_stage(
         mask_shown=mask is not None,
         hint=None if hint is None else pad_to_grid(hint, unet.grid * PIXELS_PER_LATENT),
         batch=batch,
-        # One canvas for many embeddings is the same canvas, with the same noise, for each.
+        # One latent for many embeddings gives each of them the same latent with the same noise.
         noise_indices=noise_indices(latent, count) * (batch // count),
         size=(height, width),
     )
 
 
 def unet_of(model: Any, variant: str) -> Kandinsky22UNet:
-    """The UNet of a MODEL, checked to be of the variant a stage needs.
+    """Return the UNet of a MODEL, checked to be of the variant that a stage needs.
 
     Raises:
-        ValueError: the MODEL is not Kandinsky 2.2, or of another variant; says what to load.
+        ValueError: the MODEL is not Kandinsky 2.2, or of another variant. The message says what to
+            load.
     """
     unet: Any = kandinsky_of(model).diffusion_model
     if unet.variant != variant:
@@ -132,14 +133,14 @@ def unet_of(model: Any, variant: str) -> Kandinsky22UNet:
 
 
 def require_condition(variant: str, hint: Any, mask: Any) -> None:
-    """Raises ValueError if the mask or the hint that a variant needs is None."""
+    """Raise ValueError if the mask or the hint that a variant needs is None."""
     needed = {"inpaint": {"mask": mask}, "depth": {"hint": hint}}.get(variant, {})
     for name in [name for name, value in needed.items() if value is None]:
         raise ValueError(f"{name} is None, and the {variant} decoder needs one. Connect it.")
 
 
 def plan_steps(config: dict[str, Any], sampling: Sampling) -> tuple[Any, torch.Tensor]:
-    """(a scheduler, the timesteps to run)."""
+    """Return a scheduler and the timesteps to run."""
     if sampling.steps < 1:
         raise ValueError(f"steps is {sampling.steps}; at least 1 is needed.")
     scheduler: Any = build_scheduler(config, sampling.sampler_name, sampling.scheduler)
@@ -157,12 +158,12 @@ def plan_steps(config: dict[str, Any], sampling: Sampling) -> tuple[Any, torch.T
 def kept_parts(
     latent: dict[str, Any], mask: torch.Tensor | None, count: int, height: int, width: int
 ) -> dict[str, torch.Tensor]:
-    """What stays of a picture of `count` items: source → (B, 1, height, width), 1 = keep."""
+    """Return source → what stays of a picture of `count` items, (B, 1, height, width), 1 = keep."""
     kept = {}
     if mask is not None:
         kept["mask"] = keep_from_mask(mask, height, width)
     if latent.get("noise_mask") is not None:
         noise_mask = keep_from_noise_mask(latent["noise_mask"], height, width)
-        # As ComfyUI's samplers do: one mask for all, or repeated and cut to the batch.
+        # ComfyUI's samplers do this, too: one mask for all, or masks repeated and cut to the batch.
         kept["noise_mask"] = comfy.utils.repeat_to_batch_size(noise_mask, count)
     return kept

@@ -1,7 +1,7 @@
 """A decoding stage in ComfyUI: LATENT and embeddings in, LATENT out.
 
-The stages differ only in what `run_stage` is given: a hint, a mask, and whether it starts from a
-picture.
+The stages differ only in the arguments of `run_stage`: a hint, a mask, and whether a stage starts
+from a picture.
 """
 
 from collections.abc import Sequence
@@ -36,15 +36,15 @@ def run_stage(
 
     Args:
         variant: the UNet that the stage needs.
-        embeds: the positive and the negative image embeddings; the second is needed above cfg 1.
-        latent: a canvas whose size counts, or, with `from_picture` or `mask`, a picture. Sizes that
-            are not multiples of the UNet's grid are extended for the run and cut back.
-        from_picture: start from the picture, noised, instead of from noise alone.
+        embeds: the positive and the negative image embeddings. The second is needed above cfg 1.
+        latent: an empty latent of the wanted size, or, with `from_picture` or `mask`, a picture.
+            Sizes that are not multiples of the UNet's grid are extended for the run and cut back.
+        from_picture: start from the picture, noised, and not from noise alone.
         hint: IMAGE (B, H, W, C), resized to the picture.
-        mask: MASK (B, H, W), 1 = repaint; the rest of the picture stays.
+        mask: MASK (B, H, W), 1 = repaint. The rest of the picture stays.
 
     Raises:
-        ValueError: see the messages; nothing has been changed.
+        ValueError: an input is wrong. Nothing has been changed.
     """
     plan = plan_stage(model, variant, embeds, latent, sampling, from_picture, hint, mask)
     samples = run(model, plan, item_generators(sampling.seed, plan.noise_indices))
@@ -52,7 +52,7 @@ def run_stage(
 
 
 def run(model: Any, plan: StagePlan, generators: list[torch.Generator]) -> torch.Tensor:
-    """Denoise what a plan says; returns latents (B, 4, h, w) of the size that was given."""
+    """Run a plan. Return latents (B, 4, h, w) of the size that was given."""
     device = model.load_device
 
     def on_device(tensor: torch.Tensor) -> torch.Tensor:
@@ -97,9 +97,9 @@ def run(model: Any, plan: StagePlan, generators: list[torch.Generator]) -> torch
 def run_plain(
     model: Any, plan: StagePlan, noise: torch.Tensor, picture: torch.Tensor, keep: Any, loop: Loop
 ) -> torch.Tensor:
-    """Latents of a stage's loop, with nothing in it but the MODEL's UNet."""
+    """Return the latents of a stage's loop, with only the MODEL's UNet in it."""
 
-    def rows(tensor: torch.Tensor) -> torch.Tensor:  # 2 for each item where steps are guided
+    def rows(tensor: torch.Tensor) -> torch.Tensor:  # 2 for each item if any step is guided
         return torch.cat([broadcast(tensor, plan.batch).to(noise.device)] * len(plan.embeds))
 
     concat = hint = None
@@ -116,7 +116,10 @@ def run_plain(
 
 
 def preview_reporter(model: Any, steps: int) -> decoder.OnDecoderStep:
-    """Shows progress and a preview after each step, and stops the run if the user asked for it."""
+    """Return a function that shows progress and a preview after each step.
+
+    It stops the run if the user asked for that.
+    """
     report = latent_preview.prepare_callback(model, steps)
 
     def on_step(index: int, total: int, latents: torch.Tensor, finished: torch.Tensor) -> None:
@@ -127,7 +130,7 @@ def preview_reporter(model: Any, steps: int) -> decoder.OnDecoderStep:
 
 
 def latent_of(samples: torch.Tensor, latent: dict[str, Any], plan: StagePlan) -> dict[str, Any]:
-    """The LATENT that a stage gives: the one it was given, with other samples.
+    """Return the LATENT of a stage: the given one, with other samples.
 
     Raises:
         ValueError: the samples hold NaN or infinity.
@@ -139,7 +142,7 @@ def latent_of(samples: torch.Tensor, latent: dict[str, Any], plan: StagePlan) ->
             "the decoder with weight_dtype fp32, or bf16 where the card computes in it."
         )
     result = latent | {"samples": samples}
-    result.pop("downscale_ratio_spacial", None)  # Empty Latent Image's word to a sampler
+    result.pop("downscale_ratio_spacial", None)  # Empty Latent Image tells a sampler its scale
     if "batch_index" in latent or plan.batch > len(plan.picture):
         result["batch_index"] = plan.noise_indices  # the next stage draws the same noise again
     return result

@@ -15,18 +15,18 @@ from .patched_unet import run_patched
 
 
 class Conditions(NamedTuple):
-    """Embeddings, and a hint, as the UNet reads them: the same in every step of a run."""
+    """Embeddings, and a hint, as the UNet reads them. They are the same in every step of a run."""
 
-    context: torch.Tensor  # (B, 1, D), what they were made of
+    context: torch.Tensor  # (B, 1, D), the source of these values
     hint: torch.Tensor | None  # (B, 3, 8h, 8w)
-    embedding: torch.Tensor  # (B, E), to be added to that of the timestep
+    embedding: torch.Tensor  # (B, E), added to the embedding of the timestep
     tokens: torch.Tensor  # (B, N, C)
-    image: tuple[KeyValue, ...]  # keys and values of the tokens, of each layer, if they are kept
+    image: tuple[KeyValue, ...]  # keys and values of the tokens for each layer, if they are kept
     features: torch.Tensor | None  # (B, 4, h, w), of the hint
 
 
 class Kandinsky22UNet(UNet2DConditionModel):
-    """diffusers' UNet with the signature that ComfyUI calls; state-dict keys stay diffusers'."""
+    """diffusers' UNet with the signature that ComfyUI calls. State-dict keys stay diffusers'."""
 
     @classmethod
     def from_config(cls, *args: Any, **kwargs: Any) -> Any:
@@ -37,8 +37,10 @@ class Kandinsky22UNet(UNet2DConditionModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights. ComfyUI asks for it at every step, and diffusers' own property
-        looks through all modules for hooks, and none is here."""
+        """Return the dtype of the weights, which ComfyUI reads at every step.
+
+        diffusers' own property looks through all modules for hooks, and there are none.
+        """
         return self.conv_in.weight.dtype
 
     @property
@@ -47,7 +49,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
 
     @property
     def grid(self) -> int:
-        """Latents must be multiples of this: the UNet halves them once for each level but one."""
+        """Latents must be multiples of this. The UNet halves them for each level but one."""
         return 2 ** (len(self.config["block_out_channels"]) - 1)
 
     @property
@@ -64,10 +66,11 @@ class Kandinsky22UNet(UNet2DConditionModel):
     def condition(
         self, context: torch.Tensor, hint: torch.Tensor | None, keep: bool = True
     ) -> Conditions:
-        """Read embeddings (B, 1, D) and a hint (B, 3, 8h, 8w), of the dtype that x will have.
+        """Read embeddings (B, 1, D) and a hint (B, 3, 8h, 8w), in the dtype that x will have.
 
         Args:
-            keep: for more than one call; or each layer of attention makes its keys when it runs.
+            keep: compute the keys and values of all layers for several calls. Otherwise each layer
+                computes them when it runs.
         """
         embeds, features = context[:, 0], None
         if hint is None:
@@ -75,14 +78,14 @@ class Kandinsky22UNet(UNet2DConditionModel):
         else:
             embedding, features = self.add_embedding(embeds, hint)
         project: Any = self.encoder_hid_proj
-        # They come in the dtype of the weights; the layers may compute in another.
+        # The tokens have the dtype of the weights, and the layers may compute in another dtype.
         tokens = project(embeds).to(context.dtype)
         layers = self.attention_layers if keep else ()
         keys = tuple(image_key(layer, tokens) for layer in layers)
         return Conditions(context, hint, embedding, tokens, keys, features)
 
     def get_aug_embed(self, emb: Any, encoder_hidden_states: Any, added_cond_kwargs: Any) -> Any:
-        """What diffusers' forward adds to the timestep's embedding, and the hint."""
+        """Return what diffusers' forward adds to the timestep's embedding, and the hint."""
         conditions: Conditions = added_cond_kwargs["conditions"]
         if conditions.features is None:
             return conditions.embedding
@@ -91,7 +94,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
     def process_encoder_hidden_states(
         self, encoder_hidden_states: Any, added_cond_kwargs: Any
     ) -> torch.Tensor:
-        """What diffusers' forward gives to the layers of attention."""
+        """Return the tokens that diffusers' forward gives to the attention layers."""
         return added_cond_kwargs["conditions"].tokens
 
     def forward(  # type: ignore[override]
@@ -109,18 +112,18 @@ class Kandinsky22UNet(UNet2DConditionModel):
         transformer_options: dict[str, Any] | None = None,
         **_,
     ) -> torch.Tensor:
-        """(B, C, h, w) → epsilon (B, 4, h, w), or (B, 8, h, w) with the variance after it.
+        """Return epsilon (B, 4, h, w) for (B, C, h, w), or (B, 8, h, w) with the variance after it.
 
         Args:
-            context: image embeddings, (B, 1, D), as they ride in CONDITIONING.
+            context: image embeddings, (B, 1, D), as in CONDITIONING.
             hint: (B, 3, 8h, 8w) in [0, 1], for the depth variant.
-            control: None; what has a ControlNet does not come this far.
+            control: None. A call with a ControlNet is refused before this.
             conditions: of the same context and hint, if they were read before.
             attention, channels_last, patches: see `unet_arguments`.
         """
         options = transformer_options or {}
         height, width = x.shape[-2:]
-        # Mirrored noise is still noise; a repeated edge is not, but the only way for tiny sizes.
+        # Mirrored noise is still noise. A repeated edge is not, but tiny sizes allow nothing else.
         mode = "reflect" if min(height, width) >= self.grid else "replicate"
         x = pad_to_grid(x, self.grid, mode)
         if hint is not None:
@@ -153,7 +156,7 @@ class Kandinsky22UNet(UNet2DConditionModel):
         transformer_options: dict[str, Any] | None = None,
         **_: Any,
     ) -> torch.Tensor:
-        # A wrapper may have put others in their place.
+        # A wrapper may have replaced these tensors.
         if conditions is None or conditions.context is not context or conditions.hint is not hint:
             conditions = self.condition(context, hint, keep=False)
         if channels_last:

@@ -1,4 +1,4 @@
-"""MoVQ as ComfyUI's VAE: VAE Decode, VAE Encode and their tiled forms work on it as they are."""
+"""MoVQ as ComfyUI's VAE, for VAE Decode, VAE Encode and their tiled forms."""
 
 import logging
 from pathlib import Path
@@ -22,19 +22,19 @@ from .movq import MoVQ
 from .residents import move_stray_tensors
 from .sharing import share_or_load
 
-PREFIX = "first_stage_model."  # of a VAE's tensors in a whole checkpoint of ComfyUI
+PREFIX = "first_stage_model."  # before a VAE's tensors in a whole checkpoint of ComfyUI
 
 
 class MoVQVAE(comfy.sd.VAE):
     """ComfyUI's VAE, which extends a picture to the grid of its latents where ComfyUI crops it.
 
-    ComfyUI crops the centre of a picture to multiples of 8 pixels; whatever pastes the result back
-    at (0, 0) is then up to 3 pixels off. Extended to the right and below, as the stages extend
-    latents, it stays where it was.
+    ComfyUI crops the centre of a picture to multiples of 8 pixels. A node that pastes the result
+    back at (0, 0) is then up to 3 pixels off. Extended to the right and below, as the stages extend
+    latents, a picture stays in place.
     """
 
     def vae_encode_crop_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        """IMAGE (B, H, W, C) → the same, on the grid, with the three channels that MoVQ takes.
+        """Return an IMAGE (B, H, W, C) on the grid, with the three channels that MoVQ takes.
 
         Raises:
             ValueError: the picture is smaller than a latent pixel.
@@ -51,12 +51,15 @@ class MoVQVAE(comfy.sd.VAE):
         return super().vae_encode_crop_pixels(pixels.contiguous())
 
     def spacial_compression_encode(self) -> int:
-        """What a node that crops pictures by itself crops them to: VAE Encode (for Inpainting)."""
+        """Return 1, so that VAE Encode (for Inpainting) crops nothing.
+
+        This node crops pictures by itself, to multiples of the value.
+        """
         return 1
 
 
 def load_vae(folder: Path) -> comfy.sd.VAE:
-    """The VAE of a decoder folder."""
+    """Load the VAE of a decoder folder."""
     path = folder / "movq" / "config.json"
     config = read_config(path, VQModel)
     check_config(MoVQ.build, VQModel, config, path)
@@ -64,10 +67,11 @@ def load_vae(folder: Path) -> comfy.sd.VAE:
 
 
 def load_vae_file(file: Path) -> comfy.sd.VAE:
-    """The VAE of a single file: the published MoVQ, or that of any decoder folder on disk.
+    """Load the VAE of a single file: the published MoVQ, or that of any decoder folder on disk.
 
     Raises:
-        ValueError: the file is damaged, or no such MoVQ; says how the nearest differs.
+        ValueError: the file is damaged, or not such a MoVQ. The message says how the nearest
+            differs.
     """
     candidates = [("the published MoVQ", architectures.MOVQ)]
     candidates += [(name, config) for name, (_, config) in decoder_parts("movq").items()]
@@ -76,8 +80,8 @@ def load_vae_file(file: Path) -> comfy.sd.VAE:
 
 
 def make_vae(config: dict[str, Any], files: list[Path]) -> comfy.sd.VAE:
-    """ComfyUI's VAE over a MoVQ."""
-    # One in memory for all decoders, whose folders bring the same.
+    """Return ComfyUI's VAE over a MoVQ."""
+    # All decoders share one MoVQ in memory if their folders have the same file.
     patcher = share_or_load(files[0], device_and_dtype(), lambda: load_patcher(config, files))
     movq = patcher.model
     with _no_weights_expected():
@@ -98,7 +102,7 @@ def device_and_dtype() -> tuple[torch.device, torch.dtype]:
 
 
 def load_patcher(config: dict[str, Any], files: list[Path], disable_dynamic: bool = False) -> Any:
-    """A ModelPatcher that owns a MoVQ."""
+    """Return a ModelPatcher that owns a MoVQ."""
     device, dtype = device_and_dtype()
     ops = comfy.ops.disable_weight_init
     movq = fill_module(MoVQ.build, config, files, dtype, ops, PREFIX)
@@ -111,13 +115,13 @@ def load_patcher(config: dict[str, Any], files: list[Path], disable_dynamic: boo
         movq, load_device=device, offload_device=comfy.model_management.vae_offload_device()
     )
     patcher.add_callback(CallbacksMP.ON_LOAD, move_stray_tensors)
-    # How ComfyUI makes another one, for another device.
+    # ComfyUI makes another one with this, for another device.
     patcher.cached_patcher_init = (load_patcher, (config, files))
     return patcher
 
 
 class _no_weights_expected:
-    """Holds back the one line with which ComfyUI's VAE warns that it was given no weights."""
+    """Suppress the one line with which ComfyUI's VAE warns that it was given no weights."""
 
     def __enter__(self):
         logging.getLogger().addFilter(self)

@@ -1,1 +1,4 @@
-"""The Hugging Face Hub: what is published, fetched, checked and stored. No torch, no ComfyUI."""
+"""The Hugging Face Hub: list, download, check and store models.
+
+It uses neither torch nor ComfyUI.
+"""

@@ -1,4 +1,4 @@
-"""A download in a thread of its own, so that whoever watches it can stop it at any time."""
+"""A download in its own thread, so that the thread that watches it can stop it at any time."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -18,16 +18,15 @@ def download(
     on_progress: Callable[[Progress], None],
     elsewhere: Iterable[Path] = (),
 ) -> str:
-    """Make the model folder in `root`, or find it there; returns what to tell the user.
+    """Make the model folder in `root`, or find it there. Return a message for the user.
 
-    A download that was broken off goes on where it was. `on_progress` is called five times a
-    second, and may raise to stop, which must not wait for a network that says nothing: so the work
-    has a thread of its own. What is in one of the folders `elsewhere`, byte for byte, is linked or
-    copied from there.
+    An interrupted download continues where it stopped. `on_progress` is called five times a second,
+    and may raise to stop. It must not wait for a silent network, so the download has its own
+    thread. Files that a folder of `elsewhere` has, byte for byte, are linked or copied from there.
 
     Raises:
-        ValueError: what came is not what the hub announced.
-        OSError: no network, repository, access, disk space, …; all say what to do.
+        ValueError: the hub announced other content than it sent.
+        OSError: no network, repository, access, disk space, …. The message says what to do.
     """
     progress = Progress()
     outcome: Future[str] = Future()
@@ -46,12 +45,12 @@ def download(
         on_progress(progress)
     except BaseException:
         progress.stopped.set()
-        wait([outcome], timeout=1)  # it ends with its block; one that waits for the network, later
+        wait([outcome], timeout=1)  # it ends after its block, or later if it waits for the network
         raise
     try:
         return outcome.result()
     except OSError as error:
-        if error.errno is None:  # ours: it says what to do
+        if error.errno is None:  # an error of this pack, which says what to do
             raise
         raise OSError(
             f"Cannot write to {root}: {error}. Make room there, let it be written to, or name "

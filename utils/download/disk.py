@@ -1,4 +1,4 @@
-"""What is on the disk where a model is to come: room, the model, or something in the way."""
+"""Check the disk for a download: its free space, an existing model, and other files in the way."""
 
 import os
 import shutil
@@ -12,7 +12,10 @@ from .transfer import length
 
 
 def check_as_published(folder: Path, files: list[HubFile]) -> None:
-    """For a folder that was not made here, or was changed since."""
+    """Raise FileExistsError unless an existing folder has the files as published.
+
+    The folder was not made here, or was changed after that.
+    """
     if not folder.exists():
         raise FileExistsError(
             f"{folder} is a link that leads to nothing. Nothing was changed. Connect the disk that "
@@ -30,13 +33,13 @@ def check_as_published(folder: Path, files: list[HubFile]) -> None:
 def check_nothing_in_the_way(
     root: Path, lock: Path, partial: Path, files: list[HubFile], left_out: Iterable[str]
 ) -> None:
-    """Raises FileExistsError where a folder or a file is to be made, and something else is there.
+    """Raise FileExistsError if something else is in the place of a folder or a file to be made.
 
-    A link would lead what is written out of the folder; only the root may be one.
+    A link would lead to writing outside the folder, so only the root may be a link.
     """
     targets = [partial / file.path for file in files] + [partial / RECORD]
     folders = [root, partial, *{target.parent for target in targets}]
-    folders += [partial / part for part in left_out]  # which are removed
+    folders += [partial / part for part in left_out]  # these are removed
     made = {lock, *targets, *map(part_of, targets), *map(half_of, targets)}
     for path, kind, is_kind in [(path, "folder", os.path.isdir) for path in folders] + [
         (path, "file", os.path.isfile) for path in sorted(made)
@@ -52,16 +55,20 @@ def check_nothing_in_the_way(
 def check_disk_space(
     files: list[HubFile], partial: Path, precision: str, same: Collection[str]
 ) -> None:
-    """
+    """Raise OSError if the disk has less free space than the download needs.
+
     Args:
-        same: what is read from another file on this computer, and needs no room on the way.
+        same: paths whose content comes from another file on this computer, and needs no room before
+            it is stored.
     """
-    stored = needed = 0  # on the way: by the files that are whole, and at most
+    # The bytes of the files that are complete, and the most that are needed at any time.
+    stored = needed = 0
     for file in files:
         target = partial / file.path
         if target.exists():
             continue
-        half = precision == "fp16" and target.suffix == ".safetensors"  # all that are published
+        # All published files of this kind are fp32.
+        half = precision == "fp16" and target.suffix == ".safetensors"
         begun = length(part_of(target)) + length(half_of(target))
         whole = file.size * (3 if half and file.path not in same else 2) // 2
         needed = max(needed, stored + whole - begun)

@@ -1,4 +1,4 @@
-"""The files of a model folder: from this computer or from the hub, checked, in their precision."""
+"""Fill a model folder with files from this computer or from the hub, checked and converted."""
 
 import os
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ def fill(
     progress: Progress,
     elsewhere: Iterable[Path],
 ) -> str:
-    """Put all files there; returns what to tell the user of those that were not fetched."""
+    """Put all files there. Return notes for the user about those that were not downloaded."""
     missing = [file for file in wanted if not (partial / file.path).exists()]
     same = find_same(missing, elsewhere, progress)
     linked = link_same(same, partial, precision)
@@ -33,7 +33,7 @@ def fill(
 def store(
     file: HubFile, target: Path, precision: str, progress: Progress, same: Path | None
 ) -> None:
-    """Fetch one file; under its name it is whole, checked, in its precision, and on the disk.
+    """Store one file. Under its final name it is complete, checked, in its precision, and on disk.
 
     Args:
         same: a file on this computer that is read in place of the hub's.
@@ -63,7 +63,7 @@ def store(
 
 
 def bring(file: HubFile, part: Path, progress: Progress) -> None:
-    """Fetch a file, and check it: whatever was there of it before may be of another hub."""
+    """Download a file and check it. An existing part of it may come from another hub."""
     for cached in (True, False):
         progress.doing = f"Fetching {file.path}"
         begun = fetch(file, part, progress.advance, cached)

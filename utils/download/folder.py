@@ -1,4 +1,4 @@
-"""A published repository → a model folder: fetched, checked, stored, and only then named."""
+"""Turn a published repository into a model folder: download, check, store, and name it last."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def make_folder(
     progress: Progress,
     elsewhere: Iterable[Path] = (),
 ) -> str:
-    """Returns what to tell the user.
+    """Make the folder. Return a message for the user.
 
     Args:
         elsewhere: folders in which some of the files may be already, under any name.
@@ -48,10 +48,10 @@ def make_folder(
     root.mkdir(parents=True, exist_ok=True)
     try:
         progress.doing = "Waiting for another download of it to end"
-        # One that was stopped, and waits for the network, ends with that.
+        # A stopped download ends when its wait for the network ends.
         with FileLock(lock, timeout=hub.TIMEOUT + 2):
             progress.advance()
-            if stored := ready(folder, repository):  # by the one that was waited for
+            if stored := ready(folder, repository):  # another process has made it
                 return f"{already}: {stored}."
             precision = read_record(folder)["precision"] if lacking else precision
             record = dict(repository=repository.id, commit=repository.commit, precision=precision)
@@ -69,10 +69,10 @@ def make_folder(
 
 
 def list_wanted(repository: Repository, only: set[str]) -> list[hub.HubFile]:
-    """The files to fetch, as the hub lists them.
+    """Return the files to download, as the hub lists them.
 
     Args:
-        only: folders that are fetched alone, or empty.
+        only: folders that are downloaded alone, or empty.
     """
     entries = hub.list_entries(repository.id, repository.commit)
     files = [
@@ -80,8 +80,8 @@ def list_wanted(repository: Repository, only: set[str]) -> list[hub.HubFile]:
         for path in repository.wanted(entries)
         if not only or path.split("/")[0] in only
     ]
-    # The marker comes last: until then no one takes the folder for a model. The largest come first:
-    # one that is being converted is there one and a half times.
+    # The marker comes last, so that nothing takes an incomplete folder for a model. The largest
+    # files come first, because a file takes one and a half times its size during conversion.
     return sorted(files, key=lambda file: (file.path == repository.marker, -file.size))
 
 
@@ -93,7 +93,7 @@ def finish(
     lacking: set[str],
     left_out: Iterable[str],
 ) -> None:
-    """Give what has been fetched its place: as the folder, or as what a folder lacks."""
+    """Move the downloaded files to their place: as the folder, or as missing parts of a folder."""
     if lacking:
         old = read_record(folder)
         for part in lacking:
@@ -103,14 +103,14 @@ def finish(
         shutil.rmtree(partial)
         return
     for part in left_out:
-        if (partial / part).exists():  # begun with it, and then without
+        if (partial / part).exists():  # begun by a download of the whole model
             shutil.rmtree(partial / part)
     write_record(partial, record | {"files": sizes, "left_out": [*left_out]})
     partial.rename(folder)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    if not os.path.isfile(folder / RECORD):  # nor a pipe, which would be waited for
+    if not os.path.isfile(folder / RECORD):  # a pipe would block the reader
         return {}
     try:
         record: Any = json.loads((folder / RECORD).read_text("utf-8"))
@@ -123,14 +123,14 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """In one go: without its record a folder would be fetched again."""
+    """Write the record in one step, as a folder without its record would be downloaded again."""
     new = part_of(folder / RECORD)
     new.write_text(json.dumps(record, indent=1), "utf-8")
     new.replace(folder / RECORD)
 
 
 def finished(folder: Path) -> str | None:
-    """The precision of a folder that was made here and is whole."""
+    """Return the precision of a folder that was made here and is complete, or None."""
     record = read_record(folder)
     sizes = record.get("files", {})
     whole = sizes and all(length(folder / path) == size for path, size in sizes.items())
@@ -138,20 +138,20 @@ def finished(folder: Path) -> str | None:
 
 
 def lacking_parts(folder: Path, repository: Repository) -> set[str]:
-    """Folders of the repository that were left out when the folder was made, and are wanted now."""
+    """Return the folders that were left out when the folder was made, and are wanted now."""
     left_out = read_record(folder).get("left_out", []) if finished(folder) else []
     return {part for part in LEFT_OUT if part in left_out and part not in repository.left_out}
 
 
 def ready(folder: Path, repository: Repository) -> str | None:
-    """The precision of a folder that was made here and has all that is wanted of it."""
+    """Return the precision of a folder that was made here and has all that is wanted, or None."""
     return None if lacking_parts(folder, repository) else finished(folder)
 
 
 def begin(partial: Path, record: dict[str, Any], checksums: dict[str, str]) -> None:
-    """Make the folder of a download, or keep the one that is there if it is of the same one.
+    """Make the folder of a download, or keep an existing one of the same download.
 
-    A file that another listing was right about, and this one is not, is fetched again.
+    A file whose checksum differs from that of the last listing is downloaded again.
     """
     old = read_record(partial)
     if partial.exists() and old | record != old:

@@ -1,6 +1,7 @@
-"""A safetensors file with its float32 stored as float16, a block at a time.
+"""Store the float32 tensors of a safetensors file as float16, a block at a time.
 
-The format: 8 bytes, the header's size; a JSON header, name → dtype, shape, data_offsets; the data.
+The file has 8 bytes with the header's size, a JSON header (name → dtype, shape, data_offsets), and
+the data.
 """
 
 import json
@@ -11,13 +12,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 BLOCK = 2**24  # bytes at a time, whatever the size of a tensor
-WIDE = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}  # all else stays as it is
+WIDE = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}  # tensors of other types stay as they are
 HALF = np.dtype("<f2")
 ITEM_SIZE = {"I64": 8, "U64": 8, "C64": 8, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2}
 
 
 def has_wide_numbers(source: Path) -> bool:
-    """Whether `source` has F32 or F64. Raises ValueError if it is no safetensors file."""
+    """Return whether `source` has F32 or F64. Raise ValueError if it is not a safetensors file."""
     with source.open("rb") as file:
         header, _ = read_header(file)
     return is_wide(header)
@@ -29,11 +30,13 @@ def is_wide(header: dict[str, Any]) -> bool:
 
 
 def store_as_fp16(source: Path, target: Path, on_block: Callable[[], None]) -> bool:
-    """Write `source` to `target` with F16 in place of F32 and F64; False, and no target, if it has
-    none.
+    """Write `source` to `target` with F16 in place of F32 and F64.
+
+    Returns:
+        False if `source` has no such tensors. Then no target is written.
 
     Raises:
-        ValueError: `source` is no safetensors file, or has numbers that float16 cannot hold.
+        ValueError: `source` is not a safetensors file, or has numbers that float16 cannot hold.
     """
     with source.open("rb") as old:
         header, data = read_header(old)
@@ -58,7 +61,7 @@ def store_as_fp16(source: Path, target: Path, on_block: Callable[[], None]) -> b
 
 
 def read_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
-    """The header, and where the data starts."""
+    """Return the header, and the position at which the data starts."""
     size = int.from_bytes(file.read(8), "little")
     try:
         header: Any = json.loads(file.read(min(size, 100_000_000)))  # the format's own limit
@@ -72,7 +75,7 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
 
 
 def is_tensor(entry: Any) -> bool:
-    """Whether an entry of a header says where its numbers are, all of them whole."""
+    """Return whether an entry of a header gives the place of its numbers, as whole numbers."""
     match entry:
         case {"dtype": str(dtype), "data_offsets": [int(begin), int(end)]}:
             wide = WIDE.get(dtype)
@@ -82,7 +85,7 @@ def is_tensor(entry: Any) -> bool:
 
 
 def fp16_layout(header: dict[str, Any]) -> dict[str, Any]:
-    """The header of the same tensors in float16; wide items first, so that all are aligned."""
+    """Return the header of the same tensors in float16, with wide items first to align them all."""
     layout: dict[str, Any] = {}
     dtypes = {name: "F16" if t["dtype"] in WIDE else t["dtype"] for name, t in header.items()}
     end = 0
@@ -98,7 +101,7 @@ def fp16_layout(header: dict[str, Any]) -> dict[str, Any]:
 def copy(
     old: BinaryIO, new: BinaryIO, size: int, wide: np.dtype | None, on_block: Callable[[], None]
 ) -> None:
-    """Raises FloatingPointError where a finite number would become infinite."""
+    """Copy a tensor. Raise FloatingPointError if a finite number would become infinite."""
     while size:
         block = old.read(min(size, BLOCK))
         if len(block) < min(size, BLOCK):

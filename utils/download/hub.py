@@ -1,7 +1,7 @@
-"""The Hugging Face Hub: how it is asked, and which files it says that a repository holds.
+"""Ask the Hugging Face Hub which files a repository holds, and open them.
 
-huggingface_hub knows the endpoint, the token and offline mode. Its own listings and downloads take
-what comes on trust: see `transfer` for the bytes.
+huggingface_hub knows the endpoint, the token and offline mode. Its own listings and downloads do
+not check the answers of the hub. `transfer` reads the bytes.
 """
 
 import json
@@ -16,21 +16,23 @@ from huggingface_hub import __version__, constants, hf_hub_url, try_to_load_from
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, get_session
 
-HTTPX = int(__version__.split(".")[0]) >= 1  # what huggingface_hub speaks through
+HTTPX = int(__version__.split(".")[0]) >= 1  # the library that huggingface_hub uses
 if HTTPX:
     from huggingface_hub.errors import HTTPError as NetworkError
 else:
     from requests import RequestException as NetworkError
 
-PIECE = 2**14  # what requests waits for before it hands on what has come
-TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT  # seconds that a network may say nothing
+PIECE = 2**14  # the bytes for which requests waits before it hands them on
+TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT  # how many seconds a network may send nothing
 MOST_LISTED = 2**24  # bytes of a listing; those of the published repositories have some 10 kB
-MOST_BYTES = 2**63  # of a file: more than any disk takes
+MOST_BYTES = 2**63  # of a file: no disk has room for more
 
 
 class Refused(Exception):
-    """An answer without what was asked for. (huggingface_hub's own errors read and decode the body
-    of one, of whatever size and kind.)"""
+    """An answer without the requested content.
+
+    huggingface_hub's own errors would read and decode its body, of any size and kind.
+    """
 
     def __init__(self, what: str, status: int):
         super().__init__(f"it answered status {status} without {what}")
@@ -44,7 +46,7 @@ class HubFile:
     path: str
     size: int
     sha256: str | None  # of a large file (LFS)
-    blob: str  # git's own checksum, of a small one
+    blob: str  # git's own checksum, of a small file
 
     def __str__(self):
         return f"{self.path} of {self.repository}"
@@ -55,11 +57,11 @@ class HubFile:
 
 
 def list_entries(repository: str, commit: str) -> dict[str, dict[str, Any]]:
-    """path → what the hub says of that file; see `hub_file`.
+    """Return path → the hub's entry for that file; see `hub_file`.
 
     Raises:
         ValueError: the answer is not a listing.
-        NetworkError, Refused: there is no answer, or not for us; see `translate_errors`.
+        NetworkError, Refused: there is no answer, or no access; see `translate_errors`.
     """
     url = f"{constants.ENDPOINT}/api/models/{repository}/revision/{commit}?blobs=true"
     content = bytearray()
@@ -87,8 +89,7 @@ def list_entries(repository: str, commit: str) -> dict[str, dict[str, Any]]:
 
 
 def hub_file(repository: str, commit: str, entry: dict[str, Any]) -> HubFile:
-    """Raises ValueError if the entry of a listing does not say how long the file is, or not what
-    its checksum is."""
+    """Return the file of a listing's entry. Raise ValueError without a valid size and checksum."""
     path, size, lfs, blob = (entry.get(key) for key in ("rfilename", "size", "lfs", "blobId"))
     if type(size) is not int or not 0 <= size < MOST_BYTES:
         raise odd(repository, f"the size of {path!r:.80} is {size!r:.80}")
@@ -112,7 +113,7 @@ def odd(repository: str, what: str) -> ValueError:
 def open_stream(
     url: str, headers: dict[str, str], timeout: float = TIMEOUT
 ) -> Generator[tuple[Any, Iterable[bytes]]]:
-    """(answer, its body as it comes)."""
+    """Yield an answer, and its body in blocks as they come."""
     headers = build_hf_headers() | headers
     with ExitStack() as stack:
         try:
@@ -124,7 +125,7 @@ def open_stream(
             )
         except (NetworkError, OfflineModeIsEnabled):
             raise
-        except Exception as error:  # such as a redirect to what is no address
+        except Exception as error:  # such as a redirect to an invalid address
             raise NetworkError(f"{url} cannot be opened: {error}") from error
         yield answer, answer.iter_bytes() if HTTPX else answer.iter_content(PIECE)
 
@@ -132,20 +133,20 @@ def open_stream(
 def open_file(
     file: HubFile, headers: dict[str, str]
 ) -> AbstractContextManager[tuple[Any, Iterable[bytes]]]:
-    """The same of a file. A body that the server compresses could not be gone on with."""
+    """Open a file in the same way. A download of a compressed body could not be resumed."""
     url = hf_hub_url(file.repository, file.path, revision=file.commit)
     return open_stream(url, {"Accept-Encoding": "identity"} | headers)
 
 
 def in_cache(file: HubFile) -> Path | None:
-    """Where huggingface_hub has put it, for another program."""
+    """Return the path of a file that huggingface_hub has fetched for another program, or None."""
     found = try_to_load_from_cache(file.repository, file.path, revision=file.commit)
     return Path(found) if isinstance(found, str) else None
 
 
 @contextmanager
 def translate_errors(what: str, commit: str) -> Generator[None]:
-    """What huggingface_hub raises → what happened, what was seen, what to do, as an OSError.
+    """Turn an error of huggingface_hub into an OSError that says what happened and what to do.
 
     Args:
         what: a repository, or a file of one.

@@ -1,11 +1,14 @@
-"""How far a download has come."""
+"""The progress of a download."""
 
 import threading
 from concurrent.futures import CancelledError
 
 
 class Progress:
-    """What a download has done so far: written by its thread, read by the one that watches."""
+    """The progress so far.
+
+    The thread of the download writes it, and the watching thread reads it.
+    """
 
     def __init__(self):
         self.done = 0  # bytes
@@ -18,7 +21,7 @@ class Progress:
         return self.doing + sizes
 
     def advance(self, count: int = 0) -> None:
-        """Raises CancelledError when the watching thread has gone."""
+        """Add to the progress. Raise CancelledError when the watching thread has gone."""
         if self.stopped.is_set():
             raise CancelledError
         self.done += count

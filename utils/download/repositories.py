@@ -1,4 +1,4 @@
-"""The published repositories that this pack runs, and where the host looks for such models."""
+"""The published repositories for this pack, and the folders of ComfyUI for such models."""
 
 import re
 from collections.abc import Iterable
@@ -6,34 +6,34 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-WANTED = (".safetensors", ".json", ".txt")  # weights, configurations, vocabularies
-VARIANT = re.compile(r"\.(fp16|bf16|non_ema)[.-]")  # the same weights once more
-RECORD = "download.json"  # in every folder made here: what it is, and the size of each file
-LONGEST_NAME = 250  # bytes: disks take 255, and a file that is being fetched has 5 more
+WANTED = (".safetensors", ".json", ".txt")  # weights, configs, vocabularies
+VARIANT = re.compile(r"\.(fp16|bf16|non_ema)[.-]")  # the same weights in another variant
+RECORD = "download.json"  # in every folder made here: its repository, and the size of each file
+LONGEST_NAME = 250  # bytes; disks take 255, and a file that is being downloaded has 5 more
 MOST_SHOWN = 20  # names in a message
 
 
 @dataclass(frozen=True)
 class Repository:
-    """One of the hub's, at one commit. Its name there is its folder's name here."""
+    """A repository of the hub at one commit. Its folder here has the repository's name."""
 
     id: str
     commit: str
-    gigabytes: float  # to fetch
+    gigabytes: float  # to download
     loader: str
     comfyui_folder: str = "diffusers"
-    marker: str = "model_index.json"  # the file that makes a folder a model's
-    left_out: tuple[str, ...] = ()  # folders in it that are not fetched
+    marker: str = "model_index.json"  # the file that marks a folder as a model
+    left_out: tuple[str, ...] = ()  # folders in it that are not downloaded
 
     @property
     def name(self) -> str:
         return self.id.split("/")[1]
 
     def wanted(self, paths: Iterable[str]) -> list[str]:
-        """What of a repository's files is fetched: no pickles, variants or pictures.
+        """Return which of a repository's files to download: no pickles, variants or pictures.
 
         Raises:
-            ValueError: a name leads out of the folder, or no disk takes it, or there are no
+            ValueError: a name leads out of the folder, no disk takes it, or there are no
                 safetensors.
         """
         depth = 2 if self.comfyui_folder == "diffusers" else 1  # a pipeline's parts have folders
@@ -66,7 +66,7 @@ class Repository:
 
 
 def fault_of_name(path: str) -> str:
-    """What keeps a file of that name from being written in a folder; empty if nothing does."""
+    """Return why a file of that name cannot be written in a folder, or an empty text."""
     parts = PurePosixPath(path).parts
     if path.startswith("/") or ".." in parts or re.search(r"[\\:]", path):
         return "leads out of its folder"
@@ -77,14 +77,15 @@ def fault_of_name(path: str) -> str:
     return ""
 
 
-LEFT_OUT = ("image_encoder",)  # without it a prior works with a negative prompt
+LEFT_OUT = ("image_encoder",)  # without it, a prior works with a negative prompt
 DECODERS = "Load Decoder"
 DEPTH: dict[str, Any] = dict(
     loader="Load Depth Estimator", comfyui_folder="depth_estimators", marker="config.json"
 )
-# Commits: what other projects' lock files and caches name, and agree on; dpt-large's is the one
-# that transformers pins for its depth-estimation pipeline. controlnet-depth's is the head of
-# refs/pr/5, as main has pickles only, and has one witness. None was looked up on the hub itself.
+# The commits are those on which other projects' lock files and caches agree. That of dpt-large is
+# the one that transformers pins for its depth-estimation pipeline. That of controlnet-depth is the
+# head of refs/pr/5, because main has only pickles, and only one project names it. None was looked
+# up on the hub itself.
 REPOSITORIES = {
     repository.name: repository
     for repository in (
@@ -123,7 +124,7 @@ REPOSITORIES = {
 }
 PRIOR, DECODER, INPAINT, CONTROLNET, DEPTH_ANYTHING, _ = REPOSITORIES.values()
 SMALL_PRIOR = replace(PRIOR, gigabytes=6.9, left_out=LEFT_OUT)
-# What a kind of workflow needs, by one name: the default of Get Models first.
+# All that a kind of workflow needs, by one name. Get Models has the first as its default.
 SETS = {
     "text-to-image": [PRIOR, DECODER],
     "text-to-image without the image encoder": [SMALL_PRIOR, DECODER],

@@ -1,6 +1,6 @@
-"""Files that are on this computer already: byte for byte those that are to be fetched.
+"""Find files on this computer that equal files to be downloaded, byte for byte.
 
-CLIP ViT-bigG/14, with which the prior sees pictures, is what IP-Adapter's users keep.
+Users of IP-Adapter have CLIP ViT-bigG/14, the prior's image encoder.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from .transfer import BLOCK, length
 
 
 def find_same(files: list[HubFile], folders: Iterable[Path], progress: Progress) -> dict[str, Path]:
-    """Path in the repository → a file anywhere in `folders` with the same bytes.
+    """Return path in the repository → a file anywhere in `folders` with the same bytes.
 
-    Only files of the same size are read. What cannot be read is passed over.
+    Only files of the same size are read. Unreadable files are skipped.
     """
     wanted = [file for file in files if file.sha256 and file.size]
     sizes = {file.size for file in wanted}
@@ -35,7 +35,7 @@ def find_same(files: list[HubFile], folders: Iterable[Path], progress: Progress)
 
 
 def files_in(folders: Iterable[Path]) -> Iterator[tuple[Path, int]]:
-    """(path, size) of all that is below; links are followed, to each place once."""
+    """Yield (path, size) of all files below. Links are followed, and each place is visited once."""
     seen: set[str] = set()
     for folder in folders:
         for place, below, names in os.walk(folder, followlinks=True):
@@ -49,7 +49,7 @@ def files_in(folders: Iterable[Path]) -> Iterator[tuple[Path, int]]:
 
 
 def checksum(path: Path, progress: Progress) -> str:
-    """SHA-256; empty for a file that cannot be read."""
+    """Return the SHA-256 of a file, or an empty text if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as content:
@@ -62,16 +62,16 @@ def checksum(path: Path, progress: Progress) -> str:
 
 
 def link_same(same: dict[str, Path], partial: Path, precision: str) -> set[str]:
-    """Give a second name to what is stored as it is, if both are on one disk: it takes no room.
+    """Link files that are stored without conversion, if both are on one disk. A link takes no room.
 
-    Never the name of a part, which is written to. Returns the paths that were linked.
+    A `.part` file is never a link, because it is written to. Return the paths that were linked.
     """
     linked: set[str] = set()
     for path, source in same.items():
         if precision == "fp16" and path.endswith(".safetensors") and has_wide_numbers(source):
             continue  # it is converted
         (partial / path).parent.mkdir(exist_ok=True)
-        with suppress(OSError):  # another disk, or one without links: it is copied
+        with suppress(OSError):  # another disk, or one without links: it is copied later
             os.link(source, partial / path)
             linked.add(path)
     return linked
@@ -86,7 +86,7 @@ def copy(source: Path, target: Path, progress: Progress) -> None:
 
 
 def describe(same: dict[str, Path], linked: set[str]) -> str:
-    """What to tell the user, a sentence for each."""
+    """Return a note for the user, with a sentence for each file."""
     sentences: list[str] = []
     for path, source in same.items():
         how = "is a link to" if path in linked else "was made from"

@@ -1,7 +1,7 @@
-"""The bytes of a file of the Hugging Face Hub, to the last one.
+"""Download the bytes of a file from the Hugging Face Hub.
 
-huggingface_hub's own downloads compare sizes only, throw away what came of a file that was cut off,
-and hand on 10 MB at a time, too much to stop within a second; so bytes are read here.
+huggingface_hub's own downloads check only sizes, and keep nothing of a file that was cut off. They
+hand on 10 MB at a time, too much to stop within a second. So the bytes are read here.
 """
 
 import hashlib
@@ -16,25 +16,25 @@ from typing import Any
 
 from .hub import HubFile, NetworkError, Refused, in_cache, open_file, translate_errors
 
-PASSING = (408, 429, 500, 502, 503, 504)  # answers of a server that may think better of it
-TRIES = 3  # in a row that bring nothing
+PASSING = (408, 429, 500, 502, 503, 504)  # answers of a server after which another try may succeed
+TRIES = 3  # failures in a row without a byte
 PAUSE = 1  # seconds between them
 BLOCK = 2**22
 
 
 def fetch(file: HubFile, part: Path, on_bytes: Callable[[int], None], cached: bool = True) -> bool:
-    """Append to `part` what it lacks of a file; from the user's cache, if it is there.
+    """Append to `part` what it lacks of a file, from the user's cache if the file is there.
 
-    A connection that breaks is opened again where it broke. `on_bytes` gets the size of each
-    block, and may raise to stop. Returns whether some of the file was on this computer before.
+    A connection that breaks is opened again at the same byte. `on_bytes` gets the size of each
+    block, and may raise to stop. Return whether some of the file was on this computer before.
 
     Raises:
         ValueError: the server sends more than it announced.
-        OSError: it does not send all of the file, or not to us.
+        OSError: it does not send all of the file, or denies access.
     """
     if cached and not length(part):
         copy_from_cache(file, part)
-    part.touch()  # of an empty file nothing comes
+    part.touch()  # an empty file brings no bytes
     begun = length(part)
     on_bytes(begun)
     failures = 0
@@ -56,7 +56,7 @@ def is_passing(error: Exception) -> bool:
 
 
 def copy_from_cache(file: HubFile, part: Path) -> None:
-    """What cannot be read there is fetched."""
+    """Copy a file from the cache. If that fails, it is downloaded."""
     with suppress(OSError):
         cached = in_cache(file)
         if cached and length(cached) == file.size:
@@ -64,10 +64,12 @@ def copy_from_cache(file: HubFile, part: Path) -> None:
 
 
 def read_on(file: HubFile, part: Path, start: int, on_bytes: Callable[[int], None]) -> None:
-    """One connection's worth: from `start` on, or of the whole file what comes after it.
+    """Read from one connection, from `start` on.
+
+    If the server sends the whole file, skip its start.
 
     Raises:
-        NetworkError, Refused: it broke off, or did not come about.
+        NetworkError, Refused: it broke off, or could not be opened.
         ValueError: the server sends more than it announced.
     """
     for rest in [{"Range": f"bytes={start}-"}, {}] if start else [{}]:
@@ -81,8 +83,10 @@ def read_on(file: HubFile, part: Path, start: int, on_bytes: Callable[[int], Non
 
 
 def bytes_before(start: int, answer: Any) -> int | None:
-    """How much of an answer's body comes before the byte `start` of the file; None if that byte is
-    not in it, or nobody knows where."""
+    """Return how many bytes of an answer's body come before the byte `start` of the file.
+
+    Return None if that byte is not in it, or if its position is unknown.
+    """
     begin = 0
     if answer.status_code == 206:
         place = re.match(r"bytes (\d{1,19})-", answer.headers.get("Content-Range", ""))
@@ -108,18 +112,18 @@ def append(
                     "try again, and check HF_ENDPOINT."
                 )
             output.write(fresh)
-            output.flush()  # so that it counts, however this ends
+            output.flush()  # so that the bytes are kept, however this ends
     if size < file.size:
         raise NetworkError(f"{file} ended after {size} of {file.size} bytes")
 
 
 def length(path: Path) -> int:
-    """The size of a file; 0 if there is none."""
+    """Return the size of a file, or 0 if there is none."""
     return os.path.getsize(path) if os.path.isfile(path) else 0  # pathlib's may raise
 
 
 def check(file: HubFile, part: Path, on_bytes: Callable[[int], None]) -> None:
-    """Compare a fetched file with the hub's checksum; one that differs is removed.
+    """Compare a downloaded file with the hub's checksum. A file that differs is removed.
 
     Raises:
         ValueError: it differs.

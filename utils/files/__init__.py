@@ -1,1 +1,1 @@
-"""Model files: headers, weights, architectures, LoRA files, previews. No ComfyUI."""
+"""Model files: headers, weights, architectures, LoRA files, previews. It does not use ComfyUI."""

@@ -1,6 +1,7 @@
 """The published architectures, and the names of the folders that have them.
 
-A config holds what differs from the defaults of its class in diffusers or transformers.
+A config holds only the values that differ from the defaults of its class in diffusers or
+transformers.
 """
 
 from collections.abc import Mapping
@@ -66,7 +67,7 @@ DECODERS = {
 
 
 def variant_of(unet: Mapping[str, Any]) -> str:
-    """The key of DECODERS that the config of a UNet belongs to."""
+    """Return the key of DECODERS for the config of a UNet."""
     if unet.get("addition_embed_type") == "image_hint":
         return "depth"
     return "inpaint" if unet.get("in_channels") == 9 else "text_to_image"

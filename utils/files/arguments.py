@@ -1,4 +1,4 @@
-"""Whether the values of a config are of the types that its class declares."""
+"""Check whether the values of a config have the types that its class declares."""
 
 import inspect
 import types
@@ -6,15 +6,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 
 def only_arguments(config: dict[str, Any], schema: Any) -> dict[str, Any]:
-    """What of a config a class's constructor takes."""
+    """Return the part of a config that the class's constructor takes."""
     parameters = inspect.signature(schema).parameters
     return {name: value for name, value in config.items() if name in parameters}
 
 
 def wrong_arguments(config: dict[str, Any], schema: Any) -> list[str]:
-    """The values of a config that are of other types than its class declares, each in words.
+    """Return the values of a config that have other types than its class declares, as texts.
 
-    Many of them do no harm: diffusers and transformers declare less than they take.
+    Many of them do no harm, as diffusers and transformers accept more types than they declare.
     """
     parameters = inspect.signature(schema).parameters
     return [
@@ -25,8 +25,11 @@ def wrong_arguments(config: dict[str, Any], schema: Any) -> list[str]:
 
 
 def takes(parameter: inspect.Parameter, value: Any) -> bool:
-    """Whether a parameter declares a JSON value. One without an annotation has its default's type;
-    where that is a number like 1e-5, an annotation that allows None means nothing."""
+    """Return whether a parameter's declaration allows a JSON value.
+
+    A parameter without an annotation has its default's type. If the default is a number like 1e-5,
+    None is not allowed, even where the annotation allows it.
+    """
     default, annotation = parameter.default, parameter.annotation
     if annotation is inspect.Parameter.empty:
         annotation = type(default) if isinstance(default, bool | int | float | str) else Any
@@ -34,7 +37,10 @@ def takes(parameter: inspect.Parameter, value: Any) -> bool:
 
 
 def allows(annotation: Any, value: Any) -> bool:
-    """Whether a JSON value is of an annotated type; True for those that JSON has no values of."""
+    """Return whether an annotation allows a JSON value.
+
+    It is True for types that JSON does not have.
+    """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return any(allows(part, value) for part in arguments)

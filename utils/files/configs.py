@@ -1,7 +1,7 @@
 """The JSON files of a model folder.
 
-A folder can come from anyone. What its files say reaches neither code nor the network, and sizes
-that nothing real has are refused before any memory is asked for.
+A folder can come from anyone. So the content of its files reaches neither code nor the network.
+Sizes that no real model has are refused before any memory is allocated.
 """
 
 import json
@@ -18,14 +18,14 @@ from .arguments import only_arguments
 
 LARGEST_FILE = 10 * 2**20  # bytes; a config has a few thousand
 GIT_LFS = b"version https://git-lfs.github.com/spec/"
-LONGEST_POINTER = 1024  # bytes, says the specification of git-lfs
-# What makes transformers or diffusers choose, fetch or run other code or models than the folder's.
+LONGEST_POINTER = 1024  # bytes, by the specification of git-lfs
+# Keys that make transformers or diffusers choose, download or run code or models from elsewhere.
 IGNORED = re.compile(
     r"_implementation|auto_map|quantization_config|per_layer_config|kernel_config|use_kernels"
     r"|^backbone$|^backbone_kwargs$|use_pretrained_backbone|use_timm_backbone"
 )
-# Keys → the smallest and the largest number below them. Layers are built one by one, and the tables
-# of positions and noise levels are real memory also where weights are not.
+# Keys → the smallest and the largest number in them. Layers are built one by one, and the tables of
+# positions and noise levels take real memory even if the weights do not.
 LIMITS = (
     (re.compile(r"heads|timesteps|groups|head_dim"), 1, 100_000),
     (re.compile(r"layers|^depths?$|num_blocks|num_stages"), 0, 256),
@@ -35,12 +35,16 @@ LIMITS = (
     (re.compile(r""), -1_000_000, 1_000_000),
 )
 LABELS = ("id2label", "label2id")
-MOST_BLOCKS = 500  # of a UNet, counted with the layers in each
+MOST_BLOCKS = 500  # of a UNet, including the layers in each
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises FileNotFoundError, OSError or ValueError that name the file and what to do."""
-    if not os.path.isfile(path):  # nor what would keep a reader waiting, such as a pipe
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: the message names the file and what to do.
+    """
+    if not os.path.isfile(path):  # this also refuses files that block a reader, such as a pipe
         raise FileNotFoundError(
             f"{path} is missing: the model folder is not complete. Download it again."
         )
@@ -57,9 +61,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raises ValueError for what git leaves in a file's place where git-lfs is not installed."""
+    """Raise ValueError for the text that git leaves in a file's place without git-lfs."""
     if path.stat().st_size > LONGEST_POINTER:
-        return  # and is not opened: it may be a prior's image encoder, which is seldom needed
+        return  # The file is not opened. It may be a prior's image encoder, which is seldom needed.
     with path.open("rb") as file:
         if file.read(len(GIT_LFS)) == GIT_LFS:
             raise ValueError(
@@ -70,14 +74,16 @@ def refuse_pointer(path: Path) -> None:
 
 
 def read_config(path: Path, schema: Any = None) -> dict[str, Any]:
-    """A config without what must not be followed; `schema` is the class whose arguments it holds.
+    """Read a config without the keys that must not be followed.
+
+    `schema` is the class whose arguments the config holds.
 
     Raises:
         FileNotFoundError, OSError, ValueError: the file is missing, damaged, or holds a number that
-            no real model has; the message names the file, the key and the value.
+            no real model has. The message names the file, the key and the value.
     """
     config = without_ignored(read_json(path))
-    # Keys that its class does not take do nothing, whatever they say.
+    # Keys that the class does not take have no effect, whatever their values.
     counting = config if schema is None else only_arguments(config, schema)
     problems = out_of_bounds(counting)
     if count_blocks(config) > MOST_BLOCKS:
@@ -89,9 +95,9 @@ def read_config(path: Path, schema: Any = None) -> dict[str, Any]:
 
 @contextmanager
 def naming(source: Any) -> Generator[None]:
-    """What a library raises over a file's contents → a ValueError that names the file.
+    """Turn an error of a library over a file's contents into a ValueError that names the file.
 
-    Libraries check little of a config, so nearly any exception may come.
+    Libraries check little of a config, so they may raise nearly any exception.
     """
     try:
         yield
@@ -99,12 +105,12 @@ def naming(source: Any) -> Generator[None]:
         text = str(error).lower()
         is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if is_memory or "out of memory" in text or "allocate memory" in text:
-            raise  # ComfyUI has its own words for it
+            raise  # ComfyUI has its own message for it
         raise ValueError(f"{source} cannot be used: {error!r:.300}. Download it again.") from error
 
 
 def count_blocks(config: dict[str, Any]) -> int:
-    """How many blocks a UNet's config asks for, one by one."""
+    """Return how many blocks a UNet's config asks for."""
 
     def most(key: str) -> int:
         value = config.get(key)
@@ -117,7 +123,7 @@ def count_blocks(config: dict[str, Any]) -> int:
 
 
 def without_ignored(value: Any) -> Any:
-    """The same JSON without the keys of IGNORED, at any depth."""
+    """Return the same JSON without the keys of IGNORED, at any depth."""
     if isinstance(value, dict):
         kept = {key: part for key, part in value.items() if not IGNORED.search(key)}
         return {key: without_ignored(part) for key, part in kept.items()}
@@ -125,9 +131,12 @@ def without_ignored(value: Any) -> Any:
 
 
 def out_of_bounds(value: Any, key: str = "") -> list[str]:
-    """The numbers in a config that no real model has, each in words; NaN is within no bounds."""
+    """Return the numbers in a config that no real model has, as texts.
+
+    NaN is always one of them.
+    """
     if isinstance(value, dict):
-        # The names of classes that a backbone was trained on are words of any kind, and no keys.
+        # The labels of a backbone's classes can be any words, and are not keys.
         parts = {name: part for name, part in value.items() if name not in LABELS}
         return [text for name, part in parts.items() for text in out_of_bounds(part, name)]
     if isinstance(value, list):
@@ -135,7 +144,8 @@ def out_of_bounds(value: Any, key: str = "") -> list[str]:
     if not isinstance(value, int | float):
         return []
     least, most = next(limits for pattern, *limits in LIMITS if pattern.search(key))
-    is_switch = isinstance(value, bool) and least < 1  # and no count of heads or of noise levels
+    # A switch is not a count of heads or of noise levels.
+    is_switch = isinstance(value, bool) and least < 1
     if is_switch or (least <= value <= most and not isinstance(value, bool)):
         return []
     return [f"{key} is {value!r:.40}, and {least} to {most} makes sense"]

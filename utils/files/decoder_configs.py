@@ -1,4 +1,4 @@
-"""What a decoder folder says of its decoder beside the weights."""
+"""The files of a decoder folder that describe its decoder, beside the weights."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +14,20 @@ from .previews import read_preview
 
 @dataclass(frozen=True)
 class DecoderConfigs:
-    """The configs of a decoder: of its UNet, of its scheduler, and its map for previews."""
+    """The configs of a decoder's UNet and scheduler, and its map for previews."""
 
     unet: dict[str, Any]
     scheduler: dict[str, Any]
     preview: dict[str, Any] = field(default_factory=dict)
-    source: str = "The published scheduler"  # where the scheduler's is from, for messages
+    source: str = "The published scheduler"  # the origin of the scheduler's config, for messages
 
 
 def read_decoder_configs(folder: Path) -> DecoderConfigs:
-    """Raises FileNotFoundError or ValueError that name the file and what to do."""
+    """Read the configs of a folder.
+
+    Raises:
+        FileNotFoundError, ValueError: the message names the file and what to do.
+    """
     path = folder / "scheduler" / "scheduler_config.json"
     scheduler = read_config(path, DDPMScheduler)
     if not {"beta_start", "beta_end"} <= set(scheduler):
@@ -33,7 +37,7 @@ def read_decoder_configs(folder: Path) -> DecoderConfigs:
         made.set_timesteps(2)
         learned = str(made.config.variance_type).startswith("learned")
         predicted = torch.zeros(1, 8 if learned else 4, 1, 1)
-        noise = torch.Generator()  # of its own: nobody else's random numbers may change
+        noise = torch.Generator()  # its own generator, so that no other random numbers change
         made.step(predicted, made.timesteps[0], torch.zeros(1, 4, 1, 1), generator=noise)
     unet = read_config(folder / "unet" / "config.json", UNet2DConditionModel)
     return DecoderConfigs(unet, scheduler, read_preview(folder), str(path))

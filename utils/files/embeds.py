@@ -10,26 +10,27 @@ from safetensors.torch import save_file
 from ..kandinsky.image_embeds import ImageEmbeds
 
 FILE_FORMAT = "kandinsky22 image_embeds 1"
-DTYPES = ("F64", "F32", "F16", "BF16")  # that they may have in a file
-FRAMEWORKS = (None, "pt", "np", "tf", "flax", "mlx")  # what others write in its place
+DTYPES = ("F64", "F32", "F16", "BF16")  # the dtypes that embeddings may have in a file
+# The marks that other programs write into the metadata.
+FRAMEWORKS = (None, "pt", "np", "tf", "flax", "mlx")
 MOST_NUMBERS = 2**28  # in a file: a gigabyte
 
 
 def save_embeds(embeds: ImageEmbeds, path: Path) -> None:
-    """Raises OSError if the file cannot be written."""
+    """Save embeddings. Raise OSError if the file cannot be written."""
     tensors = {"image_embeds": embeds.tensor.contiguous()}
     try:
         save_file(tensors, path, metadata={"format": FILE_FORMAT})
-    except SafetensorError as error:  # what the disk says, in the library's words
+    except SafetensorError as error:  # an error of the disk, in the library's words
         raise OSError(f"{path} cannot be written ({error})") from error
 
 
 def load_embeds(path: Path) -> ImageEmbeds:
-    """Of a file of `save_embeds`, or of any that holds one (B, D) tensor, whatever its name.
+    """Load the embeddings of a file of `save_embeds`, or of any file with one (B, D) tensor.
 
     Raises:
-        ValueError: the file is damaged or holds something else; names it.
-        OSError: it cannot be read; names it.
+        ValueError: the file is damaged or holds something else. The message names it.
+        OSError: it cannot be read. The message names it.
     """
     try:
         tensor = read_tensor(path)
@@ -48,7 +49,7 @@ def load_embeds(path: Path) -> ImageEmbeds:
 
 
 def read_tensor(path: Path) -> torch.Tensor:
-    """The embeddings in a file, which is looked at before anything of it is read."""
+    """Return the embeddings in a file, whose header is checked before anything else is read."""
     with safe_open(path, framework="pt") as file:
         mark = (file.metadata() or {}).get("format")
         names = ["image_embeds"] if mark == FILE_FORMAT else list(file.keys())
@@ -65,4 +66,4 @@ def read_tensor(path: Path) -> torch.Tensor:
                 f"{path.name} does not hold image embeddings: its numbers are {dtype}, of shape "
                 f"{shape!s:.80}. Save Embeds writes F32, (batch, width). Choose another file."
             )
-        return file.get_tensor(names[0]).clone()  # the file may change later
+        return file.get_tensor(names[0]).clone()  # a copy, because the file may change later

@@ -12,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 
 from .configs import read_json, refuse_pointer
 
-# What diffusers and transformers call a component's weights, and the variants that they publish.
+# The names that diffusers and transformers give to a component's weights, with their variants.
 STEMS = ("diffusion_pytorch_model", "model")
 VARIANTS = ("", ".fp16", ".bf16", ".non_ema")
 
-# Names that older files use → the current ones; and buffers that older files stored needlessly.
+# Names in older files → the current names; and buffers that older files stored needlessly.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 STORED_BUFFERS = ("position_ids",)
 DTYPES = {
@@ -30,18 +30,19 @@ DTYPES = {
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of one component, whole or in shards; pickles are never opened.
+    """Return the safetensors files of one component, whole or in shards. Pickles are never opened.
 
-    What diffusers and transformers would load comes before whatever else lies there: a second copy
-    of the weights, before or after training, say.
+    The files that diffusers and transformers would load come before others, such as a second copy
+    of the weights from before or after training.
 
     Raises:
-        FileNotFoundError, ValueError: there are none, or not all; the message says what is there.
+        FileNotFoundError, ValueError: there are none, or not all. The message says which are there.
     """
     files = {
         file.name: file
         for file in sorted(folder.glob("*.safetensors"))
-        if file.is_file() and not file.name.startswith("._")  # Apple's notes on another file
+        # macOS writes these files about other files.
+        if file.is_file() and not file.name.startswith("._")
     }
     problem = None
     for variant in VARIANTS:
@@ -55,7 +56,7 @@ def weight_files(folder: Path) -> list[Path]:
                 if os.path.isfile(index):
                     return read_index(index)
             except (OSError, ValueError) as error:
-                problem = problem or error  # another variant may be whole
+                problem = problem or error  # another variant may be complete
     if problem:
         raise problem
     if files:
@@ -70,7 +71,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_index(index: Path) -> list[Path]:
-    """The shards that an index names."""
+    """Return the shards that an index names."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ValueError(f"{index} has no weight_map. Download the folder again.")
@@ -85,7 +86,7 @@ def read_index(index: Path) -> list[Path]:
 
 @contextmanager
 def open_tensors(file: Path) -> Generator[Any]:
-    """A safetensors file, opened. Raises OSError or ValueError that name it and what to do."""
+    """Open a safetensors file. Raise OSError or ValueError that names it and says what to do."""
     try:
         with safe_open(file, framework="pt") as tensors:
             yield tensors
@@ -99,7 +100,7 @@ def open_tensors(file: Path) -> Generator[Any]:
 
 
 def current_name(stored: str) -> str:
-    """A tensor's name, with attention layers as diffusers has named them since 0.17."""
+    """Return a tensor's name, with the names of attention layers that diffusers uses since 0.17."""
     return ".".join(RENAMED.get(part, part) for part in stored.split("."))
 
 
@@ -114,13 +115,13 @@ class StoredTensor:
 
 
 def tensor_names(file: Path) -> set[str]:
-    """Raises OSError or ValueError if the file cannot be read, or is damaged."""
+    """Return the names of a file's tensors. Raise OSError or ValueError if it cannot be read."""
     with open_tensors(file) as tensors:
         return set(tensors.keys())
 
 
 def read_headers(files: list[Path]) -> list[StoredTensor]:
-    """All tensors of the files; only the headers are read.
+    """Return all tensors of the files. Only the headers are read.
 
     Raises:
         ValueError: a file is damaged.
@@ -138,10 +139,10 @@ def read_headers(files: list[Path]) -> list[StoredTensor]:
 def current_names(
     stored: list[StoredTensor], expected: dict[str, torch.Tensor], prefix: str = ""
 ) -> dict[str, StoredTensor]:
-    """A module's own name for each tensor that is stored for it.
+    """Return name in the module → stored tensor, for each tensor that belongs to the module.
 
     Args:
-        prefix: where names begin with it, only those are the module's (ComfyUI's checkpoints).
+        prefix: if names begin with it, only those belong to the module (ComfyUI's checkpoints).
 
     Raises:
         ValueError: two tensors have one name, so that one of them would be lost.
@@ -161,7 +162,7 @@ def current_names(
 def find_mismatches(
     stored: dict[str, StoredTensor], expected: dict[str, torch.Tensor]
 ) -> dict[str, list[str]]:
-    """What keeps the stored tensors from being the module's; empty where they are."""
+    """Return difference → names of the tensors that have it. It is empty if all tensors fit."""
     problems = {
         "missing": [name for name in expected if name not in stored],
         "unexpected": [

@@ -1,4 +1,4 @@
-"""torch's layers → those of a library that casts or moves their weights, such as ComfyUI."""
+"""Replace torch's layers by those of a library that casts or moves weights, such as ComfyUI."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ SWAPPED = (
 
 
 def swap_layers(module: Any, ops: Any) -> None:
-    """Give the plain layers of torch the classes of `ops`, in place; outputs stay the same bits."""
+    """Give torch's plain layers the classes of `ops`, in place. The outputs keep their bits."""
     for layer in module.modules():
         if type(layer) in SWAPPED:
             layer.__class__ = getattr(ops, type(layer).__name__)

@@ -1,5 +1,8 @@
-"""How strong each part of a LoRA is: the `.alpha` tensors that ComfyUI looks for, where a file has
-none because peft or diffusers keeps the strength elsewhere."""
+"""The strength of each part of a LoRA.
+
+ComfyUI looks for `.alpha` tensors. A file has none if peft or diffusers keeps the strength
+elsewhere.
+"""
 
 import torch
 
@@ -7,14 +10,13 @@ from .lora_checks import Parts
 from .lora_tensors import LoraFile
 from .peft_configs import PeftConfig, is_literal, read_sidecar, sidecars
 
-# A part whose length is the rank, for the kinds whose strength may be kept elsewhere.
+# Parts whose length is the rank, for the kinds whose strength may be kept elsewhere.
 RANKED = ("lora_A.weight", "lora.down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
 KINDS = (*RANKED, "lokr_w1")
 
 
 def give_alphas(file: LoraFile) -> list[str]:
-    """Puts an alpha into each module that has none, as peft's settings say; returns what the user
-    should know about the strength."""
+    """Give an alpha to each module that has none, by peft's settings. Return notes for the user."""
     without = {
         module: parts
         for module, parts in file.modules.items()
@@ -41,12 +43,12 @@ def give_alphas(file: LoraFile) -> list[str]:
 
 
 def rank(parts: Parts) -> int | None:
-    """None: a LoKr of two whole matrices, which has no rank that could be seen."""
+    """Return the rank of a module, or None for a LoKr of two whole matrices, which shows none."""
     return next((len(parts[name]) for name in RANKED if name in parts), None)
 
 
 def find_sidecar(file: LoraFile, ranks: set[int]) -> tuple[PeftConfig | None, list[str]]:
-    """The settings beside a file that can be its own; and what to say of those that cannot."""
+    """Return the settings beside a file that fit it, and notes about those that do not."""
     notes: list[str] = []
     for path in sidecars(file.path):
         if config := read_sidecar(path):

@@ -1,4 +1,4 @@
-"""What the parts of a change of a weight have to be, so that ComfyUI can make a change of them."""
+"""Check that ComfyUI can make a change of a weight from its parts in a LoRA file."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from .headers import DTYPES
 
 Parts = dict[str, torch.Tensor]  # by their endings
-# Parts that are nothing without one another.
+# Parts that are useless without each other.
 WHOLES = (
     ("lora_A.weight", "lora_B.weight"),
     ("lora_down.weight", "lora_up.weight"),
@@ -19,13 +19,13 @@ WHOLES = (
     ("lokr_w2_a", "lokr_w2_b"),
     ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
 )
-# Parts of which the first has as many rows and columns as the others have rows.
+# Groups of parts. The first has as many rows and columns as the others have rows.
 TUCKER = (
     ("hada_t1", "hada_w1_a", "hada_w1_b"),
     ("hada_t2", "hada_w2_a", "hada_w2_b"),
     ("lokr_t2", "lokr_w2_a", "lokr_w2_b"),
 )
-# A part → what it cannot be used without.
+# A part → the parts of which it needs one.
 WITH = {
     "lora_magnitude_vector": ("lora_A.weight", "lora_down.weight", "lora.down.weight"),
     "hada_t1": ("hada_w1_a",),
@@ -36,14 +36,14 @@ WITH = {
     "lokr_w2": ("lokr_w1", "lokr_w1_a"),
     "lokr_w2_a": ("lokr_w1", "lokr_w1_a"),
 }
-# Parts by which a whole change of a weight is known.
+# Parts that show that a weight is changed.
 UPS = ("lora_B.weight", "lora_up.weight", "lora.up.weight", "lora_linear_layer.up.weight")
 OTHERS = ("hada_w1_a", "lokr_w1", "lokr_w1_a", "a1.weight", "oft_blocks", "diff", "w_norm")
 CHANGES = (*UPS, *OTHERS, "set_weight")
 
 
 def check_tensor(path: Path, key: str, ending: str, tensor: torch.Tensor) -> None:
-    """Raises ValueError for a tensor that no LoRA has: empty, of a wrong type, with NaN."""
+    """Raise ValueError for a tensor that no LoRA has: empty, of a wrong type, with NaN."""
     what, shape = "", list(tensor.shape)
     if ending == "alpha":
         if tensor.numel() != 1 or tensor.dtype == torch.bool or tensor.is_complex():
@@ -65,7 +65,7 @@ def check_tensor(path: Path, key: str, ending: str, tensor: torch.Tensor) -> Non
 
 
 def check_whole(path: Path, written: str, parts: Parts) -> None:
-    """Raises ValueError if a part is there without another that it is nothing without."""
+    """Raise ValueError if a part is there without another part that it needs."""
     missing = [
         next(part for part in whole if part not in parts)
         for whole in WHOLES
@@ -87,9 +87,9 @@ def check_whole(path: Path, written: str, parts: Parts) -> None:
 
 
 def fits_together(parts: Parts, shape: list[int]) -> bool:
-    """Whether what ComfyUI does not look at is of a weight's shape, too.
+    """Return whether the parts that ComfyUI does not check fit a weight's shape, too.
 
-    It folds any product of as many numbers into the shape, and stretches what is too short.
+    ComfyUI folds any product of as many numbers into the shape, and stretches what is too short.
     """
     for core, a, b in TUCKER:
         if core in parts and list(parts[core].shape[:2]) != [len(parts[a]), len(parts[b])]:
@@ -108,7 +108,7 @@ def fits_together(parts: Parts, shape: list[int]) -> bool:
 
 
 def heights(parts: Parts) -> list[int]:
-    """How many rows each product in a change has."""
+    """Return how many rows each product in a change has."""
     found = [len(parts[up]) for up in UPS if up in parts]
     for core, a, _ in TUCKER[:2]:
         if a in parts:
@@ -123,10 +123,12 @@ def heights(parts: Parts) -> list[int]:
 
 
 def unfold_core(parts: Parts) -> None:
-    """Puts the second factor of a LoKr with a Tucker core beside its parts: the one that ComfyUI
-    makes of them lies in memory so that it cannot multiply it."""
+    """Replace the second factor of a LoKr, which has a Tucker core, by its product.
+
+    ComfyUI's own product has a memory layout that its next multiplication cannot use.
+    """
     core, a, b = (parts[name].float() for name in TUCKER[2])
     w2 = torch.einsum("i j k l, j r, i p -> p r k l", core, b, a).contiguous()
-    if "alpha" in parts and "lokr_w1" in parts:  # of two whole factors ComfyUI counts no alpha
+    if "alpha" in parts and "lokr_w1" in parts:  # ComfyUI ignores alpha for two whole factors
         w2 *= parts["alpha"] / len(b)
     parts["lokr_w2"] = w2

@@ -1,6 +1,6 @@
 """The names that LoRA files give to the weights of the decoder and of the prior.
 
-Trainers name one weight in many ways: diffusers, peft, kohya and LyCORIS each have their own.
+Trainers name one weight in many ways: diffusers, peft, kohya and LyCORIS each have their own names.
 """
 
 import re
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Network:
-    """What a LoRA is for: where the loaded model has its weights, and how files name them."""
+    """The target of a LoRA: the names of its weights in the loaded model and in files."""
 
     title: str
     node: str
     prefix: str  # of its weights in the state dict
-    dotted: tuple[str, ...]  # what files write before a module's name, one after another,
-    flat: tuple[str, ...]  # and before its name with "_" for the dots
-    has: str  # patterns that recognise a file for it: some key has the first,
-    lacks: str  # and none the second
+    dotted: tuple[str, ...]  # what files write before a module's name, one after another
+    flat: tuple[str, ...]  # what files write before its name with "_" in place of the dots
+    has: str  # a pattern that some key of a file for it has
+    lacks: str  # a pattern that no key of a file for it has
 
 
 NETWORKS = {
@@ -42,33 +42,33 @@ NETWORKS = {
     ),
 }
 ATTENTION = re.compile(r"\.(to_[qkv]|to_out|add_[kv]_proj)(\.0)?$")
-# What torch.compile and parallel training write into a name, wherever they wrap a module.
+# Texts that torch.compile and parallel training write into a name, wherever they wrap a module.
 WRAPPERS = re.compile(r"_orig_mod[._]|_fsdp_wrapped_module\.|(^|(?<=\.))module\.")
-# peft's parts; the name of the adapter, and ".weight", may follow them.
+# peft's parts. The name of the adapter and ".weight" may follow them.
 PEFT_PART = re.compile(
     r"(lora_[ABE]|lora_magnitude_vector|hada_\w+|lokr_\w+)((?!\.(weight|bias)$)\.[^.]+)?"
     r"(\.weight|\.bias)?"
 )
-LONGEST_NAME = 500  # that can mean a weight
+LONGEST_NAME = 500  # a longer name cannot mean a weight
 MOST_ENDINGS = 4  # words after a module's name
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one tensor of a file is."""
+    """The meaning of one tensor of a file."""
 
-    module: str  # that it changes
-    ending: str  # how ComfyUI's loader calls a part of this kind
+    module: str  # the module that it changes
+    ending: str  # the name of such a part in ComfyUI's loader
     written: str  # the name of the module in the file
 
 
 def weight_names(keys: Iterable[str], network: Network) -> dict[str, str]:
-    """Every name that a file may have for a weight, without its roots and ending → its module."""
+    """Return the names that a file may have for a weight → its module, without root and ending."""
     names: dict[str, str] = {}
     for key in keys:
         if key.startswith(network.prefix) and key.endswith(".weight"):
             module = key.removeprefix(network.prefix).removesuffix(".weight")
-            # diffusers' attention processors: to_out.0 is to_out there
+            # diffusers' attention processors call to_out.0 to_out
             old = [ATTENTION.sub(place, module) for place in (r".processor.\1", r".\1")]
             names |= dict.fromkeys((module, *old), module)
             names |= {root + module.replace(".", "_"): module for root in network.flat}
@@ -76,18 +76,18 @@ def weight_names(keys: Iterable[str], network: Network) -> dict[str, str]:
 
 
 def strip_roots(name: str, network: Network) -> str:
-    """A module's name in a file, without what is written before it."""
+    """Return a module's name in a file, without the text before it."""
     while root := next((root for root in network.dotted if name.startswith(root)), ""):
         name = name.removeprefix(root)
     return name
 
 
 def find_part(key: str, names: dict[str, str], network: Network) -> Part | None:
-    """Which module a tensor is for, and what of it; None: it is no change of one of them."""
+    """Return which module a tensor changes, and as which part. None: it changes none of them."""
     if len(key) > LONGEST_NAME:
         return None
     key = WRAPPERS.sub("", key)
-    # "….to_q_lora.up.weight" is a dot short of "….to_q.lora.up.weight"
+    # "….to_q_lora.up.weight" is another spelling of "….to_q.lora.up.weight"
     pieces = re.sub(r"_lora\.(up|down)\.", r".lora.\1.", key).split(".")
     for cut in range(len(pieces) - 1, max(0, len(pieces) - 1 - MOST_ENDINGS), -1):
         written = ".".join(pieces[:cut])
@@ -99,7 +99,7 @@ def find_part(key: str, names: dict[str, str], network: Network) -> Part | None:
 
 
 def comfyui_ending(ending: str) -> str:
-    """How ComfyUI's loader calls a part of a change, without the name of peft's adapter."""
+    """Return the name of a part in ComfyUI's loader, without the name of peft's adapter."""
     if not (part := PEFT_PART.fullmatch(ending)):
         return ending
     bias = part[4] == ".bias"

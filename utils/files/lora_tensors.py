@@ -1,4 +1,4 @@
-"""What a LoRA file holds: for each module that it changes, the parts of the change."""
+"""Read a LoRA file: for each module that it changes, the parts of the change."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,7 +10,8 @@ from .lora_checks import Parts, check_tensor, check_whole
 from .lora_names import Network, Part, find_part
 from .peft_configs import METADATA_KEY, Origin, PeftConfig, make_config, parse_json
 
-COMFYUI_NAMES = {"lora_B.bias": "diff_b"}  # of what is made from a part that ComfyUI does not read
+# The names of parts made from those that ComfyUI does not read.
+COMFYUI_NAMES = {"lora_B.bias": "diff_b"}
 
 
 @dataclass
@@ -22,7 +23,8 @@ class LoraFile:
     keys: list[str]  # all names in the file
     modules: dict[str, Parts] = field(default_factory=dict[str, Parts])
     places: dict[str, Part] = field(default_factory=dict[str, Part])  # of those in modules
-    written: dict[str, str] = field(default_factory=dict[str, str])  # modules, as the file has them
+    # Modules → their names in the file
+    written: dict[str, str] = field(default_factory=dict[str, str])
     config: PeftConfig | None = None  # of the file's metadata
 
     @property
@@ -35,7 +37,7 @@ class LoraFile:
         )
 
     def left_out(self, used: set[str]) -> list[str]:
-        """The file's names of all tensors but those that are used, by ComfyUI's names."""
+        """Return the file's names of all tensors but those in `used`, which has ComfyUI's names."""
         named = {
             key: f"{part.module}.{COMFYUI_NAMES.get(part.ending, part.ending)}"
             for key, part in self.places.items()
@@ -44,7 +46,7 @@ class LoraFile:
 
 
 class LoraTensors(dict[str, Any]):
-    """Tensors by name for ComfyUI's loader; `used` has the names that it has asked for."""
+    """Tensors by name for ComfyUI's loader. `used` has the names that it has read."""
 
     def __init__(self, modules: dict[str, Parts]):
         super().__init__(
@@ -61,13 +63,13 @@ class LoraTensors(dict[str, Any]):
 
 
 def read_lora(path: Path, network: Network, names: dict[str, str]) -> LoraFile:
-    """A file's tensors for a network, each of them looked at; others are not read.
+    """Read and check a file's tensors for a network. Other tensors are not read.
 
     Args:
         names: of the network's modules, by `weight_names`.
 
     Raises:
-        ValueError: the file is damaged, or a tensor is nothing that a LoRA can have.
+        ValueError: the file is damaged, or no LoRA can have such a tensor.
     """
     metadata = ""
     try:
@@ -104,7 +106,7 @@ class TwiceError(Exception):
 
 
 def read_metadata(text: str, path: Path, roots: Iterable[str]) -> PeftConfig | None:
-    """peft's settings from a file's metadata; a pipeline's have a root before each name."""
+    """Return peft's settings from a file's metadata. A pipeline writes a root before each name."""
     origin = Origin(path, "in its metadata, ")
     config = parse_json(text, origin)
     for root in roots:

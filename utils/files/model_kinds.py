@@ -1,4 +1,4 @@
-"""Which kinds of model a folder holds: a prior, a decoder, a depth estimator."""
+"""The kind of model that a folder holds: a prior, a decoder, a depth estimator."""
 
 import os
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from .configs import read_json
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of model folder: where ComfyUI keeps it, which node loads it, a published one."""
+    """A kind of model folder: its folders in ComfyUI, the node that loads it, a published one."""
 
     title: str
     comfyui_folders: tuple[str, ...]
@@ -46,26 +46,26 @@ KINDS = {
         "depth-anything/Depth-Anything-V2-Small-hf",
     ),
 }
-# Any of these files makes a folder a model's: nothing is looked for within it.
+# Each of these files marks a model's folder. There is no search within such a folder.
 MARKERS = (
     "model_index.json",
     "config.json",
     *(os.path.join(part, "config.json") for part in ("movq", "prior", "prior_prior")),
 )
 PRIOR_PARTS = ("prior", "text_encoder", "tokenizer")
-IMAGE_PARTS = ("image_encoder", "image_processor")  # which a prior can do without
-OURS = "Kandinsky"  # how the names of its pipelines begin
+IMAGE_PARTS = ("image_encoder", "image_processor")  # a prior works without these
+OURS = "Kandinsky"  # the names of this model's pipelines begin with it
 COMBINED = "prior_"  # diffusers' combined pipelines put it before the names of the prior's parts
 
 
 def prior_part(folder: Path, part: str) -> Path:
-    """Where a folder has a part of its prior; a combined pipeline has it under another name."""
+    """Return where a folder has a part of its prior. A combined pipeline gives it another name."""
     combined = folder / f"{COMBINED}{part}"
     return combined if combined.is_dir() else folder / part
 
 
 def is_model(folder: Path) -> bool:
-    return any(os.path.isfile(folder / marker) for marker in MARKERS)  # never raises
+    return any(os.path.isfile(folder / marker) for marker in MARKERS)  # os.path.isfile never raises
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def transformer_folder(folder: Path) -> Path | None:
-    """Where a folder has a prior's transformer: itself, as training saves it, or as a part."""
+    """Return where a folder has a prior's transformer: itself, as training saves it, or a part."""
     for place in (folder, prior_part(folder, "prior")):
         config = place / "config.json"
         if os.path.isfile(config) and read_json(config).get("_class_name") == "PriorTransformer":
@@ -83,12 +83,15 @@ def transformer_folder(folder: Path) -> Path | None:
 
 
 def is_kind(folder: Path, kind: str) -> bool:
-    """Whether a folder is a model of a kind, by its contents, whatever its name."""
+    """Return whether a folder is a model of a kind, by its contents, whatever its name."""
     return rank_of(folder, kind) is not None
 
 
 def rank_of(folder: Path, kind: str) -> int | None:
-    """Where a model of a kind stands in a list: 0 is what most people need; None is none of it."""
+    """Return the position of a model of a kind in a list, or None if it is of another kind.
+
+    0 is what most users need.
+    """
 
     def has(parts: Iterable[str]) -> bool:
         return all(part in index or os.path.isdir(folder / part) for part in parts)
@@ -96,7 +99,7 @@ def rank_of(folder: Path, kind: str) -> int | None:
     try:
         index = read_index(folder) if kind != "depth" else {}
         if kind == "prior":
-            # Other pipelines with a prior in them have no image encoder either.
+            # Other pipelines that contain a prior have no image encoder either.
             ours = str(index.get("_class_name", OURS)).startswith(OURS)
             plain = has(PRIOR_PARTS) and (ours or has(IMAGE_PARTS))
             return 0 if plain or has(COMBINED + part for part in PRIOR_PARTS) else None
@@ -113,16 +116,16 @@ def rank_of(folder: Path, kind: str) -> int | None:
         names = read_json(folder / "config.json").get("architectures") or [""]
         return 0 if names[0].endswith("ForDepthEstimation") else None
     except (OSError, ValueError, AttributeError, TypeError, LookupError):
-        return None  # damaged; `model_folders.find_model` says how
+        return None  # damaged; `model_folders.find_model` reports the error
 
 
 def kinds_of(folder: Path) -> set[str]:
-    """The keys of KINDS that a folder is; a combined pipeline is two."""
+    """Return the keys of KINDS that a folder is. A combined pipeline is two of them."""
     return {kind for kind in KINDS if is_kind(folder, kind)}
 
 
 def contents_of(folder: Path) -> str:
-    """What a folder is that is of no kind, in words."""
+    """Return a description of a folder that is of no kind."""
     for name in ("model_index.json", "config.json"):
         if os.path.isfile(folder / name):
             try:

@@ -1,4 +1,4 @@
-"""peft's settings of an adapter. They say how strong it is, and its file of weights does not.
+"""peft's settings of an adapter. They contain its strength, and its file of weights does not.
 
 diffusers keeps them in the file's metadata, peft in `adapter_config.json` beside the file.
 """
@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-METADATA_KEY = "lora_adapter_metadata"  # diffusers'
+METADATA_KEY = "lora_adapter_metadata"  # diffusers' name
 MOST_BYTES = 2**22
-DEFAULT = 8  # peft's own, for r and for alpha
+DEFAULT = 8  # peft's own default, for r and for alpha
 METHODS = ("LORA", "LOHA", "LOKR")
-# What changes the model's own weights before training, so that the adapter alone is not enough.
+# Methods that change the model's own weights before training, so that the adapter alone is not
+# enough.
 CHANGES_THE_MODEL = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where settings stand."""
+    """The place of some settings."""
 
     path: Path
     where: str = ""  # in the file
@@ -31,12 +32,12 @@ class Origin:
         )
 
 
-Patterns = dict[str, tuple[int, float]]  # a pattern → its place among them, and its value
+Patterns = dict[str, tuple[int, float]]  # a pattern → its position among them, and its value
 
 
 @dataclass(frozen=True)
 class PeftConfig:
-    """What peft's settings say of the strength of each module."""
+    """The strength of each module by peft's settings."""
 
     origin: Origin
     rank: float
@@ -52,15 +53,15 @@ class PeftConfig:
         return find_pattern(self.alpha_pattern, name, self.alpha)
 
     def is_of(self, ranks: set[int]) -> bool:
-        """Whether an adapter of these ranks can have been made with the settings."""
+        """Return whether an adapter of these ranks can have been made with the settings."""
         return ranks <= {self.rank, *(rank for _, rank in self.rank_pattern.values())}
 
 
 def find_pattern(patterns: Patterns, name: str, default: float) -> float:
-    """The value of the first pattern that is a module's name, or the end of one.
+    """Return the value of the first pattern that is a module's name, or the end of one.
 
-    peft runs the patterns as regular expressions. Here nothing in a file is run: some patterns take
-    for ever.
+    peft runs the patterns as regular expressions. Here nothing in a file is run, because some
+    patterns never end.
     """
     places = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
     bare = name.removeprefix("base_model.model.")
@@ -77,9 +78,9 @@ def is_literal(pattern: str) -> bool:
 
 
 def sidecars(path: Path) -> list[Path]:
-    """Where peft's settings may lie beside a LoRA file, the nearest first.
+    """Return where peft's settings may be beside a LoRA file, the nearest first.
 
-    One without the file's name is its own only where the file is alone, or has the name peft gives.
+    Settings without the file's name belong to it only if the file is alone, or has peft's name.
     """
     names = [f"{path.stem}_adapter_config.json", f"{path.stem}.json"]
     is_alone = len(list(path.parent.glob("*.safetensors"))) == 1
@@ -89,7 +90,10 @@ def sidecars(path: Path) -> list[Path]:
 
 
 def parse_json(text: str | bytes, origin: Origin) -> dict[str, Any]:
-    """Raises ValueError for what is no JSON object; it names the file."""
+    """Return the settings in a JSON text.
+
+    Raise ValueError that names the file for any other text.
+    """
     if len(text) > MOST_BYTES:
         raise origin.damaged(f"it has {len(text)} bytes of settings, far more than peft writes")
     try:
@@ -102,24 +106,24 @@ def parse_json(text: str | bytes, origin: Origin) -> dict[str, Any]:
 
 
 def read_sidecar(path: Path) -> PeftConfig | None:
-    """None: the file beside a LoRA is something else, such as a description of it.
+    """Return the settings in a file, or None if the file is something else, such as a description.
 
     Raises:
         ValueError: it is peft's, and damaged.
     """
     with path.open("rb") as file:
         text = file.read(MOST_BYTES + 1)
-    is_named = path.name.endswith("adapter_config.json")  # by peft, and by nobody else
+    is_named = path.name.endswith("adapter_config.json")  # only peft gives this name
     if not is_named and b"peft_type" not in text:
         return None
     return make_config(parse_json(text, Origin(path)), Origin(path))
 
 
 def make_config(settings: dict[str, Any], origin: Origin) -> PeftConfig | None:
-    """None: they are not the settings of an adapter that can be read here.
+    """Return the settings of an adapter, or None if they are of another kind.
 
     Raises:
-        ValueError: a value is not what peft writes, or says that the adapter is not enough.
+        ValueError: peft does not write such a value, or it says that the adapter is not enough.
     """
     if not ({"peft_type", "lora_alpha"} & set(settings) or {"r", "alpha"} <= set(settings)):
         return None

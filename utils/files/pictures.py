@@ -1,4 +1,4 @@
-"""The pictures and training sets that come with the pack, for graphs that run on any computer."""
+"""The bundled pictures and training sets, for graphs that run on any computer."""
 
 from pathlib import Path
 
@@ -6,20 +6,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-# In web/, from where ComfyUI's web page shows them before they have run.
+# In web/, because ComfyUI's web interface shows them before they have run.
 PICTURES = Path(__file__).resolve().parents[2] / "web" / "pictures"
 
 
 def picture_names() -> list[str]:
-    """The file names, sorted."""
+    """Return the file names, sorted."""
     return sorted(path.name for path in PICTURES.iterdir() if path.suffix == ".png")
 
 
 def load_picture(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """One of the pictures, as ComfyUI's Load Image gives it.
+    """Load one of the pictures, as ComfyUI's Load Image gives it.
 
     Returns:
-        (1, H, W, 3) in [0, 1], and the mask (1, H, W): 1 where the picture is transparent.
+        (1, H, W, 3) in [0, 1], and the mask (1, H, W), which is 1 where the picture is transparent.
 
     Raises:
         ValueError: there is no picture of this name.
@@ -33,19 +33,19 @@ def load_picture(name: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def read_picture(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """(1, H, W, 3) in [0, 1], and the mask (1, H, W)."""
+    """Return the picture (1, H, W, 3) in [0, 1] and its mask (1, H, W)."""
     pixels = np.asarray(Image.open(path).convert("RGBA"), dtype=np.float32) / 255
     picture = torch.from_numpy(pixels)[None]
     return picture[..., :3].contiguous(), 1 - picture[..., 3]
 
 
 def dataset_names() -> list[str]:
-    """The folders of pictures with captions, sorted."""
+    """Return the names of the folders of pictures with captions, sorted."""
     return sorted(path.name for path in PICTURES.iterdir() if path.is_dir())
 
 
 def load_dataset(name: str) -> tuple[list[torch.Tensor], list[str]]:
-    """One of the training sets, as ComfyUI's Load Image-Text (from Folder) gives a folder.
+    """Load one of the training sets, as ComfyUI's Load Image-Text (from Folder) gives a folder.
 
     Returns:
         N pictures (1, H, W, 3) in [0, 1], and their N captions.

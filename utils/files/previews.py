@@ -1,6 +1,6 @@
-"""The colours of MoVQ latents: a linear map to RGB, with which samplers show a forming picture.
+"""The colours of MoVQ latents: a linear map to RGB, for previews while sampling.
 
-Every MoVQ has latents of its own, so each folder keeps its own map, in one small file.
+Every MoVQ has its own latents, so each folder keeps its own map, in one small file.
 """
 
 import json
@@ -19,8 +19,10 @@ FILE = "movq/latent_rgb_factors.json"
 
 
 def draw_colour_fields(count: int = 24, size: int = 128, seed: int = 0) -> torch.Tensor:
-    """Pictures (N, 3, size, size) in [-1, 1]: coarse to fine fields of random colours, the one
-    half with soft edges and the other with hard ones."""
+    """Return pictures (N, 3, size, size) in [-1, 1] with coarse to fine fields of random colours.
+
+    One half has soft edges, and the other half has hard ones.
+    """
     generator = torch.Generator().manual_seed(seed)
     pictures = []
     for i in range(count):
@@ -31,8 +33,12 @@ def draw_colour_fields(count: int = 24, size: int = 128, seed: int = 0) -> torch
 
 
 def fit_factors(latents: torch.Tensor, pictures: torch.Tensor) -> tuple[dict[str, Any], float]:
-    """The least-squares map of latents (N, 4, h, w) to pictures (N, 3, 8h, 8w), under the names of
-    ComfyUI's latent formats, and the share of the colours' variance that it explains."""
+    """Fit the least-squares map of latents (N, 4, h, w) to pictures (N, 3, 8h, 8w).
+
+    Returns:
+        The map, with the names of ComfyUI's latent formats, and the share of the colours' variance
+        that it explains.
+    """
     x = latents.movedim(1, -1).reshape(-1, latents.shape[1])
     y = F.avg_pool2d(pictures, PIXELS_PER_LATENT).movedim(1, -1).reshape(-1, 3)
     x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
@@ -47,7 +53,7 @@ def fit_factors(latents: torch.Tensor, pictures: torch.Tensor) -> tuple[dict[str
 
 @torch.inference_mode()
 def fit_preview(folder: Path) -> float:
-    """Fit a decoder folder's map and write it there; returns the share of variance explained."""
+    """Fit a decoder folder's map and write it there. Return the share of variance explained."""
     movq: Any = VQModel.from_pretrained(folder / "movq", use_safetensors=True)
     pictures = draw_colour_fields()
     latents = torch.cat([movq.encode(picture[None].float()).latents for picture in pictures])
@@ -64,7 +70,7 @@ def fit_missing_preview(folder: Path) -> None:
 
 
 def read_preview(folder: Path) -> dict[str, Any]:
-    """A decoder folder's map; empty if it has none. Raises ValueError if it is damaged."""
+    """Return a decoder folder's map, empty if it has none. Raise ValueError if it is damaged."""
     if not (folder / FILE).exists():
         return {}
     try:

@@ -1,24 +1,27 @@
-"""Single files that hold the transformer of a prior, told by the names of their tensors."""
+"""Find single files that hold the transformer of a prior, by the names of their tensors."""
 
 import os
 from pathlib import Path
 
 from .headers import tensor_names
 
-KNOWN: dict[tuple[Path, int, int], bool] = {}  # what a file was, by its size and its time
+KNOWN: dict[tuple[Path, int, int], bool] = {}  # what a file is, by its size and its time
 OF_A_PRIOR = {"positional_embedding", "proj_in.weight", "proj_to_clip_embeddings.weight"}
 
 
 def names_a_prior(file: Path) -> bool:
-    """Whether the header of a file names a prior's tensors."""
+    """Return whether the header of a file names a prior's tensors."""
     try:
         return tensor_names(file) >= OF_A_PRIOR
     except (OSError, ValueError):
-        return False  # damaged; the node that takes it says how
+        return False  # damaged; the node that loads it reports the error
 
 
 def is_prior_file(file: Path) -> bool:
-    """Each header is read once: ComfyUI asks ten times for each workflow that is queued."""
+    """Return the same, but read each header only once.
+
+    ComfyUI asks ten times for each queued workflow.
+    """
     try:
         stat = os.stat(file)
     except OSError:

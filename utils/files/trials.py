@@ -1,4 +1,4 @@
-"""A run of a module without memory: whether a config that looks odd is one that works."""
+"""Run a module without memory, to see whether a config with odd values works."""
 
 import copy
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def run_unet(unet: Any) -> None:
     if is_depth:
         added["hint"] = torch.empty(1, 3, 256, 256)
         channels -= 4
-    if hasattr(unet, "condition"):  # ComfyUI's: it reads them before its forward
+    if hasattr(unet, "condition"):  # the UNet of `utils/comfyui` reads them before its forward
         added = {"conditions": unet.condition(embeds[:, None], added.get("hint"))}
     sample = torch.empty(1, channels, 32, 32)
     forward: Any = UNet2DConditionModel.forward
@@ -32,7 +32,8 @@ def run_movq(movq: Any) -> None:
 def run_prior(transformer: Any) -> None:
     config = transformer.config
     width, tokens = config.embedding_dim, config.num_embeddings
-    time = {"timestep": 1} if hasattr(transformer, "time_embedding") else {}  # none: of one pass
+    # A prior of one pass has no timesteps.
+    time = {"timestep": 1} if hasattr(transformer, "time_embedding") else {}
     transformer(
         torch.empty(2, width),
         **time,
@@ -62,7 +63,7 @@ def try_run(module: Any) -> None:
     """Run a copy of a module on tensors that have shapes and no memory.
 
     Raises:
-        Exception: whatever diffusers and transformers raise where a config does not work.
+        Exception: any error that diffusers and transformers raise for a config that does not work.
     """
     run = next(run for known, run in TRIALS if isinstance(module, known))
     with torch.device("meta"), torch.no_grad():

@@ -25,7 +25,7 @@ from .layers import swap_layers
 from .trials import try_run
 
 BLOCK = 2**26  # numbers
-# A name among a file's tensors → what they are, and the node that loads them.
+# A name among a file's tensors → the kind of the file, and the node that loads it.
 CONTENTS = (
     (re.compile("lora|lokr|hada_w"), "a LoRA's", "Load Decoder LoRA or Load Prior LoRA"),
     (re.compile(r"\bquantize\.embedding\b"), "a MoVQ's", "Load MoVQ"),
@@ -39,18 +39,18 @@ CONTENTS = (
 
 
 def build_empty(build: Any, config: Any, source: Any) -> Any:
-    """A module without memory for its weights; its small buffers are real.
+    """Build a module without memory for its weights. Its small buffers are real.
 
     Raises:
-        ValueError: no module can be made of this config; names `source`, where it came from.
+        ValueError: this config makes no module. The message names `source`, the config's origin.
     """
     with naming(source):
         return make_empty(build, config)
 
 
 def make_empty(build: Any, config: Any) -> Any:
-    # CLIP's vision model draws its class embedding in any case; fork_rng keeps the draw from
-    # changing the random numbers of everybody else.
+    # CLIP's vision model always draws its class embedding. fork_rng keeps that draw from changing
+    # other random numbers.
     with no_init_weights(), accelerate.init_empty_weights(), torch.random.fork_rng(devices=[]):
         return build(config)
 
@@ -58,15 +58,15 @@ def make_empty(build: Any, config: Any) -> Any:
 def recognise(
     file: Path, candidates: list[tuple[str, dict[str, Any]]], build: Any, prefix: str = ""
 ) -> dict[str, Any]:
-    """The first config whose module has the tensors of a file; no weights are read.
+    """Return the first config whose module has the tensors of a file. No weights are read.
 
     Args:
-        candidates: (whose config it is, config).
+        candidates: (title, config).
         build: config → module; it is built without memory.
         prefix: see `current_names`.
 
     Raises:
-        ValueError: the file is damaged, or fits none; says how the nearest differs.
+        ValueError: the file is damaged, or fits none. The message says how the nearest differs.
     """
     stored = read_headers([file])
     differences = []
@@ -74,7 +74,7 @@ def recognise(
         try:
             expected = build_empty(build, config, title).state_dict()
         except ValueError:
-            continue  # the config of a damaged folder, whose own loader says so
+            continue  # the config of a damaged folder, whose own loader reports the error
         problems = find_mismatches(current_names(stored, expected, prefix), expected)
         if not problems:
             return config
@@ -89,7 +89,7 @@ def recognise(
 
 
 def describe_contents(stored: list[StoredTensor], expected: list[str]) -> str:
-    """What to do with a file: what its tensors are, and which other node takes those."""
+    """Return what to do with a file: the kind of its tensors, and the node that loads them."""
     names, ours = "\n".join(tensor.name for tensor in stored), "\n".join(expected)
     for pattern, contents, node in CONTENTS:
         if pattern.search(names) and not pattern.search(ours):
@@ -100,11 +100,11 @@ def describe_contents(stored: list[StoredTensor], expected: list[str]) -> str:
 def in_blocks(
     named: list[tuple[str, StoredTensor]], dtype: torch.dtype
 ) -> Iterator[list[tuple[str, StoredTensor]]]:
-    """Tensors in groups, for each of which the file is opened anew.
+    """Yield tensors in groups, for each of which the file is opened again.
 
-    What a mapping has touched counts as this process's memory until it is closed; so a file that is
-    read into another type is never in memory as a whole. In its own type it is not read at all, but
-    mapped: one group.
+    All that is read through a memory mapping counts as this process's memory until the mapping is
+    closed. So a file that is converted to another dtype is never in memory as a whole. In its own
+    dtype it is only mapped, and is one group.
     """
     block, numbers = [], 0
     for name, tensor in named:
@@ -124,7 +124,7 @@ def read_weights(
     All names and shapes are checked before anything is read.
 
     Raises:
-        ValueError: a file is damaged, or tensors are missing, unexpected or misshapen.
+        ValueError: a file is damaged, or tensors are missing, unexpected or of a wrong shape.
     """
     stored = current_names(read_headers(files), expected, prefix)
     problems = find_mismatches(stored, expected)
@@ -145,7 +145,7 @@ def read_weights(
 
 
 def build_module(build: Any, schema: Any, folder: Path, weight_dtype: torch.dtype, ops: Any) -> Any:
-    """A component's folder, with config.json and safetensors → its module; see `fill_module`.
+    """Build the module of a component's folder with config.json and safetensors; see `fill_module`.
 
     Args:
         schema: the class whose arguments the config holds.
@@ -158,8 +158,10 @@ def build_module(build: Any, schema: Any, folder: Path, weight_dtype: torch.dtyp
 
 
 def check_config(build: Any, schema: Any, config: dict[str, Any], path: Path) -> None:
-    """Raises ValueError for a config of odd types that does not work; most do, and nothing is
-    tried of one that has none."""
+    """Raise ValueError for a config that has values of odd types and does not work.
+
+    Most of those work. A config without such values is not tried.
+    """
     if doubts := wrong_arguments(config, schema):
         with naming(f"{path} ({', '.join(doubts[:3])})"):
             try_run(make_empty(build, config))

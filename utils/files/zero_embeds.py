@@ -1,7 +1,7 @@
-"""The zero-image embedding of a prior, kept in a small file beside the weights it was made of.
+"""Keep the zero-image embedding of a prior in a small file beside the weights of its encoder.
 
-It is all that text-to-image without a negative prompt reads of the image encoder, the largest part
-of a prior.
+Text-to-image without a negative prompt reads nothing else of the image encoder, the largest part of
+a prior.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ log = logging.getLogger("kandinsky22")
 
 
 def stamps(folder: Path) -> list[list[Any]]:
-    """What changes with the encoder: name, size and time of its config and of its weights."""
+    """Return the name, size and time of the encoder's config and weights."""
     files = [folder / "config.json", *weight_files(folder)]
     stats = [(file.name, file.stat()) for file in files]
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
 def read_kept(folder: Path) -> dict[str, Any]:
-    """How it was computed → the embedding, for the encoder that lies there now; or nothing."""
+    """Return how computed → embedding, for the encoder in the folder. It may be empty."""
     if not os.path.isfile(folder / FILE):
         return {}
     try:
@@ -42,10 +42,10 @@ def read_kept(folder: Path) -> dict[str, Any]:
 
 
 def read_zero_embeds(folder: Path, how: str, width: int) -> ImageEmbeds | None:
-    """The embedding (1, width) that was computed in the same way, to the bit; or None.
+    """Return the embedding (1, width) if it was computed in the same way, to the bit, or None.
 
     Args:
-        how: what its bits depend on beside the encoder: the types of numbers, the device.
+        how: what its bits depend on beside the encoder: the dtypes, the device.
     """
     numbers = read_kept(folder).get(how)
     try:
@@ -56,7 +56,7 @@ def read_zero_embeds(folder: Path, how: str, width: int) -> ImageEmbeds | None:
 
 
 def keep_zero_embeds(folder: Path, how: str, embeds: ImageEmbeds) -> None:
-    """Write it beside the encoder's weights; where nothing can be written, nothing is."""
+    """Write the embedding beside the encoder's weights, if the folder can be written to."""
     unfinished = folder / f"{FILE}.{os.getpid()}"
     try:
         kept = {**read_kept(folder), how: embeds.tensor[0].tolist()}

@@ -1,1 +1,4 @@
-"""The model itself: tensors in, tensors out. torch, diffusers, transformers; no ComfyUI."""
+"""The model itself: tensors in, tensors out.
+
+It uses torch, diffusers and transformers, not ComfyUI.
+"""

@@ -1,13 +1,13 @@
-"""Batches: a batch of 1 serves every item of another, and equal batches pair up."""
+"""Pair up batches. A batch of 1 serves every item of another batch, and equal batches pair up."""
 
 import torch
 
 
 def common_batch(**batches: int) -> int:
-    """The batch size that all named values share, a batch of 1 fitting any.
+    """Return the batch size of all named values. A batch of 1 fits any other.
 
     Raises:
-        ValueError: two batches differ and neither is 1; names both and their sizes.
+        ValueError: two batches differ and neither is 1. The message names both and their sizes.
     """
     empty = [name for name, size in batches.items() if size == 0]
     if empty:
@@ -23,7 +23,7 @@ def common_batch(**batches: int) -> int:
 
 
 def broadcast(tensor: torch.Tensor, batch: int) -> torch.Tensor:
-    """Repeat a batch of 1 to `batch`; a tensor that has that batch is returned as it is."""
+    """Repeat a batch of 1 to `batch`. A tensor that has that batch size is returned unchanged."""
     if tensor.shape[0] == batch:
         return tensor
     return tensor.expand(batch, *tensor.shape[1:]).contiguous()

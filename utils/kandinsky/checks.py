@@ -1,30 +1,31 @@
 """Checks of numbers, texts and choices.
 
-ComfyUI checks what is typed into a widget. It does not check what comes into a widget over a wire,
-which can be anything; so every function checks the values that it relies on.
+ComfyUI checks the values that a user types into a widget. It does not check values that come over a
+wire, which can be anything. So every function checks the values that it relies on.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
-MOST_ITEMS = 4096  # that one node makes
+MOST_ITEMS = 4096  # the most items that one node makes
 
 
 def plain(value: Any) -> Any:
-    """A scalar of numpy or torch as Python's own number; anything else as it is."""
+    """Return a scalar of numpy or torch as Python's own number, and anything else unchanged."""
     if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
         return value
     try:
         return value.item()
-    except (RuntimeError, ValueError):  # a tensor without memory
+    except (RuntimeError, ValueError):  # a tensor on the meta device
         return value
 
 
 def check_numbers(**values: Any) -> list[Any]:
-    """The values, as Python's own numbers.
+    """Return the values as Python's own numbers.
 
     Raises:
-        ValueError: a value is no number, or none that float32 has. True and False are none.
+        ValueError: a value is not a number, or float32 cannot hold it. True and False are not
+            numbers.
     """
     numbers = [plain(value) for value in values.values()]
     for name, value in zip(values, numbers, strict=True):
@@ -37,7 +38,7 @@ def check_numbers(**values: Any) -> list[Any]:
 
 
 def check_whole_numbers(**values: Any) -> list[int]:
-    """The values, as Python's own. Raises ValueError for one that is no whole number."""
+    """Return the values as Python's own. Raise ValueError for one that is not a whole number."""
     numbers = check_numbers(**values)
     for name, value in zip(values, numbers, strict=True):
         if not isinstance(value, int):
@@ -46,8 +47,11 @@ def check_whole_numbers(**values: Any) -> list[int]:
 
 
 def check_counts(**values: Any) -> list[int]:
-    """The values, as Python's own. Raises ValueError for one that is no whole number from 1 to
-    MOST_ITEMS."""
+    """Return the values as Python's own.
+
+    Raises:
+        ValueError: a value is not a whole number from 1 to MOST_ITEMS.
+    """
     numbers = check_whole_numbers(**values)
     for name, value in zip(values, numbers, strict=True):
         if not 1 <= value <= MOST_ITEMS:
@@ -56,7 +60,7 @@ def check_counts(**values: Any) -> list[int]:
 
 
 def check_switch(name: str, value: Any) -> bool:
-    """Raises ValueError for a value that is neither True nor False, nor 1 or 0."""
+    """Return the value as a bool. Raise ValueError if it is not True, False, 1 or 0."""
     value = plain(value)
     if not isinstance(value, int) or value not in (0, 1):
         raise ValueError(f"{name} is {value!r:.80}; it is either True or False.")
@@ -64,7 +68,7 @@ def check_switch(name: str, value: Any) -> bool:
 
 
 def check_texts(**values: Any) -> None:
-    """Raises ValueError for a value that is no text, or has half a character in it."""
+    """Raise ValueError for a value that is not a text, or that contains half of a character."""
     for name, value in values.items():
         if not isinstance(value, str):
             raise ValueError(f"{name} is {value!r:.80}, not a text. Connect one, or type it in.")
@@ -78,6 +82,6 @@ def check_texts(**values: Any) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Raises ValueError for a value that is not one of the choices."""
+    """Raise ValueError for a value that is not one of the choices."""
     if not isinstance(value, str) or value not in tuple(choices):
         raise ValueError(f"{name} is {value!r:.80}; choose one of {', '.join(choices)}.")

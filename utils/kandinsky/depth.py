@@ -8,23 +8,24 @@ import torch
 
 from .images import CHUNK, to_pictures
 
-SMALLEST = 32  # pixels on a side; what the coarsest of the families can divide
-# Families whose maps are distances in metres; those of the others grow towards the camera.
+SMALLEST = 32  # pixels on a side; the coarsest of the families needs as many
+# Families whose maps are distances in metres. The maps of the other families are larger where the
+# picture is nearer.
 IN_METRES = ("glpn", "zoedepth", "depth_pro", "tipsv2_dpt")
-NEAREST = 0.01  # metres; whatever is nearer counts as this near
+NEAREST = 0.01  # metres; smaller distances count as this one
 
 
 def is_in_metres(config: Any) -> bool:
-    """Whether a model of transformers predicts distances, which are small where it is near.
+    """Return whether a model of transformers predicts distances, which are small where it is near.
 
-    What its config says of it counts more than its family.
+    Its config counts more than its family.
     """
     said = getattr(config, "depth_estimation_type", None)
     return said == "metric" if said else config.model_type in IN_METRES
 
 
 def check_picture_size(images: torch.Tensor) -> None:
-    """Raises ValueError for pictures (B, 3, H, W) that are too small to see depth in."""
+    """Raise ValueError for pictures (B, 3, H, W) that are too small for a depth map."""
     if min(images.shape[-2:]) < SMALLEST:
         raise ValueError(
             f"A picture of {images.shape[-1]}×{images.shape[-2]} pixels is too small to see depth "
@@ -41,18 +42,18 @@ def estimate_depth(
     in_metres: bool = False,
     at_once: Callable[[torch.Tensor], int] = len,
 ) -> torch.Tensor:
-    """(B, 3, H, W) in [0, 1] → depth maps (B, H, W), each from 0 (far) to 1 (near).
+    """Return depth maps (B, H, W), from 0 (far) to 1 (near), of pictures (B, 3, H, W) in [0, 1].
 
-    Each map is stretched to the full range on its own and cut to 8 bits, as the reference does.
-    A picture with one depth everywhere gives zeros. Distances in metres are inverted first: the
-    depth decoder was trained on maps in which what is near is bright.
+    Each map is stretched to the full range separately and rounded down to 8 bits, as transformers'
+    pipeline does. A picture with one depth everywhere gives zeros. Distances in metres are inverted
+    first, because the depth decoder was trained on maps in which near is bright.
 
     Args:
-        at_once: how many of the pixel values (N, 3, h, w) that it is given the model takes.
+        at_once: returns how many of the pixel values (N, 3, h, w) the model takes at once.
     """
     height, width = images.shape[-2:]
     post_process = image_processor.post_process_depth_estimation
-    # ZoeDepth pads pictures, and needs their sizes to take that off again.
+    # ZoeDepth pads pictures, and needs their sizes to remove the padding.
     sizes_wanted = {"source_sizes", "target_sizes"} & set(
         inspect.signature(post_process).parameters
     )

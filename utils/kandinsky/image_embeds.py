@@ -1,6 +1,6 @@
-"""Image embeddings, the value that travels from the prior's nodes to the decoder's.
+"""Image embeddings, the values that travel from the prior's nodes to the decoder's nodes.
 
-Values on wires are immutable: ComfyUI caches them and gives them to several nodes.
+Values on wires are immutable, because ComfyUI caches them and gives them to several nodes.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class ImageEmbeds:
-    """CLIP image embeddings, what every decoding stage is conditioned on.
+    """CLIP image embeddings, the condition of every decoding stage.
 
-    `tensor` is float32 on the CPU, (B, D); D is 1280 for the published checkpoints.
+    `tensor` is float32 on the CPU, (B, D). D is 1280 for the published checkpoints.
     """
 
     tensor: torch.Tensor
@@ -46,7 +46,7 @@ class ImageEmbeds:
         return self.tensor.shape[1]
 
     def check_width(self, width: int, taker: str) -> None:
-        """Raises ValueError if these embeddings are not `width` wide, as `taker` needs them."""
+        """Raise ValueError if these embeddings are not `width` wide, as `taker` needs them."""
         if self.width != width:
             raise ValueError(
                 "Choose models of one family, both published or both miniature, in Load Prior and "

@@ -1,4 +1,4 @@
-"""Pictures: from ComfyUI's IMAGE to the model's layout, to 8-bit pictures, to another size."""
+"""Convert pictures from ComfyUI's IMAGE to the model's layout, to 8 bits and to other sizes."""
 
 import torch
 import torch.nn.functional as F
@@ -6,14 +6,14 @@ from PIL import Image
 
 from .sizes import PIXELS_PER_LATENT, extend_to_latent
 
-CHUNK = 8  # pictures that CLIP and depth estimators look at in one go: a batch may be a video
+CHUNK = 8  # pictures that CLIP and depth estimators take at once, as a batch may be a video
 
 
 def images_to_model(images: torch.Tensor) -> torch.Tensor:
-    """The host's IMAGE (B, H, W, C) in [0, 1] → contiguous float32 (B, 3, H, W), same range.
+    """Return ComfyUI's IMAGE (B, H, W, C) in [0, 1] as contiguous float32 (B, 3, H, W) in [0, 1].
 
-    Grey pictures are repeated to three channels and an alpha channel is dropped. Contiguous,
-    because a channels-last view gives other bits than the pipelines' tensors.
+    Grey pictures are repeated to three channels, and an alpha channel is dropped. The result is
+    contiguous because a channels-last view gives other bits than the pipelines' tensors.
     """
     shape = tuple(getattr(images, "shape", ()))
     if not torch.is_tensor(images) or len(shape) != 4 or 0 in shape:
@@ -29,22 +29,23 @@ def images_to_model(images: torch.Tensor) -> torch.Tensor:
 
 
 def to_pictures(images: torch.Tensor) -> list[Image.Image]:
-    """(B, 3, H, W) in [0, 1] → 8-bit pictures, which is what image processors are defined on."""
+    """Return (B, 3, H, W) in [0, 1] as 8-bit pictures, for which image processors are defined."""
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
     return [Image.fromarray(picture) for picture in pixels]
 
 
 def resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Bilinear, (B, C, H, W) → (B, C, height, width); the same tensor where nothing changes."""
+    """Resize (B, C, H, W) bilinearly. A tensor that has the size is returned unchanged."""
     if images.shape[-2:] == (height, width):
         return images
     return F.interpolate(images, (height, width), mode="bilinear", antialias=True)
 
 
 def resize_hint(hint: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """IMAGE (B, H, W, C) → (B, 3, 8h, 8w), for latents of height h and width w.
+    """Return an IMAGE (B, H, W, C) as a hint (B, 3, 8h, 8w), for latents of height h and width w.
 
-    The hint of a picture that VAE Encode has extended is extended like it; others are resized.
+    If VAE Encode has extended the picture, its hint is extended in the same way. Others are
+    resized.
     """
     hint = extend_to_latent(images_to_model(hint), height, width)
     return resize(hint, height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT)

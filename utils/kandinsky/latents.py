@@ -1,4 +1,4 @@
-"""What a LATENT must be to be Kandinsky 2.2's."""
+"""Check that a LATENT fits Kandinsky 2.2."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ CHANNELS = 4
 
 
 def check_samples(samples: Any) -> None:
-    """Raises ValueError unless these are (B, 4, h, w), of some size."""
+    """Raise ValueError unless the samples are (B, 4, h, w) and not empty."""
     shape = tuple(getattr(samples, "shape", ()))
     if not torch.is_tensor(samples) or len(shape) != 4 or shape[1] != CHANNELS:
         raise ValueError(
@@ -23,7 +23,11 @@ def check_samples(samples: Any) -> None:
 
 
 def check_latent(latent: Any) -> torch.Tensor:
-    """The samples of a LATENT, (B, 4, h, w) in float32; raises ValueError for another model's."""
+    """Return the samples of a LATENT, (B, 4, h, w) in float32.
+
+    Raises:
+        ValueError: it is a LATENT of another model.
+    """
     samples: Any = latent.get("samples") if isinstance(latent, dict) else latent
     check_samples(samples)
     if isinstance(latent, dict):
@@ -32,10 +36,10 @@ def check_latent(latent: Any) -> torch.Tensor:
 
 
 def noise_indices(latent: dict[str, Any], count: int) -> list[int]:
-    """Which noise each item of a LATENT gets: its batch_index, or its position.
+    """Return which noise each item of a LATENT gets: its batch_index, or its position.
 
     Raises:
-        ValueError: there are more or fewer than items, or one is no whole number.
+        ValueError: there are more or fewer indices than items, or one is not a whole number.
     """
     given = latent.get("batch_index")
     try:

@@ -1,4 +1,4 @@
-"""DDPM and unCLIP steps whose coefficients and noise come from the CPU without a wait.
+"""DDPM and unCLIP steps that get their coefficients and noise from the CPU without a wait.
 
 They compute what diffusers' `DDPMScheduler.step` and `UnCLIPScheduler.step` compute, to the bit.
 """
@@ -12,15 +12,16 @@ from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 
 from .noise import draw_noise, send
 
-FIXED = ("fixed_small", "fixed_small_log", "fixed_large")  # of the variance types
+# The variance types that do not depend on the output of the UNet.
+FIXED = ("fixed_small", "fixed_small_log", "fixed_large")
 
 
 @dataclass(frozen=True)
 class Step:
-    """The numbers of one step, as tensors () on the CPU; a device takes those without a wait.
+    """The coefficients of one step, as tensors () on the CPU, which a device reads without a wait.
 
-    The estimate of the finished sample is (sample - `sigma` · epsilon) / `alpha`, and the next
-    sample `finished` · estimate + `sample` · sample + `noise` · noise.
+    The predicted x0 is (sample - `sigma` · epsilon) / `alpha`. The next sample is `finished` · x0 +
+    `sample` · sample + `noise` · noise.
     """
 
     sigma: torch.Tensor
@@ -31,7 +32,7 @@ class Step:
 
 
 def ddpm_step(scheduler: Any, t: torch.Tensor) -> Step:
-    """What DDPMScheduler computes of a timestep."""
+    """Return the coefficients that DDPMScheduler computes for a timestep."""
     previous = scheduler.previous_timestep(t)
     alpha, one = scheduler.alphas_cumprod[t], scheduler.one
     alpha_after = scheduler.alphas_cumprod[previous] if previous >= 0 else one
@@ -45,7 +46,7 @@ def ddpm_step(scheduler: Any, t: torch.Tensor) -> Step:
 
 
 def unclip_step(scheduler: Any, t: torch.Tensor, previous: torch.Tensor | None) -> Step:
-    """What UnCLIPScheduler computes of a timestep and the one after it."""
+    """Return the coefficients that UnCLIPScheduler computes for a timestep and the next one."""
     previous = t - 1 if previous is None else previous
     alpha, one = scheduler.alphas_cumprod[t], scheduler.one
     alpha_after = scheduler.alphas_cumprod[previous] if previous >= 0 else one
@@ -60,7 +61,7 @@ def unclip_step(scheduler: Any, t: torch.Tensor, previous: torch.Tensor | None) 
 
 
 def take_step(scheduler: Any, step: Step, output: Any, sample: Any, generators: Any) -> Any:
-    """The next sample, and the estimate of the finished one."""
+    """Return the next sample and the predicted x0."""
     config = scheduler.config
     if config.prediction_type == "epsilon":
         estimate = (sample - step.sigma * output) / step.alpha
@@ -78,7 +79,7 @@ def take_step(scheduler: Any, step: Step, output: Any, sample: Any, generators: 
 
 
 def is_lean(scheduler: Any, generators: Any) -> bool:
-    """Whether a step's coefficients do not depend on the output, and each item has a generator."""
+    """Return whether coefficients ignore the output, and each item has its own generator."""
     if not isinstance(generators, list) or getattr(scheduler, "custom_timesteps", False):
         return False
     config = scheduler.config
@@ -86,10 +87,10 @@ def is_lean(scheduler: Any, generators: Any) -> bool:
 
 
 class Lean:
-    """What both schedulers do in another way than in diffusers; the rest they leave to it."""
+    """What both lean schedulers share. All other methods are those of diffusers."""
 
     def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> torch.Tensor:
-        """Noise of one level, without sending anything to the samples' device."""
+        """Add noise of one level, without sending anything to the samples' device."""
         scheduler: Any = self
         if timesteps.numel() > 1:
             return super().add_noise(original_samples, noise, timesteps)  # type: ignore[misc]

@@ -12,10 +12,10 @@ log = logging.getLogger("kandinsky22")
 
 
 def check_mask(mask: Any) -> torch.Tensor:
-    """MASK (B, H, W), or (H, W), or (B, 1, H, W) as ComfyUI's nodes give them → (B, 1, H, W).
+    """Return a MASK (B, H, W), (H, W) or (B, 1, H, W) of ComfyUI's nodes as (B, 1, H, W).
 
     Raises:
-        ValueError: it is of another shape, or empty.
+        ValueError: it has another shape, or is empty.
     """
     shape = tuple(getattr(mask, "shape", ()))
     known = len(shape) in (2, 3) or (len(shape) == 4 and shape[1] == 1)
@@ -28,14 +28,17 @@ def check_mask(mask: Any) -> torch.Tensor:
 
 
 def keep_from_mask(mask: Any, height: int, width: int) -> torch.Tensor:
-    """MASK (B, H, W), 1 = repaint → what Inpaint keeps, (B, 1, height, width), 1 = keep.
+    """Return what Inpaint keeps of a picture, (B, 1, height, width), 1 = keep.
 
-    As diffusers does it: cut at 0.5, nearest resize to the latent, then every latent pixel beside
-    a repainted one is repainted too (except at the upper right and the lower left). A mask whose
-    size rounds up to the latent's is extended first, as VAE Encode extends its picture.
+    `mask` is a MASK (B, H, W), 1 = repaint.
+
+    As in diffusers, the mask is cut at 0.5 and resized to the latent (nearest). Then every latent
+    pixel beside a repainted one is repainted, too, except at the upper right and the lower left. A
+    mask whose size rounds up to the latent's is extended first, as VAE Encode extends its picture.
     """
     masks = extend_to_latent(check_mask(mask), height, width)
-    # Nearest picks pixels, so those that it picks are cut: as cutting first, and 64 times fewer.
+    # A nearest resize only picks pixels. So cutting after it gives the same result, with 64 times
+    # fewer pixels.
     small = 1 - (F.interpolate(masks, (height, width), mode="nearest") >= 0.5).float()
     warn_of_nothing_to_repaint(masks, small)
     padded = F.pad(small, (1, 1, 1, 1), value=1.0)
@@ -68,6 +71,9 @@ def warn_of_nothing_to_repaint(masks: torch.Tensor, small: torch.Tensor) -> None
 
 
 def keep_from_noise_mask(noise_mask: Any, height: int, width: int) -> torch.Tensor:
-    """ComfyUI's `noise_mask`, 1 = denoise, soft edges → (B, 1, height, width), 1 = keep."""
+    """Return what stays, (B, 1, height, width), 1 = keep.
+
+    `noise_mask` is ComfyUI's, 1 = denoise, with soft edges.
+    """
     mask = extend_to_latent(check_mask(noise_mask), height, width)
     return 1 - F.interpolate(mask, (height, width), mode="bilinear")

@@ -1,4 +1,4 @@
-"""What a mix of embeddings came out as, to look at: it has no picture before it is decoded."""
+"""Draw what a mix of embeddings consists of, as there is no picture of it before it is decoded."""
 
 import numpy as np
 import torch
@@ -11,14 +11,14 @@ GROUND, BAR, TRACK, INK = (24, 24, 27), (167, 139, 250), (52, 52, 60), (228, 228
 
 
 def similarities(mixed: ImageEmbeds, parts: list[ImageEmbeds]) -> list[float]:
-    """The cosine between a mix and each of its parts, averaged over the batch."""
+    """Return the cosine between a mix and each of its parts, averaged over the batch."""
     return [torch.cosine_similarity(mixed.tensor, e.tensor).mean().item() for e in parts]
 
 
 def draw_mix(mixed: ImageEmbeds, parts: list[ImageEmbeds]) -> torch.Tensor:
-    """A bar for each part: how like it the mix is, in words, as the node has weights, too.
+    """Return an IMAGE (1, H, 384, 3) with a labelled bar for the likeness of the mix to each part.
 
-    IMAGE (1, H, 384, 3), H by the count.
+    H depends on the number of parts. The labels say "likeness", because the node also has weights.
     """
     picture = Image.new("RGB", (WIDTH, ROW * len(parts) + EDGE), GROUND)
     draw = ImageDraw.Draw(picture)

@@ -1,4 +1,4 @@
-"""Mixing image embeddings: weighted sums, means on the sphere, and sequences between two."""
+"""Mix image embeddings: weighted sums, means on the sphere, and sequences between two."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ METHODS = ("linear", "slerp")
 
 
 def from_clip_vision(output: Any) -> ImageEmbeds:
-    """Of the host's CLIP_VISION_OUTPUT; raises ValueError if it has none, or is something else."""
+    """Return the embeddings of ComfyUI's CLIP_VISION_OUTPUT. Raise ValueError if it has none."""
     return ImageEmbeds(getattr(output, "image_embeds", output))
 
 
 def mix(embeds: list[ImageEmbeds], weights: list[float], method: str) -> ImageEmbeds:
-    """Blend embeddings; batches pair up, and a batch of 1 is used for every item.
+    """Mix embeddings. Batches pair up, and a batch of 1 is used for every item.
 
-    linear: the plain weighted sum, as `KandinskyV22PriorPipeline.interpolate`; the weights are
-    used as they are. slerp: see `spherical_mean`; only the ratios of the weights count.
+    linear: the weighted sum, as in `KandinskyV22PriorPipeline.interpolate`. The weights are used as
+    they are. slerp: see `spherical_mean`. Only the ratios of the weights count.
 
     Raises:
-        ValueError: different widths or batches, or (slerp) weights or directions without a mean.
+        ValueError: widths or batches differ, or (slerp) the weights or directions have no mean.
     """
     check_choice("method", method, METHODS)
     weights = check_numbers(**{f"weight_{i + 1}": weight for i, weight in enumerate(weights)})
@@ -38,11 +38,11 @@ def mix(embeds: list[ImageEmbeds], weights: list[float], method: str) -> ImageEm
 
 
 def spherical_mean(vectors: torch.Tensor, weights: list[float]) -> torch.Tensor:
-    """Weighted mean of (N, …, D) on the sphere, (…, D): direction and norm each on their own.
+    """Return the weighted mean (…, D) of (N, …, D) on the sphere. Direction and norm are separate.
 
-    The direction is the point whose weighted geodesic distances balance; for two vectors it lies
-    on their great circle (Shoemake's slerp). The norm is the weighted mean of the norms.
-    Buss & Fillmore, Spherical Averages, ACM Transactions on Graphics 20(2), 2001, algorithm A1.
+    The direction is the point whose weighted geodesic distances balance. For two vectors it lies on
+    their great circle (Shoemake's slerp). The norm is the weighted mean of the norms. Buss &
+    Fillmore, Spherical Averages, ACM Transactions on Graphics 20(2), 2001, algorithm A1.
     """
     total = sum(weights)
     if min(weights) < 0 or total <= 0:
@@ -79,7 +79,7 @@ def spherical_mean(vectors: torch.Tensor, weights: list[float]) -> torch.Tensor:
 def interpolate_sequence(
     start: ImageEmbeds, end: ImageEmbeds, frames: int, method: str
 ) -> ImageEmbeds:
-    """`frames` embeddings from one to another, both ends included: a batch to decode as a morph."""
+    """Return a batch of `frames` embeddings from one to another, both ends included."""
     (frames,) = check_counts(frames=frames)
     if start.batch != 1 or end.batch != 1:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Priors of one pass: ECLIPSE (Patel et al., arXiv:2312.04655).
 
-Noise and a prompt become an image embedding at once. The network is diffusers' PriorTransformer
-without timesteps: 34 million numbers where the published prior has a thousand million.
+Noise and a prompt become an image embedding in one pass. The network is diffusers' PriorTransformer
+without timesteps. It has 34 million parameters, and the published prior has a thousand million.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from diffusers import PriorTransformer
 from diffusers.models.transformers.prior_transformer import PriorTransformerOutput
 
-MASKED = -10000.0  # what is added to the scores of tokens that must not be looked at
+MASKED = -10000.0  # added to the scores of tokens that attention must ignore
 
 
 class OnePassPrior(PriorTransformer):
-    """(noise, prompt) → image embedding."""
+    """The network of ECLIPSE: (noise, prompt) → image embedding."""
 
     @classmethod
     def build(cls, config: dict[str, Any]) -> Any:
@@ -34,7 +34,7 @@ class OnePassPrior(PriorTransformer):
         encoder_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor,
     ) -> PriorTransformerOutput:
-        """The embeddings (N, D) of N prompts.
+        """Return the embeddings (N, D) of N prompts.
 
         Args:
             hidden_states: noise, (N, D).
@@ -43,7 +43,7 @@ class OnePassPrior(PriorTransformer):
             attention_mask: (N, T), False where a prompt is padded.
         """
         states: Any = self.encoder_hidden_states_proj
-        last: Any = self.prd_embedding  # where the embedding is read
+        last: Any = self.prd_embedding  # the token at which the embedding is read
         tokens = torch.cat(
             [
                 states(encoder_hidden_states),

@@ -1,4 +1,4 @@
-"""The repainted part of a picture, pasted back into the original."""
+"""Paste the repainted part of a picture into the original."""
 
 import logging
 from typing import Any
@@ -18,21 +18,21 @@ MOST_FEATHER = 256  # pixels
 
 
 def paste_back(original: Any, repainted: Any, mask: Any, feather: int) -> torch.Tensor:
-    """The original picture, with the repainted one where the mask is white.
+    """Return the original picture, with the repainted one where the mask is white.
 
     Args:
         original: IMAGE (B, H, W, C).
         repainted: IMAGE, as large as the original, or up to 7 pixels wider and higher at the right
-            and below, as VAE Decode gives it for a picture that VAE Encode has extended.
-        mask: MASK (B, H, W), 1 = repainted; another size is resized to the original's.
-        feather: over how many pixels outside of the mask the two pictures blend.
+            and below. VAE Decode gives that for a picture that VAE Encode has extended.
+        mask: MASK (B, H, W), 1 = repainted. Another size is resized to the original's size.
+        feather: over how many pixels outside the mask the two pictures blend.
 
     Returns:
-        IMAGE (B, H, W, 3), or 4 channels where the original has an alpha channel. Outside of the
-        mask and its feather the original's bits. A batch of 1 serves every item of another.
+        IMAGE (B, H, W, 3), or 4 channels if the original has an alpha channel. Outside the mask and
+        its feather, it has the original's bits. A batch of 1 serves every item of another.
 
     Raises:
-        ValueError: an input is of another shape, sizes do not fit, or batches do not pair up.
+        ValueError: an input has another shape, sizes do not fit, or batches do not pair up.
     """
     (feather,) = check_whole_numbers(feather=feather)
     if not 0 <= feather <= MOST_FEATHER:
@@ -52,7 +52,7 @@ def paste_back(original: Any, repainted: Any, mask: Any, feather: int) -> torch.
     pictures, painted, share = (
         broadcast(part.to(pictures.device), batch) for part in (pictures, painted, share)
     )
-    # A pixel of the one or of the other is itself: no arithmetic may change its bits.
+    # A pixel that comes from one picture alone is copied, as arithmetic could change its bits.
     result = torch.where(share < 1, pictures + share * (painted - pictures), painted)
     result = torch.where(share > 0, result, pictures).movedim(1, -1)
     if original.shape[-1] == 4:
@@ -61,7 +61,7 @@ def paste_back(original: Any, repainted: Any, mask: Any, feather: int) -> torch.
 
 
 def cut_to(painted: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(B, 3, H, W) without what VAE Encode added at the right and below."""
+    """Return (B, 3, H, W) without the pixels that VAE Encode added at the right and below."""
     below, right = painted.shape[-2] - height, painted.shape[-1] - width
     if not (0 <= below < PIXELS_PER_LATENT and 0 <= right < PIXELS_PER_LATENT):
         raise ValueError(
@@ -73,7 +73,7 @@ def cut_to(painted: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def soften(mask: torch.Tensor, feather: int) -> torch.Tensor:
-    """(B, 1, H, W) with a ramp of `feather` pixels outside of the mask, down to 0."""
+    """Add to (B, 1, H, W) a ramp of `feather` pixels outside the mask, down to 0."""
     if feather == 0:
         return mask
     grown = grow(mask, feather // 2)
@@ -85,7 +85,7 @@ def soften(mask: torch.Tensor, feather: int) -> torch.Tensor:
 
 
 def grow(mask: torch.Tensor, pixels: int) -> torch.Tensor:
-    """(B, 1, H, W), grown by so many pixels on each side."""
+    """Grow a mask (B, 1, H, W) by `pixels` on each side."""
     for kernel in ((2 * pixels + 1, 1), (1, 2 * pixels + 1)):
         mask = F.max_pool2d(mask, kernel, 1, (kernel[0] // 2, kernel[1] // 2))
     return mask

@@ -1,6 +1,6 @@
 """The prior: text (and pictures) → CLIP image embeddings.
 
-Computes what diffusers' `KandinskyV22PriorPipeline` computes: the unCLIP prior of Ramesh et al.,
+It computes what diffusers' `KandinskyV22PriorPipeline` computes: the unCLIP prior of Ramesh et al.,
 https://arxiv.org/abs/2204.06125, a transformer that denoises an image embedding.
 """
 
@@ -15,8 +15,8 @@ from .images import CHUNK, to_pictures
 
 log = logging.getLogger("kandinsky22")
 
-LONGEST_PROMPT = 100_000  # characters that are looked at: CLIP reads 77 tokens
-LOGGED = 200  # characters of what is cut off that are logged
+LONGEST_PROMPT = 100_000  # characters that are tokenized, as CLIP reads only 77 tokens
+LOGGED = 200  # characters of the text cut off that the log shows
 
 # Called after each step with (index of the step, number of steps).
 OnPriorStep = Callable[[int, int], None]
@@ -35,7 +35,7 @@ class TextFeatures:
         return TextFeatures(self.embeds[index], self.states[index], self.mask[index])
 
     def repeat(self, count: int, halves: int) -> "TextFeatures":
-        """The rows of one item → those of `count` items, half by half; see `denoise`."""
+        """Repeat the rows of one item for `count` items, half by half; see `denoise`."""
         rows = len(self.embeds) // halves
         starts = [half * rows for half in range(halves) for _ in range(count)]
         return self.rows(*[start + row for start in starts for row in range(rows)])
@@ -55,14 +55,14 @@ class TextFeatures:
 
 
 def tokenize(tokenizer: Any, prompts: list[str], length: int) -> Any:
-    """`input_ids` and `attention_mask`, (N, length) each, cut off or padded."""
+    """Return `input_ids` and `attention_mask`, (N, length) each, cut off or padded."""
     return tokenizer(
         prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
 
 
 def tokenize_prompts(tokenizer: Any, prompts: list[str], length: int) -> Any:
-    """The same; logs a warning with any text cut off."""
+    """Do the same as `tokenize`, and log a warning with any text that is cut off."""
     prompts = [prompt[:LONGEST_PROMPT] for prompt in prompts]
     for prompt in prompts:
         ids = tokenizer(prompt).input_ids
@@ -77,7 +77,8 @@ def encode_text(
 ) -> TextFeatures:
     """Encode prompts, padded to the encoder's length.
 
-    The encoder says what that length is. The tokenizer's own `model_max_length` is often missing.
+    The encoder's config gives that length, as the tokenizer's own `model_max_length` is often
+    missing.
     """
     length = text_encoder.config.max_position_embeddings
     tokens = tokenize_prompts(tokenizer, prompts, length)
@@ -93,9 +94,10 @@ def encode_images(
     device: torch.device,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """(B, 3, H, W) in [0, 1] → image embeddings (B, D).
+    """Return image embeddings (B, D) of pictures (B, 3, H, W) in [0, 1].
 
-    Goes through 8-bit pictures, as the reference does: its resize and crop are defined on them.
+    The pictures become 8-bit ones first, as in diffusers: its resize and crop are defined for
+    those.
     """
     embeds = []
     for part in images.split(CHUNK):
@@ -105,7 +107,7 @@ def encode_images(
 
 
 def encode_zero_image(image_encoder: Any, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """The published "no negative prompt": CLIP's view of an all-zero picture, (1, D)."""
+    """Return the published "no negative prompt", (1, D): CLIP's embedding of a zero picture."""
     size = image_encoder.config.image_size
     zeros = torch.zeros(1, 3, size, size, device=device, dtype=dtype)
     return image_encoder(zeros).image_embeds
@@ -122,18 +124,18 @@ def denoise(
     *,
     on_step: OnPriorStep | None = None,
 ) -> torch.Tensor:
-    """Denoise the embeddings of B items, each a (R, D) block: (B, R, D) → (B, R, D).
+    """Denoise the embeddings of B items, each a block (R, D): (B, R, D) → (B, R, D).
 
-    A block has one row for the prompt and, with a negative prompt, a second row for that. The
-    noise of an item is one (R, D) draw from its generator, which is what the reference draws.
+    A block has one row for the prompt and, with a negative prompt, a second row for that. The noise
+    of an item is one (R, D) draw from its generator, as in diffusers.
 
     Args:
-        timesteps: on the CPU, from the highest down.
+        timesteps: on the CPU, in descending order.
         text: B·R rows, or 2·B·R with the unconditional ones first, which turns guidance on.
     """
     rows = latents.shape[0] * latents.shape[1]
     guided = text.embeds.shape[0] == 2 * rows
-    there = timesteps.to(latents.device)  # at once, and not a wait in each step
+    there = timesteps.to(latents.device)  # one copy for all steps, so that no step waits
     for i, t in enumerate(timesteps):
         x = latents.flatten(0, 1).to(text.embeds.dtype)  # (B·R, D)
         predicted = transformer(

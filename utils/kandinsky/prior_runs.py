@@ -1,4 +1,4 @@
-"""How a prior takes noise to embeddings, a part of a batch at a time: in many steps, or at once."""
+"""How a prior turns noise into embeddings, in many steps or in one pass, for a part of a batch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +10,9 @@ from .prior import OnPriorStep, TextFeatures, denoise
 
 @dataclass(frozen=True, eq=False)
 class Denoising:
-    """Noise → embeddings, in the steps of a scheduler, a part of a batch at a time.
+    """Noise → embeddings, in the steps of a scheduler, for a part of a batch at a time.
 
-    `start`: what to begin from in place of noise, (B, D) of the whole batch.
+    `start` replaces the noise as the beginning. It is (B, D), for the whole batch.
     """
 
     scheduler: Any
@@ -37,7 +37,7 @@ class Denoising:
         generators: list[torch.Generator],
         on_step: OnPriorStep,
     ) -> torch.Tensor:
-        """See `denoise`. `items` are those of the batch whose noise, (B, R, D), is given."""
+        """Denoise the noise (B, R, D) of the given `items` of the batch; see `prior.denoise`."""
         if self.start is not None:
             blocks = self.start[list(items), None].expand(noise.shape).to(noise.device)
             noise = self.scheduler.add_noise(blocks, noise, self.timesteps[:1])
@@ -47,7 +47,7 @@ class Denoising:
 
 @dataclass(frozen=True)
 class OnePass:
-    """Noise → embeddings at once, in place of `Denoising`."""
+    """Noise → embeddings in one pass, in place of `Denoising`."""
 
     steps: int = 1
     guided: bool = False
@@ -61,7 +61,10 @@ class OnePass:
         generators: list[torch.Generator],
         on_step: OnPriorStep,
     ) -> torch.Tensor:
-        """As in ECLIPSE's pipeline: a negative prompt is one more prompt, with noise of its own."""
+        """Run the network once.
+
+        As in ECLIPSE's pipeline, a negative prompt is one more row with its own noise.
+        """
         rows = noise.flatten(0, 1).to(text.embeds.dtype)
         predicted = transformer(rows, text.embeds, text.states, text.mask)
         on_step(0, 1)

@@ -1,4 +1,4 @@
-"""diffusers' residual block, without what gives the same bits for nothing."""
+"""diffusers' residual block, without operations that do not change a bit."""
 
 from typing import Any
 
@@ -8,15 +8,16 @@ from diffusers.models.resnet import ResnetBlock2D
 
 
 class LeanResnetBlock(ResnetBlock2D):
-    """Divides by no scale of 1, and takes the embedding of the timestep with its activation."""
+    """A block that skips the division by 1, and whose timestep embedding is activated already."""
 
     def forward(self, input_tensor: torch.Tensor, temb: Any, *_: Any, **__: Any) -> torch.Tensor:
-        # A statement for each tensor, so that the one before it is freed.
+        # Each tensor has its own statement, so that Python frees the one before it.
         hidden = self.norm1(input_tensor)
         hidden = self.nonlinearity(hidden)
         resample: Any = self.upsample if self.upsample is not None else self.downsample
         if resample is not None:
-            if hidden.shape[0] >= 64:  # as in diffusers: PyTorch's own fails in channels last
+            # As in diffusers: PyTorch's upsampling fails in channels last here.
+            if hidden.shape[0] >= 64:
                 input_tensor, hidden = input_tensor.contiguous(), hidden.contiguous()
             input_tensor = resample(input_tensor)
             hidden = resample(hidden)
@@ -33,8 +34,10 @@ class LeanResnetBlock(ResnetBlock2D):
 
 
 def make_lean(unet: Any) -> None:
-    """Have a UNet compute the activation that all of its residual blocks begin with once, and no
-    division by 1, where its config has no other wishes. The bits stay the same."""
+    """Have a UNet compute the common activation of its residual blocks once, and never divide by 1.
+
+    A UNet whose config needs other blocks stays as it is. The bits are the same.
+    """
     config = unet.config
     blocks = [block for block in unet.modules() if type(block) is ResnetBlock2D]
     plain = all(block.output_scale_factor == 1 and not block.skip_time_act for block in blocks)

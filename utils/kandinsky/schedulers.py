@@ -1,6 +1,6 @@
-"""ComfyUI's names of samplers and schedulers → a diffusers scheduler on the checkpoint's config.
+"""Build a diffusers scheduler with the checkpoint's config from ComfyUI's names.
 
-A scheduler of diffusers takes every step; that of DDPM is made lean in lean_steps.
+A scheduler of diffusers takes every step. lean_steps has a faster variant of the one for DDPM.
 """
 
 import copy
@@ -14,7 +14,7 @@ import torch
 from .checks import check_choice, check_numbers
 from .lean_steps import LeanDDPM
 
-# sampler_name → scheduler class, and what tells that algorithm apart within its class
+# sampler_name → scheduler class, and the settings that choose that algorithm within its class
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {}),
     "ddim": ("DDIMScheduler", {}),
@@ -41,14 +41,15 @@ SPACINGS: dict[str, dict[str, Any]] = {
     "beta": {"timestep_spacing": "linspace", "use_beta_sigmas": True},
 }
 
-BUILT: dict[tuple[str, str], Any] = {}  # KDPM2 schedulers as they came from their constructors
+# New KDPM2 schedulers, which are copied because their constructor is slow.
+BUILT: dict[tuple[str, str], Any] = {}
 
 
 def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str) -> Any:
-    """A scheduler with the checkpoint's betas, prediction type and clipping.
+    """Return a scheduler with the checkpoint's betas, prediction type and clipping.
 
     Raises:
-        ValueError: an unknown name, or a pair that diffusers does not have.
+        ValueError: a name is unknown, or diffusers does not have the pair.
     """
     scheduler_class, settings = scheduler_settings(config, sampler_name, scheduler)
     if scheduler_class is diffusers.DDPMScheduler:
@@ -64,14 +65,14 @@ def build_scheduler(config: dict[str, Any], sampler_name: str, scheduler: str) -
 def scheduler_settings(
     config: dict[str, Any], sampler_name: str, scheduler: str
 ) -> tuple[Any, dict[str, Any]]:
-    """The diffusers class of a sampler, and what its `from_config` is to get.
+    """Return the diffusers class of a sampler, and the settings for its `from_config`.
 
-    `ddpm` with `checkpoint` is the published scheduler, step for step. The spacing is always
-    passed on: `from_config` drops values that equal the other class's default, so Euler would
-    turn to `linspace` unasked.
+    `ddpm` with `checkpoint` is the published scheduler, step for step. The spacing is always passed
+    explicitly. `from_config` drops values that equal the other class's default, so Euler would
+    silently use `linspace`.
 
     Raises:
-        ValueError: an unknown name, or a pair that diffusers does not have.
+        ValueError: a name is unknown, or diffusers does not have the pair.
     """
     check_choice("sampler_name", sampler_name, SAMPLERS)
     check_choice("scheduler", scheduler, SPACINGS)
@@ -89,16 +90,16 @@ def scheduler_settings(
         )
     settings = {name: value for name, value in config.items() if name in known}
     if sampler_name != "ddpm":
-        # Only DDPM reads the UNet's variance channels; others would mistake them for noise.
+        # Only DDPM reads the UNet's variance channels. Other schedulers would take them for noise.
         settings.pop("variance_type", None)
     return scheduler_class, settings | options
 
 
 def set_strength(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
-    """Have a scheduler run only the last `int(steps × strength)` of its steps, and return those.
+    """Have a scheduler run only the last `int(steps × strength)` of its steps, and return these.
 
     This is what strength means in diffusers. A scheduler of a higher order has several timesteps
-    for a step; all of them count. Strength 1 runs every step.
+    for a step, and all of them count. Strength 1 runs every step.
 
     Raises:
         ValueError: strength is not in (0, 1], or leaves no step.
@@ -114,18 +115,19 @@ def set_strength(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
         )
     begin = (steps - count) * getattr(scheduler, "order", 1)
     if isinstance(scheduler, diffusers.LMSDiscreteScheduler):
-        # It takes the place in the list for the number of derivatives that it has seen.
+        # LMS takes the position in the list for the number of derivatives that it has seen.
         scheduler.timesteps, scheduler.sigmas = (
             scheduler.timesteps[begin:],
             scheduler.sigmas[begin:],
         )
         begin = 0
     if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(begin)  # and never looked up by value: timesteps may repeat
+        # A search by value would fail, because timesteps may repeat.
+        scheduler.set_begin_index(begin)
     return scheduler.timesteps[begin:]
 
 
 def fewest_steps(strength: float) -> int:
-    """The smallest number of steps of which a strength leaves one to run."""
+    """Return the smallest number of steps of which a strength leaves one to run."""
     steps = math.floor(1 / strength)
     return steps if int(steps * strength) >= 1 else steps + 1

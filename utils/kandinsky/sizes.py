@@ -7,10 +7,10 @@ PIXELS_PER_LATENT = 8
 
 
 def extend_to_latent(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Extend (B, C, H, W) to the pixels of a latent of height × width, if it belongs to it.
+    """Extend (B, C, H, W) to the pixels of a latent of height × width, if its size rounds up to it.
 
-    It does where its size rounds up to the latent's: VAE Encode has extended the picture in the
-    same way, so both stay aligned. Anything else is returned as it came.
+    VAE Encode has extended the picture in the same way, so both stay aligned. A tensor of any other
+    size is returned unchanged.
     """
     grid = PIXELS_PER_LATENT
     if (-(-pixels.shape[-2] // grid), -(-pixels.shape[-1] // grid)) == (height, width):
