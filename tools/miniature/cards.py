@@ -37,7 +37,11 @@ ABOUT = {
     export.PRIOR: ("prior", "prior transformer, text encoder and image encoder", "text-to-image"),
     export.DECODER: ("decoder", "UNet and MoVQ", "text-to-image"),
     export.INPAINT: ("inpainting decoder", "UNet (9 channels in) and MoVQ", "image-to-image"),
-    export.CONTROLNET: ("depth-controlled decoder", "UNet with a hint and MoVQ", "image-to-image"),
+    export.CONTROLNET: (
+        "depth-controlled decoder",
+        "UNet with a depth map as input, and MoVQ",
+        "image-to-image",
+    ),
     export.DEPTH: ("depth estimator", "a GLPN of 0.2 M parameters", "depth-estimation"),
 }
 CARD = """---
