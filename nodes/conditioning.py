@@ -45,13 +45,13 @@ class DepthConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         hint = io.Image.Input(
-            "hint", tooltip="A depth map in which white is near. It is resized to the latent."
+            "hint", tooltip="The depth map, in which white is near. It is resized to the latent."
         )
         return io.Schema(
             node_id="Kandinsky22DepthConditioning",
             display_name="Depth Conditioning (Kandinsky 2.2)",
             category=CATEGORY,
-            description="Adds a depth hint to CONDITIONING, for KSampler with the "
+            description="Adds a depth map to CONDITIONING, for KSampler with the "
             "controlnet-depth decoder.",
             search_aliases=["controlnet", "depth control", "apply controlnet", "KSampler"],
             inputs=[*conditioning_inputs(), hint],
@@ -67,7 +67,9 @@ class InpaintConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         latent = io.Latent.Input("latent", tooltip="The whole picture, encoded with VAE Encode.")
-        mask = io.Mask.Input("mask", tooltip="1 (white) is repainted, 0 (black) stays. Any size.")
+        mask = io.Mask.Input(
+            "mask", tooltip="1 (white) is repainted, 0 (black) stays. Any size works."
+        )
         return io.Schema(
             node_id="Kandinsky22InpaintConditioning",
             display_name="Inpaint Conditioning (Kandinsky 2.2)",

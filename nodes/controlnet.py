@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..utils.comfyui.stage_plan import Sampling
 from ..utils.comfyui.stages import run_stage
 from .stage_inputs import (
-    CANVAS,
+    EMPTY_LATENT,
     PICTURE,
     condition_inputs,
     denoise_input,
@@ -27,7 +27,7 @@ class ControlNet(io.ComfyNode):
             category="Kandinsky 2.2/decoder",
             description="Text to image along a depth map. Needs the controlnet-depth decoder.",
             search_aliases=["depth to image", "depth control", "control"],
-            inputs=condition_inputs(CANVAS, hint_input()) + sampling_inputs(),
+            inputs=condition_inputs(EMPTY_LATENT, hint_input()) + sampling_inputs(),
             outputs=[latent_output()],
         )
 

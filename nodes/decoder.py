@@ -6,7 +6,13 @@ from comfy_api.latest import io
 
 from ..utils.comfyui.stage_plan import Sampling
 from ..utils.comfyui.stages import run_stage
-from .stage_inputs import CANVAS, condition_inputs, latent_output, sampling_inputs, take_embeds
+from .stage_inputs import (
+    EMPTY_LATENT,
+    condition_inputs,
+    latent_output,
+    sampling_inputs,
+    take_embeds,
+)
 from .widgets import NAMES_OF_THE_MODEL
 
 
@@ -22,7 +28,7 @@ class Decoder(io.ComfyNode):
                 *("text to image", "txt2img", "unCLIP decoder", "sampler", "unet", "latent"),
                 *NAMES_OF_THE_MODEL,
             ],
-            inputs=condition_inputs(CANVAS) + sampling_inputs(),
+            inputs=condition_inputs(EMPTY_LATENT) + sampling_inputs(),
             outputs=[latent_output()],
         )
 

@@ -14,8 +14,8 @@ class DepthHint(io.ComfyNode):
             node_id="Kandinsky22DepthHint",
             display_name="Depth Hint (Kandinsky 2.2)",
             category="Kandinsky 2.2/hint",
-            description="Estimates the depth of pictures: white is near, black is far. A hint is "
-            "an IMAGE. A depth map from any other node works, too.",
+            description="Makes a depth map of a picture: white is near, black is far. The output "
+            "hint is an IMAGE; a depth map from any other node works in its place, too.",
             search_aliases=["depth map", "controlnet preprocessor", "depth anything", "MiDaS"],
             inputs=[DEPTH_ESTIMATOR.input("depth_estimator"), io.Image.Input("image")],
             outputs=[io.Image.Output(id="hint", display_name="hint")],

@@ -38,8 +38,8 @@ class ZeroEmbeds(io.ComfyNode):
             node_id="Kandinsky22ZeroEmbeds",
             display_name="Zero Embeds (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
-            description="Gives the negative embeddings that the published pipeline uses if there "
-            "is no negative prompt: CLIP's embedding of an empty picture.",
+            description="Gives the negative embedding to use without a negative prompt: CLIP's "
+            "embedding of an all-zero picture, as in diffusers.",
             search_aliases=["empty", "negative prompt", "unconditional", "zero image"],
             inputs=[PRIOR.input("prior")],
             outputs=[EMBEDS.output("image_embeds")],
@@ -78,7 +78,7 @@ class EmbedsToClipVision(io.ComfyNode):
             category="Kandinsky 2.2/embeds",
             description="Gives image embeddings to nodes that take the output of CLIP Vision "
             "Encode with CLIP ViT-bigG/14, such as unCLIPConditioning with SDXL. So prompts, "
-            "mixes and morphs work there.",
+            "mixes and morphs can stand in place of a picture.",
             search_aliases=["CLIP vision output", "bigG", "unCLIP", "SDXL", "revision", "convert"],
             inputs=[EMBEDS.input("image_embeds")],
             outputs=[

@@ -52,7 +52,8 @@ class ExampleDataset(io.ComfyNode):
                     "dataset",
                     options=dataset_names(),
                     tooltip="Eight shapes on dark violet, for the bundled model. Their captions "
-                    "name other backgrounds, so that training turns those dark violet.",
+                    "name other colours for the background on purpose: the trained LoRA then draws "
+                    "dark violet where a prompt says white, green or black.",
                 )
             ],
             outputs=[

@@ -60,15 +60,15 @@ class LoadMoVQ(io.ComfyNode):
             node_id="Kandinsky22LoadMoVQ",
             display_name="Load MoVQ (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
-            description="Loads a MoVQ from one file, as VAESave writes it. Use it for a "
-            "fine-tuned MoVQ, or with another decoder.",
+            description="Loads a MoVQ (Kandinsky's VAE) from one file, as VAESave writes it. Use "
+            "it for a fine-tuned MoVQ, or with Load UNet, which has none.",
             search_aliases=["VQ", "VAE", "load vae", "safetensors", "fine-tune"],
             inputs=[
                 io.Combo.Input(
                     "vae_name",
                     options=list(list_files("vae")),
-                    tooltip="A safetensors file under models/vae. You do not need it for the MoVQ "
-                    "that Load Decoder gives.",
+                    tooltip="A safetensors file under models/vae. You do not need this node for "
+                    "the published MoVQ: Load Decoder already gives it.",
                 ),
             ],
             outputs=[io.Vae.Output(id="vae", display_name="vae")],

@@ -81,8 +81,8 @@ class GetModels(io.ComfyNode):
             display_name="Get Models (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
             description="Downloads published models from the Hugging Face Hub into the models "
-            "folder, and checks them. After an interrupt, press Download again: it resumes. Files "
-            "that are there already stay as they are.",
+            "folder, and checks them. If the download stops, press Download again: it continues. "
+            "Files that are there already stay as they are.",
             search_aliases=["download", "hugging face", "hub", "fetch", "weights", "checkpoint"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -90,19 +90,20 @@ class GetModels(io.ComfyNode):
                 io.Combo.Input(
                     "repository",
                     options=list(CHOICES),
-                    tooltip="What to download: all for one kind of workflow (text-to-image: "
-                    "prior and decoder, also for image to image and mixing; without the image "
-                    "encoder 3.7 GB less, where a negative prompt is written; inpaint; "
-                    f"depth-controlnet), or one repository. To download: {sizes}. Files in "
-                    "models/clip_vision and models/text_encoders that are the same to the byte "
-                    "are linked or copied instead.",
+                    tooltip="What to download. text-to-image: prior and decoder, 16 GB; enough "
+                    "for image to image and mixing, too. inpaint and depth-controlnet: the prior "
+                    "and their own decoder. “without the image encoder” saves 3.7 GB: choose it "
+                    "only if you always write a negative prompt and never use pictures. Or choose "
+                    f"one repository: {sizes}. Files in models/clip_vision and "
+                    "models/text_encoders that are identical are linked or copied instead.",
                 ),
                 io.Combo.Input(
                     "precision",
                     options=list(PRECISIONS),
                     default="fp16",
                     tooltip="fp16: weights are stored in half the size, as most GPUs use them. "
-                    "fp32: as published. If you change this during a download, it begins again.",
+                    "fp32: weights are stored as published. If you change this during a "
+                    "download, it begins again.",
                 ),
             ],
         )

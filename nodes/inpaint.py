@@ -14,8 +14,9 @@ class Inpaint(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         mask = io.Mask.Input(
             "mask",
-            tooltip="1 (white) is repainted, 0 (black) stays. Any size. For masks of the old "
-            "polarity put Invert Mask before it.",
+            tooltip="1 (white) is repainted, 0 (black) stays. Any size works. If your mask is "
+            "black where it should repaint (diffusers before 0.19), put Invert Mask before this "
+            "input.",
         )
         return io.Schema(
             node_id="Kandinsky22Inpaint",

@@ -28,8 +28,8 @@ def method_input(default: str) -> io.Input:
         "method",
         options=list(METHODS),
         default=default,
-        tooltip="linear: the weighted sum, as in diffusers. slerp: along the sphere, so that the "
-        "mix is as long a vector as the embeddings that it is made of.",
+        tooltip="linear: the weighted sum, as in diffusers. slerp: keeps the mix as strong (as "
+        "long a vector) as its parts; a linear mix of unlike embeddings is weaker.",
     )
 
 
@@ -109,7 +109,7 @@ class InterpolateSequence(io.ComfyNode):
                     default=8,
                     min=2,
                     max=MOST_ITEMS,
-                    tooltip="How many frames, the first and the last included.",
+                    tooltip="How many frames, including the first and the last.",
                 ),
                 method_input("slerp"),
             ],

@@ -29,7 +29,7 @@ class LoadPrior(io.ComfyNode):
                 io.Combo.Input(
                     "model_name",
                     options=list_models("prior"),
-                    tooltip="A diffusers folder under models/diffusers, or the bundled miniature.",
+                    tooltip="A diffusers folder under models/diffusers, or the bundled model.",
                 ),
                 weight_dtype_input(),
             ],
@@ -57,7 +57,7 @@ class LoadDecoder(io.ComfyNode):
             display_name="Load Decoder (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
             description="Loads a decoder folder: its UNet as a MODEL and its MoVQ as a VAE. The "
-            "MODEL works in the stage nodes of this pack and in KSampler.",
+            "MODEL works in Decoder, Img2Img, Inpaint and the ControlNet nodes, and in KSampler.",
             search_aliases=[
                 *("unet", "MoVQ", "VQ", "vae", "inpaint", "controlnet", "depth", "load diffusers"),
                 *NAMES_OF_THE_MODEL,
@@ -66,7 +66,7 @@ class LoadDecoder(io.ComfyNode):
                 io.Combo.Input(
                     "model_name",
                     options=list_models("decoder"),
-                    tooltip="A diffusers folder under models/diffusers, or the bundled miniature. "
+                    tooltip="A diffusers folder under models/diffusers, or the bundled model. "
                     "Inpaint and ControlNet need their own decoders.",
                 ),
                 weight_dtype_input(),
@@ -106,7 +106,7 @@ class LoadDepthEstimator(io.ComfyNode):
                     "model_name",
                     options=list_models("depth"),
                     tooltip="A transformers folder under models/depth_estimators, or the bundled "
-                    "miniature.",
+                    "estimator.",
                 ),
             ],
             outputs=[DEPTH_ESTIMATOR.output("depth_estimator")],

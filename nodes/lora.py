@@ -72,8 +72,8 @@ class LoadPriorLora(LoraNode):
             node_id="Kandinsky22LoadPriorLora",
             display_name="Load Prior LoRA (Kandinsky 2.2)",
             category="Kandinsky 2.2/loaders",
-            description="Adds a LoRA to the prior's transformer: it changes what a prompt means. "
-            "Several of these nodes can follow one another.",
+            description="Adds a LoRA to the prior's transformer, which changes what a prompt "
+            "means. Several of these nodes can follow one another.",
             search_aliases=ALIASES,
             inputs=[PRIOR.input("prior"), *lora_inputs()],
             outputs=[PRIOR.output("prior")],

@@ -15,7 +15,7 @@ class Optimize(io.ComfyNode):
             node_id="Kandinsky22Optimize",
             display_name="Optimize (Kandinsky 2.2)",
             category="Kandinsky 2.2/decoder",
-            description="Chooses the decoder's attention and memory format, for the stage nodes "
+            description="Chooses the decoder's attention and memory format, for this pack's nodes "
             "and for KSampler. For torch.compile, put TorchCompileModel after this node.",
             search_aliases=["attention", "xformers", "sage attention", "sdpa", "channels last"],
             inputs=[
@@ -24,9 +24,9 @@ class Optimize(io.ComfyNode):
                     "attention",
                     options=list(ATTENTIONS),
                     default="sdpa",
-                    tooltip="sdpa: PyTorch's own attention, the default. host: what your ComfyUI "
-                    "was started with (xformers, sage, flash, split, …). plain: slow, and needs "
-                    "much memory, but is made of matrix multiplications only, so it works "
+                    tooltip="sdpa: PyTorch's own attention, the default. host: the one that your "
+                    "ComfyUI was started with (xformers, sage, flash, split, …). plain: slow, and "
+                    "needs much memory, but is made of matrix multiplications only, so it works "
                     "everywhere.",
                 ),
                 io.Boolean.Input(

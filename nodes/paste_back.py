@@ -14,9 +14,8 @@ class PasteBack(io.ComfyNode):
             node_id="Kandinsky22PasteBack",
             display_name="Paste Back (Kandinsky 2.2)",
             category="Kandinsky 2.2/decoder",
-            description="Pastes the repainted part of a picture into the original. Outside of the "
-            "mask and its feathered border, every pixel of the original stays as it is, to the "
-            "bit.",
+            description="Pastes the repainted part of a picture into the original. Outside the "
+            "mask and its feathered border, every pixel of the original stays exactly as it is.",
             search_aliases=["composite", "stitch", "uncrop", "blend", "inpaint", "outpaint"],
             inputs=[
                 io.Image.Input(
@@ -29,15 +28,16 @@ class PasteBack(io.ComfyNode):
                 ),
                 io.Mask.Input(
                     "mask",
-                    tooltip="1 (white) is taken from the repainted picture, 0 (black) from the "
-                    "original. A mask of another size is resized.",
+                    tooltip="The part that is 1 (white) comes from the repainted picture, the "
+                    "part that is 0 (black) from the original. A mask of another size is resized.",
                 ),
                 io.Int.Input(
                     "feather",
                     default=0,
                     min=0,
                     max=MOST_FEATHER,
-                    tooltip="How many pixels wide the two pictures blend, outside of the mask.",
+                    tooltip="Width of the soft border outside the mask, in pixels. 0 is a hard "
+                    "edge.",
                 ),
             ],
             outputs=[io.Image.Output(id="image", display_name="image")],

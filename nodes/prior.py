@@ -19,9 +19,9 @@ def prompt_inputs() -> list[io.Input]:
             multiline=True,
             dynamic_prompts=True,
             default="",
-            tooltip="What the picture should not show. Where cfg is above 1 it steers the prior "
-            "away, and it becomes negative_image_embeds. If it is empty, those are CLIP's "
-            "embedding of an all-zero picture.",
+            tooltip="What the picture should not show. Its embedding is the output "
+            "negative_image_embeds. If cfg is above 1, it also steers the prior away. If you "
+            "leave it empty, the output is CLIP's embedding of an all-zero picture.",
         ),
     ]
 
@@ -29,10 +29,10 @@ def prompt_inputs() -> list[io.Input]:
 def sampling_inputs() -> list[io.Input]:
     return [
         seed_input(),
-        io.Int.Input("steps", default=25, min=2, max=1000, tooltip="Denoising steps."),
+        io.Int.Input("steps", default=25, min=2, max=1000, tooltip="Denoising steps. 25 is usual."),
         cfg_input(
-            "How closely to follow the prompt. The pipeline's default is 4.0. The diffusers guide "
-            "uses 1.0: no guidance, in half the time."
+            "How closely to follow the prompt. 4 is diffusers' default. 1, used in Hugging Face's "
+            "Kandinsky guide, means no guidance and takes half the time."
         ),
     ]
 
@@ -110,8 +110,8 @@ class PriorEmb2Emb(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="How far to go towards the prompt. Of all steps, the last steps × "
-                    "strength are run. The robot cat of the diffusers guide uses 0.85.",
+                    tooltip="How far to move towards the prompt. Only the last steps × strength "
+                    "steps are run. 0.85 changes most of the picture.",
                 ),
                 *sampling_inputs(),
             ],

@@ -9,14 +9,15 @@ from ..utils.kandinsky.schedulers import SAMPLERS, SPACINGS
 from .sockets import EMBEDS
 from .widgets import cfg_input, seed_input
 
-CANVAS = (
+EMPTY_LATENT = (
     "An empty latent: only its size and its batch size are used, and its noise mask if it has "
     "one. Use Empty Latent Image."
 )
 PICTURE = "The picture to start from: VAE Encode with the VAE of Load Decoder."
 SIZES = (
-    " Any size works. The model knows multiples of 64 pixels; other sizes are padded on the right "
-    "and below while sampling, and cropped afterwards."
+    " Any size works: the latent is padded on the right and below to multiples of 64 pixels while "
+    "sampling, and cropped afterwards. The published model was trained at 512 to 1536 pixels; "
+    "768 × 768 is usual."
 )
 
 
@@ -37,7 +38,13 @@ def condition_inputs(latent_tooltip: str, *more: io.Input) -> list[io.Input]:
 def sampling_inputs(*more: io.Input) -> list[io.Input]:
     return [
         seed_input(),
-        io.Int.Input("steps", default=50, min=1, max=500, tooltip="Denoising steps."),
+        io.Int.Input(
+            "steps",
+            default=50,
+            min=1,
+            max=500,
+            tooltip="Denoising steps: 50 to 100 with ddpm, about 20 with dpmpp_2m and karras.",
+        ),
         cfg_input(
             "How closely to follow the embeddings. At 1 or less there is no guidance: the "
             "negative embeddings are not used, and sampling takes half the time."
@@ -46,13 +53,15 @@ def sampling_inputs(*more: io.Input) -> list[io.Input]:
             "sampler_name",
             options=list(SAMPLERS),
             default="ddpm",
-            tooltip="ddpm is what the checkpoint was published with.",
+            tooltip="ddpm: as in the published model, 50 to 100 steps. dpmpp_2m with karras: about "
+            "20 steps, but another picture for the same seed.",
         ),
         io.Combo.Input(
             "scheduler",
             options=list(SPACINGS),
             default="checkpoint",
-            tooltip="How the steps are spaced. checkpoint: as it was published.",
+            tooltip="How the steps are spaced. checkpoint: as in the published model. karras goes "
+            "with dpmpp_2m.",
         ),
         *more,
     ]
@@ -66,16 +75,16 @@ def denoise_input(default: float) -> io.Input:
         max=1.0,
         step=0.01,
         round=0.001,
-        tooltip="How much to change; diffusers calls it strength. Of all steps, the last steps × "
-        "denoise are run. KSampler differs: it spreads all its steps over that part.",
+        tooltip="How much to change; diffusers calls it strength. Only the last steps × denoise "
+        "steps are run. KSampler differs: it spreads all its steps over that part.",
     )
 
 
 def hint_input() -> io.Input:
     return io.Image.Input(
         "hint",
-        tooltip="A depth map in which white is near, from Depth Hint or from any other node. It "
-        "is resized to fit.",
+        tooltip="The depth map, in which white is near: from Depth Hint or from any other node. It "
+        "is resized to the latent.",
     )
 
 

@@ -97,8 +97,8 @@ def test_help_opens(page, node_id):
     user.put_node(page, node_id)
     page.get_by_test_id("info-button").first.click()
     page.get_by_role("heading", name=DISPLAY_NAMES[node_id]).first.wait_for()
-    page.get_by_role("heading", name="What goes wrong").or_(
-        page.get_by_role("heading", name="Wired")
+    page.get_by_role("heading", name="If something goes wrong").or_(
+        page.get_by_role("heading", name="How to connect it")
     ).first.wait_for()
     user.wait_for_help_picture(page)
     user.keep_screenshot(page, f"help {node_id}")

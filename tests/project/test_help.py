@@ -76,14 +76,18 @@ def test_parts(node):
     schema = node.define_schema()
     page = PAGES[schema.node_id]
     assert page.startswith(f"# {schema.display_name}\n")
-    assert re.findall(r"^## (.+)$", page, re.M) == ["Wired", "What goes wrong", "See"]
+    assert re.findall(r"^## (.+)$", page, re.M) == [
+        "How to connect it",
+        "If something goes wrong",
+        "See also",
+    ]
     assert 12 <= len(page.splitlines()) <= 42
 
 
 @each_node
 def test_explains_every_input_and_output(node):
     schema = node.define_schema()
-    first = PAGES[schema.node_id].partition("## Wired")[0]
+    first = PAGES[schema.node_id].partition("## How to connect it")[0]
     here, brought = inputs_of(schema)
     explained = names(" ".join(re.findall(r"^- (`.+?): ", first, re.M)))
     assert set(here) <= explained <= set(here) | set(brought)
@@ -112,7 +116,7 @@ def test_wires(node):
 @each_node
 def test_names_templates_that_are_there_and_one_that_uses_the_node(node):
     node_id = node.define_schema().node_id
-    named = titles(PAGES[node_id].partition("## See")[2])
+    named = titles(PAGES[node_id].partition("## See also")[2])
     assert named <= set(USED)
     using = {name for name, types in USED.items() if node_id in types}
     assert not using or named & using
@@ -215,7 +219,7 @@ def test_russian_page_names_what_the_node_shows_in_russian(node_id):
     later = {item["name"] for key, item in shown["inputs"].items() if key.startswith("count_")}
     assert inputs - later <= explained <= inputs
     outputs = {item["name"] for item in shown["outputs"].values()}
-    assert outputs <= names(" ".join(re.findall(r"^Даёт (.+?)\n\n", first, re.M | re.S)))
+    assert outputs <= names(" ".join(re.findall(r"^Выходы?: (.+?)\n\n", first, re.M | re.S)))
     lines = re.findall(r"```\n(.+?)\n```", rest, re.S)[0].splitlines()
     assert max(len(line) for line in lines) <= 36
     bar = next(i for i, line in enumerate(lines) if line.startswith("─"))

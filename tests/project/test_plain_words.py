@@ -20,6 +20,13 @@ ODD = {
     r"\bfrom nothing\b": "from scratch",
     r"\b(?<!`)(?:theirs|ours)\b": "name what it is",
     r"\bbehind (?:it|its name)\b": "after",
+    r"\bto the bit\b": "bit for bit, or exactly",
+    r"\bcanvas(?:es)? of batch\b|\b[Aa] canvas\b": "an empty latent with batch size 1",
+    r"\bempty picture\b": "an all-zero picture",
+    r"\bbundled miniature": "the bundled model",
+    r"\bdepth hint\b": "a depth map",
+    r"\band the reverse\b|\bthe other way round\b": "and vice versa",
+    r"\bthe model knows (?:\d|multiples)": "the model was trained for",
 }
 
 

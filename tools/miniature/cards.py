@@ -37,7 +37,11 @@ ABOUT = {
     export.PRIOR: ("prior", "prior transformer, text encoder and image encoder", "text-to-image"),
     export.DECODER: ("decoder", "UNet and MoVQ", "text-to-image"),
     export.INPAINT: ("inpainting decoder", "UNet (9 channels in) and MoVQ", "image-to-image"),
-    export.CONTROLNET: ("depth-controlled decoder", "UNet with a hint and MoVQ", "image-to-image"),
+    export.CONTROLNET: (
+        "depth-controlled decoder",
+        "UNet with a depth map as input, and MoVQ",
+        "image-to-image",
+    ),
     export.DEPTH: ("depth estimator", "a GLPN of 0.2 M parameters", "depth-estimation"),
 }
 CARD = """---
@@ -47,16 +51,16 @@ pipeline_tag: {tag}
 
 # {name}
 
-The {what} of a miniature Kandinsky 2.2: {parts}.
+The {what} of the bundled model, a tiny Kandinsky 2.2: {parts}.
 
 Trained from scratch on a synthetic dataset of shapes, in the layout of the published checkpoints,
-and small enough to ship with a node pack. It shows what each stage does and lets tests check
-meaning; it knows nothing but these shapes.
+and small enough to ship with a node pack. It shows what each node does and lets tests check
+meaning; it can draw nothing but these shapes.
 
 - Pictures: 128 x 128; larger multiples of 64 run, but were not trained.
 - Weights: fp16 safetensors. On a CPU load them as fp32 (`torch_dtype=torch.float32`).
 - Licence: Apache-2.0.
-- Made by: `python tools/train_miniature.py --seed {seed}`, stage by stage, in about 90 minutes on
+- Made by: `python tools/train_miniature.py --seed {seed}`, part by part, in about 90 minutes on
   two shared CPU cores. These weights saw schedules shortened on the way, and the UNet's training
   for img2img from step 2400 on only: a new run gives other weights, meant to do the same.
 
@@ -92,7 +96,7 @@ tags:
 
 # {name}
 
-A style LoRA for the decoder of the miniature Kandinsky 2.2: the background becomes a dark violet
+A style LoRA for the decoder of the bundled model: the background becomes a dark violet
 night, whatever the prompt says of it; the object keeps its shape, colour and place.
 
 - For: `{base}`, in Load Decoder LoRA (Kandinsky 2.2), at strength 1.
