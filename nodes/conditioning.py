@@ -4,7 +4,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.conditioning import add_hint, add_picture, condition_on_embeds, mask_latent
 from .sockets import EMBEDS
 
 CATEGORY = "Kandinsky 2.2/conditioning"
@@ -38,6 +37,8 @@ class Conditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, image_embeds: Any) -> io.NodeOutput:
+        from ..utils.comfyui.conditioning import condition_on_embeds
+
         return io.NodeOutput(condition_on_embeds(EMBEDS.take(image_embeds)))
 
 
@@ -60,6 +61,8 @@ class DepthConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, positive: Any, negative: Any, hint: Any) -> io.NodeOutput:
+        from ..utils.comfyui.conditioning import add_hint
+
         return io.NodeOutput(add_hint(positive, hint), add_hint(negative, hint))
 
 
@@ -86,5 +89,7 @@ class InpaintConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, positive: Any, negative: Any, latent: Any, mask: Any) -> io.NodeOutput:
+        from ..utils.comfyui.conditioning import add_picture, mask_latent
+
         masked = mask_latent(latent, mask)
         return io.NodeOutput(add_picture(positive, masked), add_picture(negative, masked), masked)

@@ -4,8 +4,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.stage_plan import Sampling
-from ..utils.comfyui.stages import run_stage
 from .stage_inputs import (
     EMPTY_LATENT,
     PICTURE,
@@ -13,6 +11,7 @@ from .stage_inputs import (
     denoise_input,
     hint_input,
     latent_output,
+    run_stage,
     sampling_inputs,
     take_embeds,
 )
@@ -42,9 +41,7 @@ class ControlNet(io.ComfyNode):
         **sampling: Any,
     ) -> io.NodeOutput:
         embeds = take_embeds(image_embeds, negative_image_embeds)
-        return io.NodeOutput(
-            run_stage(model, "depth", embeds, latent, Sampling(**sampling), hint=hint)
-        )
+        return io.NodeOutput(run_stage(model, "depth", embeds, latent, sampling, hint=hint))
 
 
 class ControlNetImg2Img(io.ComfyNode):
@@ -70,7 +67,7 @@ class ControlNetImg2Img(io.ComfyNode):
         negative_image_embeds: Any = None,
         **sampling: Any,
     ) -> io.NodeOutput:
-        embeds, settings = take_embeds(image_embeds, negative_image_embeds), Sampling(**sampling)
+        embeds = take_embeds(image_embeds, negative_image_embeds)
         return io.NodeOutput(
-            run_stage(model, "depth", embeds, latent, settings, from_picture=True, hint=hint)
+            run_stage(model, "depth", embeds, latent, sampling, from_picture=True, hint=hint)
         )

@@ -4,12 +4,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.stage_plan import Sampling
-from ..utils.comfyui.stages import run_stage
 from .stage_inputs import (
     EMPTY_LATENT,
     condition_inputs,
     latent_output,
+    run_stage,
     sampling_inputs,
     take_embeds,
 )
@@ -42,6 +41,4 @@ class Decoder(io.ComfyNode):
         **sampling: Any,
     ) -> io.NodeOutput:
         embeds = take_embeds(image_embeds, negative_image_embeds)
-        return io.NodeOutput(
-            run_stage(model, "text_to_image", embeds, latent, Sampling(**sampling))
-        )
+        return io.NodeOutput(run_stage(model, "text_to_image", embeds, latent, sampling))

@@ -4,15 +4,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.load_model import load_unet
 from ..utils.comfyui.model_files import find_file, fingerprint, list_files
-from ..utils.comfyui.prior_transformers import (
-    find_transformer,
-    list_transformers,
-    load_transformer,
-)
-from ..utils.comfyui.prior_transformers import fingerprint as fingerprint_transformer
-from ..utils.comfyui.vae import load_vae_file
+from ..utils.comfyui.prior_names import find_transformer, list_transformers
+from ..utils.comfyui.prior_names import fingerprint as fingerprint_transformer
 from .sockets import PRIOR
 from .widgets import check_file_name, check_name, weight_dtype_input
 
@@ -49,6 +43,8 @@ class LoadUNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, unet_name: Any, weight_dtype: Any) -> io.NodeOutput:
+        from ..utils.comfyui.load_model import load_unet
+
         file = find_file(unet_name, "diffusion_models")
         return io.NodeOutput(load_unet(file, weight_dtype))
 
@@ -84,6 +80,8 @@ class LoadMoVQ(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae_name: Any) -> io.NodeOutput:
+        from ..utils.comfyui.vae import load_vae_file
+
         return io.NodeOutput(load_vae_file(find_file(vae_name, "vae")))
 
 
@@ -145,6 +143,8 @@ class LoadPriorTransformer(io.ComfyNode):
         clip: Any = None,
         clip_vision: Any = None,
     ) -> io.NodeOutput:
+        from ..utils.comfyui.prior_transformers import load_transformer
+
         source = find_transformer(prior_name)
         lender = None if prior is None else PRIOR.take(prior)
         return io.NodeOutput(load_transformer(source, weight_dtype, lender, clip, clip_vision))

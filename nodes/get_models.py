@@ -13,7 +13,6 @@ from ..utils.download.background import download
 from ..utils.download.folder import PRECISIONS
 from ..utils.download.progress import Progress
 from ..utils.download.repositories import CHOICES, REPOSITORIES, Repository
-from ..utils.files.previews import fit_missing_preview
 from ..utils.kandinsky.checks import check_choice
 from .widgets import write_on
 
@@ -43,6 +42,8 @@ def get(repository: Repository, precision: str, show: Callable[[Progress], None]
     root = next((root for root in roots if os.path.lexists(root / repository.name)), roots[0])
     elsewhere = [Path(f) for kind in ENCODERS for f in folder_paths.get_folder_paths(kind)]
     text = download(repository, root, precision, show, elsewhere)
+    from ..utils.files.previews import fit_missing_preview
+
     fit_missing_preview(root / repository.name)
     return text
 

@@ -4,13 +4,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.stage_plan import Sampling
-from ..utils.comfyui.stages import run_stage
 from .stage_inputs import (
     PICTURE,
     condition_inputs,
     denoise_input,
     latent_output,
+    run_stage,
     sampling_inputs,
     take_embeds,
 )
@@ -40,7 +39,5 @@ class Img2Img(io.ComfyNode):
     ) -> io.NodeOutput:
         embeds = take_embeds(image_embeds, negative_image_embeds)
         return io.NodeOutput(
-            run_stage(
-                model, "text_to_image", embeds, latent, Sampling(**sampling), from_picture=True
-            )
+            run_stage(model, "text_to_image", embeds, latent, sampling, from_picture=True)
         )

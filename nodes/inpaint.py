@@ -4,9 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.stage_plan import Sampling
-from ..utils.comfyui.stages import run_stage
-from .stage_inputs import condition_inputs, latent_output, sampling_inputs, take_embeds
+from .stage_inputs import condition_inputs, latent_output, run_stage, sampling_inputs, take_embeds
 
 
 class Inpaint(io.ComfyNode):
@@ -40,6 +38,4 @@ class Inpaint(io.ComfyNode):
         **sampling: Any,
     ) -> io.NodeOutput:
         embeds = take_embeds(image_embeds, negative_image_embeds)
-        return io.NodeOutput(
-            run_stage(model, "inpaint", embeds, latent, Sampling(**sampling), mask=mask)
-        )
+        return io.NodeOutput(run_stage(model, "inpaint", embeds, latent, sampling, mask=mask))

@@ -4,11 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.depth_estimator import LoadedDepthEstimator
-from ..utils.comfyui.load_model import load_model
-from ..utils.comfyui.load_prior import load_prior
 from ..utils.comfyui.model_folders import find_model, fingerprint, list_models
-from ..utils.comfyui.vae import load_vae
 from .sockets import DEPTH_ESTIMATOR, PRIOR
 from .widgets import NAMES_OF_THE_MODEL, check_model_name, weight_dtype_input
 
@@ -46,6 +42,8 @@ class LoadPrior(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name: Any, weight_dtype: Any) -> io.NodeOutput:
+        from ..utils.comfyui.load_prior import load_prior
+
         return io.NodeOutput(load_prior(find_model(model_name, "prior"), weight_dtype))
 
 
@@ -87,6 +85,9 @@ class LoadDecoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name: Any, weight_dtype: Any) -> io.NodeOutput:
+        from ..utils.comfyui.load_model import load_model
+        from ..utils.comfyui.vae import load_vae
+
         folder = find_model(model_name, "decoder")
         return io.NodeOutput(load_model(folder, weight_dtype), load_vae(folder))
 
@@ -122,4 +123,6 @@ class LoadDepthEstimator(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name: Any) -> io.NodeOutput:
+        from ..utils.comfyui.depth_estimator import LoadedDepthEstimator
+
         return io.NodeOutput(LoadedDepthEstimator(find_model(model_name, "depth")))

@@ -4,8 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.lora import apply_to_decoder, apply_to_prior, fingerprint_lora
-from ..utils.comfyui.model_files import find_file, list_files
+from ..utils.comfyui.model_files import find_file, fingerprint_lora, list_files
 from .sockets import PRIOR
 from .widgets import check_file_name, show_notes
 
@@ -60,6 +59,8 @@ class LoadDecoderLora(LoraNode):
 
     @classmethod
     def execute(cls, model: Any, lora_name: Any, strength: Any) -> io.NodeOutput:
+        from ..utils.comfyui.lora import apply_to_decoder
+
         patched, notes = apply_to_decoder(model, find_file(lora_name, "loras"), strength)
         show_notes(notes)
         return io.NodeOutput(patched)
@@ -81,6 +82,8 @@ class LoadPriorLora(LoraNode):
 
     @classmethod
     def execute(cls, prior: Any, lora_name: Any, strength: Any) -> io.NodeOutput:
+        from ..utils.comfyui.lora import apply_to_prior
+
         file = find_file(lora_name, "loras")
         patched, notes = apply_to_prior(PRIOR.take(prior), file, strength)
         show_notes(notes)

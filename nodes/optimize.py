@@ -4,9 +4,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..utils.comfyui.attention import ATTENTIONS
-from ..utils.comfyui.optimize import optimize
-
 
 class Optimize(io.ComfyNode):
     @classmethod
@@ -22,7 +19,7 @@ class Optimize(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Combo.Input(
                     "attention",
-                    options=list(ATTENTIONS),
+                    options=["sdpa", "host", "plain"],
                     default="sdpa",
                     tooltip="sdpa: PyTorch's own attention, the default. host: the one that your "
                     "ComfyUI was started with (xformers, sage, flash, split, …). plain: slow, and "
@@ -43,4 +40,6 @@ class Optimize(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, attention: Any, channels_last: Any) -> io.NodeOutput:
+        from ..utils.comfyui.optimize import optimize
+
         return io.NodeOutput(optimize(model, attention, channels_last))

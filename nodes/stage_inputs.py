@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..utils.kandinsky.image_embeds import ImageEmbeds
-from ..utils.kandinsky.schedulers import SAMPLERS, SPACINGS
+from ..utils.kandinsky.samplers import SAMPLERS, SPACINGS
 from .sockets import EMBEDS
 from .widgets import cfg_input, seed_input
 
@@ -99,3 +99,13 @@ def take_embeds(positive: Any, negative: Any) -> tuple[ImageEmbeds, ImageEmbeds 
         ValueError: another value came in.
     """
     return EMBEDS.take(positive), None if negative is None else EMBEDS.take(negative)
+
+
+def run_stage(
+    model: Any, variant: str, embeds: Any, latent: Any, sampling: dict[str, Any], **inputs: Any
+) -> Any:
+    """Return the latent that `utils.comfyui.stages.run_stage` gives for these widgets."""
+    from ..utils.comfyui.stage_plan import Sampling
+    from ..utils.comfyui.stages import run_stage
+
+    return run_stage(model, variant, embeds, latent, Sampling(**sampling), **inputs)

@@ -17,7 +17,7 @@ from kandinsky22.nodes.file_loaders import LoadPriorTransformer, LoadUNet
 from kandinsky22.nodes.loaders import LoadPrior
 from kandinsky22.nodes.lora import LoadDecoderLora
 from kandinsky22.utils.comfyui.model_files import list_files
-from kandinsky22.utils.comfyui.prior_transformers import list_transformers
+from kandinsky22.utils.comfyui.prior_names import list_transformers
 from safetensors.torch import save_file
 
 import nodes as host

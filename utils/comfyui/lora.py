@@ -17,11 +17,9 @@ from ..files.lora_alphas import give_alphas
 from ..files.lora_checks import fits_together, unfold_core
 from ..files.lora_names import NETWORKS, Network, looks_like, weight_names
 from ..files.lora_tensors import LoraFile, LoraTensors, read_lora
-from ..files.peft_configs import sidecars
 from ..kandinsky.checks import check_numbers
 from .dora import with_magnitude
 from .model import kandinsky_of
-from .model_files import find_file
 from .prior import ONE_PASS, LoadedPrior
 
 log = logging.getLogger("kandinsky22")
@@ -121,13 +119,6 @@ def read_patches(
 
 def listed(names: list[str]) -> str:
     return ", ".join(f"{name:.100}" for name in names[:3])
-
-
-def fingerprint_lora(name: str) -> Any:
-    """Return a value that changes when the file or peft's settings beside it change."""
-    path = find_file(name, "loras")
-    stats = {file.name: file.stat() for file in (path, *sidecars(path))}
-    return [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()]
 
 
 def apply_lora(

@@ -2,9 +2,11 @@
 
 import re
 from pathlib import Path, PurePath
+from typing import Any
 
 import folder_paths
 
+from ..files.peft_configs import sidecars
 from .model_folders import BUNDLED
 
 NAMED_FOR_US = re.compile(r"kandinsky.{0,2}2.?2|k22|movq", re.IGNORECASE)
@@ -55,3 +57,10 @@ def fingerprint(name: str, kind: str) -> tuple[int, int]:
     """Return a value that changes when the file does, so that ComfyUI loads it again."""
     file = find_file(name, kind).stat()
     return file.st_size, file.st_mtime_ns
+
+
+def fingerprint_lora(name: str) -> Any:
+    """Return a value that changes when the file or peft's settings beside it change."""
+    path = find_file(name, "loras")
+    stats = {file.name: file.stat() for file in (path, *sidecars(path))}
+    return [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()]

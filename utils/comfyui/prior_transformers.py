@@ -11,47 +11,15 @@ from diffusers import PriorTransformer
 from ..files import architectures
 from ..files.configs import read_config
 from ..files.model_kinds import transformer_folder
-from ..files.prior_files import is_prior_file
 from ..files.weights import fill_module, recognise
-from . import model_files, model_folders
+from . import model_folders
 from .clip_text import ComfyTextEncoder
 from .clip_vision import ComfyImageEncoder
 from .dtypes import pick_dtypes, pick_ops
 from .load_prior import is_one_pass, load_network
 from .prior import LoadedPrior, PriorNetwork
+from .prior_names import KIND
 from .residents import Resident
-
-KIND = "prior_transformer"
-FILES = "diffusion_models"
-
-
-def transformer_files() -> dict[str, Path]:
-    """Return portable name → single file, for all that hold a prior's transformer."""
-    files = model_files.list_files(FILES).items()
-    return {name: file for name, file in files if is_prior_file(file)}
-
-
-def list_transformers() -> list[str]:
-    return [*transformer_files(), *model_folders.list_models(KIND)]
-
-
-def find_transformer(name: str) -> Path:
-    """Return a single file, or the folder with config.json and weights.
-
-    Raises:
-        FileNotFoundError, ValueError: there is none of that name, or it is something else.
-    """
-    if str(name) in model_files.list_files(FILES):
-        return model_files.find_file(name, FILES)
-    folder = model_folders.find_model(name, KIND)
-    return transformer_folder(folder) or folder
-
-
-def fingerprint(name: str) -> Any:
-    """Return a value that changes when the file, or a file of the folder, does."""
-    if str(name) in model_files.list_files(FILES):
-        return model_files.fingerprint(name, FILES)
-    return model_folders.fingerprint(name, KIND)
 
 
 def known_configs() -> list[tuple[str, dict[str, Any]]]:
