@@ -33,7 +33,7 @@ def describe_machine(comfyui: str) -> dict[str, str]:
         "python": platform.python_version(),
         "comfyui": comfyui,
         **{name: version(name) for name in PACKAGES},
-        "command": " ".join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
+        "command": " ".join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
 
 

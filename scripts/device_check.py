@@ -34,7 +34,7 @@ PARTS = {
     "eager": 60,
     "eager_with_dynamic_memory": 60,
     "choices": 40,
-    "compiled": 150,
+    "compiled": 120,
     "ours_in_6_gib": 25,
     "diffusers_in_6_gib": 25,
     "ours_in_4_gib": 25,

@@ -83,7 +83,7 @@ def test_every_part_runs_or_says_what_it_needs(bare_python, packed, tmp_path):
         archive.extractall(tmp_path / "device")
     command = [bare_python, PACK / "scripts" / "device_check.py", "--size", "thin"]
     command += ["--comfyui", tmp_path / "device" / "ComfyUI", "--out", tmp_path / "rows"]
-    command += ["--packages", tmp_path / "device" / "packages", "--seconds", "900"]
+    command += ["--packages", tmp_path / "device" / "packages", "--seconds", "4000"]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     log = (tmp_path / "rows" / "log.txt").read_text("utf-8")
@@ -98,8 +98,9 @@ def test_every_part_runs_or_says_what_it_needs(bare_python, packed, tmp_path):
     [tests] = found["tests"]
     assert tests["skipped"] > 20 and not tests["passed"] and not tests["failed"]
     assert [row["run"] for row in found["eager"]] == ["Decoder", "KSampler", "VAE Decode"]
-    [compiled] = found["compiled"]
+    first, compiled = found["compiled"]
+    assert first["backend"] == "eager" and first["first_run_seconds"] > 0
     for row in (*found["eager"], *found["choices"], compiled):
         assert row["ratio"] > 0 and len(row["quartiles"]) == 2
-    assert compiled["bar_over_eager"] == 0.75 and compiled["over_eager_diffusers"] > 0
+    assert compiled["bar"] == 0.75
     assert found["least"][0]["least_seconds_a_step"] > 0
