@@ -3,7 +3,7 @@
 They compute what diffusers' `DDPMScheduler.step` and `UnCLIPScheduler.step` compute, to the bit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,18 +31,23 @@ class Step:
     noise: torch.Tensor | None
 
 
-def ddpm_step(scheduler: Any, t: torch.Tensor) -> Step:
-    """Return the coefficients that DDPMScheduler computes for a timestep."""
-    previous = scheduler.previous_timestep(t)
-    alpha, one = scheduler.alphas_cumprod[t], scheduler.one
-    alpha_after = scheduler.alphas_cumprod[previous] if previous >= 0 else one
+def ddpm_steps(scheduler: Any) -> dict[int, Step]:
+    """Return timestep → the coefficients that DDPMScheduler computes for it, for a whole run."""
+    timesteps = scheduler.timesteps.cpu()
+    after = torch.cat([timesteps[1:], torch.tensor([-1])])
+    alpha, alphas_after = scheduler.alphas_cumprod[timesteps], scheduler.alphas_cumprod[after]
+    alpha_after = torch.where(after >= 0, alphas_after, scheduler.one)
     rest, rest_after, current = 1 - alpha, 1 - alpha_after, alpha / alpha_after
-    noise = None
-    if t > 0:
-        noise = scheduler._get_variance(t)
-        noise = noise if scheduler.config.variance_type == "fixed_small_log" else noise**0.5
+    variance = 1 - current
+    if scheduler.config.variance_type != "fixed_large":
+        variance = torch.clamp(rest_after / rest * variance, min=1e-20)
+    logarithmic = scheduler.config.variance_type == "fixed_small_log"
+    noise = torch.exp(0.5 * torch.log(variance)) if logarithmic else variance**0.5
     finished = alpha_after**0.5 * (1 - current) / rest
-    return Step(rest**0.5, alpha**0.5, finished, current**0.5 * rest_after / rest, noise)
+    columns = rest**0.5, alpha**0.5, finished, current**0.5 * rest_after / rest, noise
+    steps = {int(t): Step(*row) for t, *row in zip(timesteps, *columns, strict=True)}
+    # No noise is added to the finished picture.
+    return {t: step if t else replace(step, noise=None) for t, step in steps.items()}
 
 
 def unclip_step(scheduler: Any, t: torch.Tensor, previous: torch.Tensor | None) -> Step:
@@ -99,6 +104,12 @@ class Lean:
 
 
 class LeanDDPM(Lean, DDPMScheduler):
+    table: dict[int, Step] | None = None  # of this run
+
+    def set_timesteps(self, *args: Any, **options: Any) -> None:
+        super().set_timesteps(*args, **options)
+        self.table = None
+
     def step(
         self,
         model_output: Any,
@@ -109,7 +120,8 @@ class LeanDDPM(Lean, DDPMScheduler):
     ) -> Any:
         if not (return_dict and is_lean(self, generator)):
             return super().step(model_output, timestep, sample, generator, return_dict)
-        return take_step(self, ddpm_step(self, timestep), model_output, sample, generator)
+        self.table = self.table or ddpm_steps(self)
+        return take_step(self, self.table[int(timestep)], model_output, sample, generator)
 
 
 class LeanUnCLIP(Lean, UnCLIPScheduler):
