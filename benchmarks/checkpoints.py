@@ -1,4 +1,4 @@
-"""Checkpoints to measure on, in four sizes: the bundled miniature, and random weights.
+"""Checkpoints to measure on, in four sizes: the bundled model, and random weights.
 
 Times do not depend on weights, so the published architecture gets random ones. A folder is what
 diffusers saves, and both loaders read the same files.

@@ -1,4 +1,4 @@
-"""ControlNet: image embeddings and a depth hint → latents, from noise or from a picture."""
+"""ControlNet: image embeddings and a depth map → latents, from noise or from a picture."""
 
 from typing import Any
 

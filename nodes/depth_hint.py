@@ -1,4 +1,4 @@
-"""The depth hint: picture → depth map, which the ControlNet stages follow."""
+"""Depth Hint: picture → depth map, which the ControlNet stages follow."""
 
 from typing import Any
 

@@ -52,8 +52,8 @@ class ExampleDataset(io.ComfyNode):
                     "dataset",
                     options=dataset_names(),
                     tooltip="Eight shapes on dark violet, for the bundled model. Their captions "
-                    "name other colours for the background on purpose: the trained LoRA then draws "
-                    "dark violet where a prompt says white, green or black.",
+                    "name other colours for the background on purpose: the trained LoRA then "
+                    "mostly draws dark violet, even where a prompt says white, green or black.",
                 )
             ],
             outputs=[

@@ -95,8 +95,9 @@ class GetModels(io.ComfyNode):
                     "for image to image and mixing, too. inpaint and depth-controlnet: the prior "
                     "and their own decoder. “without the image encoder” saves 3.7 GB: choose it "
                     "only if you always write a negative prompt and never use pictures. Or choose "
-                    f"one repository: {sizes}. Files in models/clip_vision and "
-                    "models/text_encoders that are identical are linked or copied instead.",
+                    f"one repository: {sizes}. If a file in models/clip_vision or "
+                    "models/text_encoders is identical to a published one, it is linked or copied "
+                    "and not downloaded again.",
                 ),
                 io.Combo.Input(
                     "precision",

@@ -25,7 +25,8 @@ class LoadPrior(io.ComfyNode):
                 io.Combo.Input(
                     "model_name",
                     options=list_models("prior"),
-                    tooltip="A diffusers folder under models/diffusers, or the bundled model.",
+                    tooltip="A diffusers folder under models/diffusers or in the Hugging Face "
+                    "cache, or the bundled model.",
                 ),
                 weight_dtype_input(),
             ],
@@ -64,8 +65,8 @@ class LoadDecoder(io.ComfyNode):
                 io.Combo.Input(
                     "model_name",
                     options=list_models("decoder"),
-                    tooltip="A diffusers folder under models/diffusers, or the bundled model. "
-                    "Inpaint and ControlNet need their own decoders.",
+                    tooltip="A diffusers folder under models/diffusers or in the Hugging Face "
+                    "cache, or the bundled model. Inpaint and ControlNet need their own decoders.",
                 ),
                 weight_dtype_input(),
             ],
@@ -106,8 +107,8 @@ class LoadDepthEstimator(io.ComfyNode):
                 io.Combo.Input(
                     "model_name",
                     options=list_models("depth"),
-                    tooltip="A transformers folder under models/depth_estimators, or the bundled "
-                    "estimator.",
+                    tooltip="A transformers folder under models/depth_estimators or "
+                    "models/diffusers or in the Hugging Face cache, or the bundled estimator.",
                 ),
             ],
             outputs=[DEPTH_ESTIMATOR.output("depth_estimator")],

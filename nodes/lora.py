@@ -11,13 +11,13 @@ from .widgets import check_file_name, show_notes
 ALIASES = ["lora", "DoRA", "LoHa", "LoKr", "peft", "style", "fine-tune", "adapter"]
 
 
-def lora_inputs() -> list[io.Input]:
+def lora_inputs(makers: str) -> list[io.Input]:
     return [
         io.Combo.Input(
             "lora_name",
             options=list(list_files("loras")),
             tooltip="A safetensors file under models/loras, or the bundled one. Files from "
-            "diffusers, peft and kohya work.",
+            f"{makers} work.",
         ),
         io.Float.Input(
             "strength",
@@ -53,7 +53,10 @@ class LoadDecoderLora(LoraNode):
             description="Adds a LoRA to the decoder's UNet, for example a style. Several of these "
             "nodes can follow one another.",
             search_aliases=ALIASES,
-            inputs=[io.Model.Input("model"), *lora_inputs()],
+            inputs=[
+                io.Model.Input("model"),
+                *lora_inputs("diffusers, peft, kohya and ComfyUI's Train LoRA"),
+            ],
             outputs=[io.Model.Output(id="model", display_name="model")],
         )
 
@@ -76,7 +79,7 @@ class LoadPriorLora(LoraNode):
             description="Adds a LoRA to the prior's transformer, which changes what a prompt "
             "means. Several of these nodes can follow one another.",
             search_aliases=ALIASES,
-            inputs=[PRIOR.input("prior"), *lora_inputs()],
+            inputs=[PRIOR.input("prior"), *lora_inputs("diffusers, peft and kohya")],
             outputs=[PRIOR.output("prior")],
         )
 

@@ -93,8 +93,8 @@ class PriorEmb2Emb(io.ComfyNode):
             node_id="Kandinsky22PriorEmb2Emb",
             display_name="Prior Emb2Emb (Kandinsky 2.2)",
             category="Kandinsky 2.2/prior",
-            description="Changes image embeddings towards a prompt. So you edit what is in a "
-            "picture with words.",
+            description="Changes image embeddings towards a prompt: you can edit what is in "
+            "a picture with words.",
             search_aliases=[
                 *("image and prompt", "image prompt", "IP-Adapter", "edit", "strength"),
                 *("unCLIP", "variation"),

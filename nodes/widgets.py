@@ -20,8 +20,8 @@ def seed_input() -> io.Input:
         min=0,
         max=2**64 - 1,
         control_after_generate=True,
-        tooltip="Item i of the batch draws its noise from seed + i, on the CPU. So you can make "
-        "one picture of a batch again by itself, and it is the same on every device. KSampler "
+        tooltip="Item i of the batch draws its noise from seed + i, on the CPU. The noise is the "
+        "same on every device, and you can make one picture of a batch again by itself. KSampler "
         "does this differently.",
     )
 

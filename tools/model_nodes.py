@@ -3,7 +3,7 @@
     python tools/model_nodes.py
 
 It places every node that takes a MODEL and gives one before KSampler and before each decoding
-stage, on the bundled miniature, and reports the results. A new ComfyUI shows its new nodes.
+stage, on the bundled model, and reports the results. A new ComfyUI shows its new nodes.
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ def page(table: list[Row]) -> str:
         "# ComfyUI's nodes that change a MODEL",
         "",
         f"Every node of ComfyUI {comfyui_version.__version__} that takes a MODEL and gives one,",
-        "placed before KSampler and before each of the five decoding stages, on the miniature.",
+        "placed before KSampler and before each of the five stage nodes, on the bundled model.",
         "`python tools/model_nodes.py` writes this page.",
         "",
         "- *works*: the latents change. What the node puts on the MODEL is in the second column.",
@@ -296,7 +296,7 @@ def page(table: list[Row]) -> str:
         "- *refused*: the message that the user sees.",
         "- *not for this model*: the node wants another one, or what Kandinsky 2.2 does not have.",
         "",
-        "| node | puts on the MODEL | in KSampler | in a stage |",
+        "| node | puts on the MODEL | in KSampler | in a stage node |",
         "|---|---|---|---|",
     ]
     lines += [

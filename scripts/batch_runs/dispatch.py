@@ -83,7 +83,7 @@ def dispatch(
                 else:
                     yield (
                         task,
-                        Outcome("", error=f"Lost a server over it {MOST_LOSSES} times: {reason}"),
+                        Outcome("", error=f"It lost its server {MOST_LOSSES} times: {reason}"),
                     )
             else:
                 idle.append(number)

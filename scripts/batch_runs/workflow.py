@@ -32,9 +32,9 @@ def read_workflow(path: Path) -> dict:
         raise ValueError(f"{path} is not a JSON file: {error}") from None
     if isinstance(workflow, dict) and isinstance(workflow.get("nodes"), list):
         raise ValueError(
-            f"{path} is in the form that the page saves, which a server cannot run. Open it in "
-            "ComfyUI and choose Export (API) in the menu; the API form of the workflows in "
-            "workflows/ is in workflows/api/."
+            f"{path} is in the form that ComfyUI's web interface saves, which a server cannot run. "
+            "Open it in ComfyUI and choose Export (API) in the menu. The API form of the "
+            "workflows in workflows/ is in workflows/api/."
         )
     nodes = workflow.items() if isinstance(workflow, dict) else []
     for number, node in nodes or [("", None)]:

@@ -1,4 +1,4 @@
-"""ComfyUI's web interface in headless Chromium, on a server with the bundled miniature."""
+"""ComfyUI's web interface in headless Chromium, on a server with the bundled model."""
 
 import pytest
 from helpers import browser_user

@@ -49,7 +49,7 @@ def test_it_is_linked(tiny_hub, root, own):
     mine = put(own / "IP-Adapter" / "sub" / "CLIP-ViT-bigG.safetensors")
     said = get(root, own.parent / "text_encoders", own)
     assert tiny_hub.bytes_served == REST and UNET not in tiny_hub.served
-    assert f"Not fetched: {UNET}, which is a link to {mine}, the same to the byte." in said
+    assert f"Not downloaded: {UNET}. It is a link to {mine}, which is the published file." in said
     assert mine.samefile(root / TINY.name / UNET)
     found = files_in(root / TINY.name)
     assert found.pop("download.json") and found == TINY_FILES
@@ -61,7 +61,7 @@ def test_it_is_copied_from_another_disk(tiny_hub, root):
         assert mine.stat().st_dev != root.parent.parent.stat().st_dev
         said = get(root, Path(folder))
     assert tiny_hub.bytes_served == REST
-    assert f"Not fetched: {UNET}, which was made from {mine}, the same to the byte." in said
+    assert f"Not downloaded: {UNET}. It was made from {mine}, which is the published file." in said
     assert (root / TINY.name / UNET).read_bytes() == WHOLE
     assert not list(root.rglob("*.part"))
 
@@ -69,14 +69,14 @@ def test_it_is_copied_from_another_disk(tiny_hub, root):
 def test_it_is_converted(tiny_hub, root, own):
     mine = put(own / "mine.safetensors")
     said = get(root, own, precision="fp16")
-    assert tiny_hub.bytes_served == REST and f"{UNET}, which was made from {mine}" in said
+    assert tiny_hub.bytes_served == REST and f"{UNET}. It was made from {mine}" in said
     found = load_file(root / TINY.name / UNET)["weight"]
     assert found.equal(load_file(mine)["weight"].half()) and mine.read_bytes() == WHOLE
 
 
 def test_other_bytes_of_the_same_size_are_not_used(tiny_hub, root, own):
     other = put(own / "other.safetensors", WHOLE[:-1] + b"\x01")
-    assert "Not fetched" not in get(root, own)
+    assert "Not downloaded" not in get(root, own)
     assert tiny_hub.served[UNET] == len(WHOLE)
     assert (root / TINY.name / UNET).read_bytes() == WHOLE != other.read_bytes()
 
@@ -113,7 +113,7 @@ def test_what_may_not_be_read_is_fetched(tiny_hub, root, own, tmp_path, monkeypa
         if is_root:
             os.seteuid(0)
         (own / "closed").chmod(0o700)
-    assert tiny_hub.served[UNET] == len(WHOLE) and "Not fetched" not in said
+    assert tiny_hub.served[UNET] == len(WHOLE) and "Not downloaded" not in said
 
 
 def test_comparing_is_shown_and_can_be_stopped(tiny_hub, root, own):
@@ -162,8 +162,8 @@ def test_the_command_looks_beside_the_models(get, hub, published, models_dir):
     put(models_dir / "text_encoders" / "g", read(published, "text_encoder/model.safetensors"))
     said = get("text-to-image")
     assert "kandinsky-2-2-prior" in listed()
-    assert said.count("Not fetched: ") == 2
-    assert f"{ENCODER}, which was made from {models_dir / 'clip_vision'}" in said
+    assert said.count("Not downloaded: ") == 2
+    assert f"{ENCODER}. It was made from {models_dir / 'clip_vision'}" in said
     assert ENCODER not in hub.served and "text_encoder/model.safetensors" not in hub.served
 
 

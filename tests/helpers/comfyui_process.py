@@ -143,7 +143,7 @@ def node(kind: str, **inputs) -> dict:
 
 
 def our_graph() -> dict:
-    """Return stages on the bundled miniature, without KSampler, which seeds torch's generator."""
+    """Return stages on the bundled model, without KSampler, which seeds torch's generator."""
     mini, load = "kandinsky-2-2-mini-{}", dict(weight_dtype="default")
     steps = dict(seed=1, steps=4, cfg=4.0, sampler_name="euler")
     pair = dict(image_embeds=["prior", 0], negative_image_embeds=["prior", 1])

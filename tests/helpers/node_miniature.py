@@ -1,4 +1,4 @@
-"""Run the bundled miniature through our nodes, for the scores of tools/train_miniature.py."""
+"""Run the bundled model through our nodes, for the scores of tools/train_miniature.py."""
 
 import torch
 from kandinsky22 import nodes as stages

@@ -138,7 +138,7 @@ def test_an_encoder_that_is_there_is_not_fetched(bare_server, hub):
     hub.served.clear()
     said = bare_server.run(get(PRIOR)).outputs["get"]["text"][0]
     assert said.startswith("Ready. ")
-    assert f" Not fetched: {path}, which was made from {mine}, the same to the byte." in said
+    assert f" Not downloaded: {path}. It was made from {mine}, which is the published file." in said
     assert path not in hub.served and "text_encoder/model.safetensors" in hub.served
 
 

@@ -111,7 +111,7 @@ def test_progress_reaches_the_page(server):
 
 @pytest.mark.parametrize("workflow", ["text_to_image", "ksampler"])
 def test_previews_show_the_picture_as_it_forms(server, workflow):
-    """On the bundled miniature, which has its map to colours, each step has one preview."""
+    """On the bundled model, which has its map to colours, each step has one preview."""
     prompt = json.loads((WORKFLOWS / "api" / f"{workflow}.json").read_text())
     sampler = next(item for item in prompt.values() if "sampler_name" in item["inputs"])
     sampler["inputs"] |= dict(seed=33, steps=12)

@@ -82,7 +82,7 @@ def free(server, empty: dict) -> dict:
 
 
 def digest(server, result) -> str:
-    """Return a digest of all pictures of a result, to the bit."""
+    """Return a digest of every bit of all pictures of a result."""
     pixels = [
         picture.tobytes()
         for image in result.images

@@ -83,7 +83,7 @@ def test_latents_of_other_models_are_refused(load_decoder, pair, channels):
         InpaintConditioning.execute(*pair, latent, half_mask(True))
 
 
-def test_an_area_outside_of_the_canvas_is_named(load_decoder, embeds):
+def test_an_area_outside_the_latent_is_named(load_decoder, embeds):
     model, negative = load_decoder(TEXT_TO_IMAGE)[0], conditioning(embeds(1, 3))
     (area,) = host.ConditioningSetArea().append(conditioning(embeds(1, 1)), 64, 64, 0, 64, 1.0)
     with pytest.raises(
@@ -156,11 +156,11 @@ def test_patches_for_other_models_are_refused(load_decoder, pair, patch):
 
 
 @pytest.mark.parametrize("y, sides", [(64, "0×8"), (128, "0×8")])
-def test_an_area_beyond_the_canvas_is_named(load_decoder, embeds, y, sides):
+def test_an_area_beyond_the_latent_is_named(load_decoder, embeds, y, sides):
     model, negative = load_decoder(TEXT_TO_IMAGE)[0], conditioning(embeds(1, 3))
     (area,) = host.ConditioningSetArea().append(conditioning(embeds(1, 1)), 64, 64, 0, y, 1.0)
     for pair in ((area, negative), (negative, area)):
-        with pytest.raises(ValueError, match=f"no latents to denoise: {sides}.*outside of the"):
+        with pytest.raises(ValueError, match=f"no latents to denoise: {sides}.*outside the latent"):
             ksampler(model, *pair, canvas())
 
 

@@ -14,16 +14,21 @@ ODD = {
     r"(?:^|[.!?:] )Of [A-Z`*]": 'a sentence with a verb, such as "Connect Load Prior."',
     r"\b(?:does|do) (?:as well|so|the like)\b": "works, too",
     r"\b[Tt]he host(?:'s)?\b": "ComfyUI",
-    r"\b[Tt]he (?:web )?page(?:'s)?\b(?! cache)": "ComfyUI, or its web interface",
+    r"\b(?:[Tt]he|ComfyUI's) (?:web )?page(?:'s)?\b(?! cache)": "ComfyUI, or its web interface",
     r"\b(?:un)said\b(?! by)": "given, named, by default",
     r"\bin the box\b": "bundled",
     r"\bfrom nothing\b": "from scratch",
     r"\b(?<!`)(?:theirs|ours)\b": "name what it is",
     r"\bbehind (?:it|its name)\b": "after",
-    r"\bto the bit\b": "bit for bit, or exactly",
+    r"\bto the (?:bit|byte)\b": "bit for bit, or exactly",
+    r"\boutside of\b": "outside",
+    r"\bcheckpoint folder": "a diffusers folder",
+    r"\b[Ss]et \*[^*]+\* \d": "set … to …",
     r"\bcanvas(?:es)? of batch\b|\b[Aa] canvas\b": "an empty latent with batch size 1",
     r"\bempty picture\b": "an all-zero picture",
     r"\bbundled miniature": "the bundled model",
+    r"\bfits? (?:only )?the size that\b": "fits a model as large as the one that",
+    r"\bSo you [a-z]+ what\b": "so that you can …, or a colon",
     r"\bdepth hint\b": "a depth map",
     r"\band the reverse\b|\bthe other way round\b": "and vice versa",
     r"\bthe model knows (?:\d|multiples)": "the model was trained for",
@@ -44,7 +49,10 @@ def strings(value) -> list[str]:
 
 
 def messages(path: Path) -> str:
-    """Return the texts of a module without its docstrings. `…` joins the parts of an f-string."""
+    """Return the texts of a module without its docstrings and its lists of packages (`a==1`).
+
+    `…` joins the parts of an f-string.
+    """
     tree = ast.parse(path.read_text("utf-8"))
     expressions = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
     within = {id(part) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for part in n.values}
@@ -56,7 +64,7 @@ def messages(path: Path) -> str:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             if id(node) not in expressions | within:
                 found.append(node.value)
-    return "\n\n".join(text for text in found if " " in text)
+    return "\n\n".join(text for text in found if " " in text and "==" not in text)
 
 
 def docstrings(path: Path) -> str:
@@ -84,7 +92,7 @@ TEXTS |= {
 }
 TEXTS |= {
     str(path.relative_to(PACK)): messages(path)
-    for folder in ("nodes", "utils")
+    for folder in ("nodes", "utils", "scripts")
     for path in (PACK / folder).rglob("*.py")
 }
 TEXTS |= {
@@ -127,7 +135,8 @@ def test_no_odd_phrase(text):
 
 def test_faults_are_found():
     """Each kind of fault is in these texts."""
-    odd = "Of Load Prior. A mask does as well. Put it behind it. The host runs what is unsaid."
+    odd = "Of Load Prior. A mask does as well. Put it behind it. The host runs what is unsaid. "
+    odd += "Set *Steps* 7. It is outside of the picture, and equal to the byte."
     hits = {p for p in ODD for sentence in sentences(odd) if re.search(p, sentence)}
-    assert len(hits) == 5
+    assert len(hits) == 8
     assert max(len(found.split()) for found in sentences(("word " * 36) + ". Short.")) > LONGEST

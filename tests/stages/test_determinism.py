@@ -1,6 +1,6 @@
 """A call gives the same bits after other calls, after unloading, and with partial loading.
 
-This holds on every version of ComfyUI, as the stages are compared with diffusers there, to the bit
+This holds on every version of ComfyUI, as the stages are compared with diffusers there, bit for bit
 (files beside this one, host/test_server). The tests of each stage check what a batch does to its
 items.
 """

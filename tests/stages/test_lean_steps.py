@@ -1,4 +1,4 @@
-"""Our steps of DDPM and unCLIP equal those of diffusers' schedulers, to the bit."""
+"""Our steps of DDPM and unCLIP equal those of diffusers' schedulers, bit for bit."""
 
 import diffusers
 import pytest

@@ -1,4 +1,4 @@
-"""The bundled miniature draws what the prompt says through our nodes, judged by its pixels.
+"""The bundled model draws what the prompt says through our nodes, judged by its pixels.
 
 The scores and the judge are those of tools/train_miniature.py --score, on a few scenes with fixed
 seeds. Each limit is the one in the model cards. With so few scenes, one of them may be missed.

@@ -51,7 +51,7 @@ def test_the_pictures_stay_the_same(load_decoder, sample, attention, channels_la
     if (attention, channels_last) == ("sdpa", False):
         assert torch.equal(samples, expected)
     torch.testing.assert_close(samples, expected, rtol=1e-4, atol=1e-3)
-    assert torch.equal(sample(plain), expected)  # to the bit, also after the other layout
+    assert torch.equal(sample(plain), expected)  # exactly, also after the other layout
 
 
 def test_channels_last_is_laid_out_on_load(load_decoder, sample):

@@ -1,4 +1,4 @@
-"""The depth estimator for the depth hint: a small GLPN (arXiv:2201.07436)."""
+"""The depth estimator that makes depth maps: a small GLPN (arXiv:2201.07436)."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def attend(
 ) -> torch.Tensor:
     """Compute attention with added keys and values: (B, C, h, w) → (B, C, h, w).
 
-    The result is that of diffusers' AttnAddedKVProcessor2_0, to the bit on a CPU.
+    The result is that of diffusers' AttnAddedKVProcessor2_0, bit for bit on a CPU.
 
     Args:
         image: the keys and values of the image embeddings.

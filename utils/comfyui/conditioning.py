@@ -135,11 +135,11 @@ def check_area(noise: torch.Tensor, area: tuple[int, ...] | None) -> None:
     if area is None:
         return
     ends = zip(area, area[len(area) // 2 :], noise.shape[-2:], strict=False)
-    sides = [max(0, min(size, canvas - start)) for size, start, canvas in ends]
+    sides = [max(0, min(size, whole - start)) for size, start, whole in ends]
     if 0 in sides:
         raise ValueError(
             f"There are no latents to denoise: {sides[0]}×{sides[1]}. An area that is set on a "
-            "CONDITIONING lies outside of the canvas; move it, or make the canvas larger."
+            "CONDITIONING lies outside the latent; move it, or make the latent larger."
         )
 
 

@@ -90,5 +90,7 @@ def describe(same: dict[str, Path], linked: set[str]) -> str:
     sentences: list[str] = []
     for path, source in same.items():
         how = "is a link to" if path in linked else "was made from"
-        sentences.append(f" Not fetched: {path}, which {how} {source}, the same to the byte.")
+        sentences.append(
+            f" Not downloaded: {path}. It {how} {source}, which is the published file."
+        )
     return "".join(sentences)

@@ -42,7 +42,7 @@ def read_kept(folder: Path) -> dict[str, Any]:
 
 
 def read_zero_embeds(folder: Path, how: str, width: int) -> ImageEmbeds | None:
-    """Return the embedding (1, width) if it was computed in the same way, to the bit, or None.
+    """Return the embedding (1, width) if it was computed in exactly the same way, or None.
 
     Args:
         how: what its bits depend on beside the encoder: the dtypes, the device.

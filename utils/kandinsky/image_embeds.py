@@ -49,7 +49,7 @@ class ImageEmbeds:
         """Raise ValueError if these embeddings are not `width` wide, as `taker` needs them."""
         if self.width != width:
             raise ValueError(
-                "Choose models of one family, both published or both miniature, in Load Prior and "
+                "Choose models of one family, both published or both bundled, in Load Prior and "
                 f"Load Decoder. These image embeddings are {self.width} wide, and {taker} takes "
                 f"{width}: they come from another family of models."
             )

@@ -1,6 +1,6 @@
 """DDPM and unCLIP steps that get their coefficients and noise from the CPU without a wait.
 
-They compute what diffusers' `DDPMScheduler.step` and `UnCLIPScheduler.step` compute, to the bit.
+They compute what diffusers' `DDPMScheduler.step` and `UnCLIPScheduler.step` compute, bit for bit.
 """
 
 from dataclasses import dataclass, replace
