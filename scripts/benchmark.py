@@ -46,6 +46,7 @@ COMMANDS = {
     "rows": "how long scripts/batch.py takes to its first job, for a table of many rows",
     "count": "the work that one step sends to a GPU, counted without a GPU",
     "solvers": "how close fewer calls of the UNet come to the published sampler",
+    "patches": "how many objects deep shrink draws at twice the trained size",
     "training": "what the template Train a LoRA teaches the bundled model",
 }
 # The parameters of a command's `run` are its options, with their defaults.

@@ -82,7 +82,7 @@ class Kandinsky22(comfy.model_base.BaseModel):
         """Call the UNet for ComfyUI. Raise ValueError for parts that do not fit it."""
         options = transformer_options or {}
         refuse_foreign_parts(self.diffusion_model, options, control)
-        kwargs |= unet_arguments(options)
+        kwargs |= unet_arguments(options, self.diffusion_model)
         self.exact_timestep = options.get(TIMESTEP)
         apply = super()._apply_model
         with naming_failures(options, x) if "patches" in kwargs else nullcontext():

@@ -5,8 +5,12 @@ from typing import Any
 import comfy.patcher_extension
 from comfy.patcher_extension import WrappersMP, get_all_wrappers
 
+from .wrapped_unet import Wrapped
+
 # Keys of a MODEL's `transformer_options` that the Optimize node sets.
 ATTENTION, CHANNELS_LAST = "kandinsky22_attention", "kandinsky22_channels_last"
+# ComfyUI's key for a function of other nodes that computes attention.
+OVERRIDE = "optimized_attention_override"
 # A key that a stage sets at each step: the timestep, which may lie between two noise levels.
 TIMESTEP = "kandinsky22_timestep"
 # The values of a MODEL's `model_options` that ComfyUI's guidance reads.
@@ -61,20 +65,29 @@ def needs_both(model: Any) -> bool:
     return bool(model.model_options.get("disable_cfg1_optimization"))
 
 
-def unet_arguments(transformer_options: dict[str, Any]) -> dict[str, Any]:
+def unet_arguments(transformer_options: dict[str, Any], unet: Any = None) -> dict[str, Any]:
     """Return how a MODEL's UNet is to run, as arguments of `Kandinsky22UNet.forward`.
 
     They are arguments because TorchCompileModel makes torch.compile ignore what changes within
     `transformer_options`.
+
+    Args:
+        unet: what the MODEL calls, which may be compiled. Wrappers of other nodes run around it.
     """
     attention = transformer_options.get(ATTENTION, "sdpa")
+    override = transformer_options.get(OVERRIDE)
     # A node that overrides ComfyUI's attention always wins.
-    if "optimized_attention_override" in transformer_options:
+    if override is not None:
         attention = "host"
     channels_last = bool(transformer_options.get(CHANNELS_LAST))
     chosen = {"attention": attention, "channels_last": channels_last}
+    if override is not None:
+        chosen["override"] = override
     if has_patches(transformer_options):
         chosen["patches"] = unet_patches(transformer_options)
+    wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+    if wrappers:
+        chosen["wrapped"] = Wrapped(unet, wrappers)
     return chosen
 
 

@@ -122,7 +122,7 @@ def prediction(
         transformer_options: Any = None,
         **kw: Any,
     ) -> torch.Tensor:
-        kw |= unet_arguments(transformer_options)
+        kw |= unet_arguments(transformer_options, base.diffusion_model)
         return base.diffusion_model(
             x, t, context=c_crossattn, transformer_options=transformer_options, **kw
         )

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import torch
-from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from diffusers import UNet2DConditionModel
 
 from ..files.architectures import variant_of
@@ -11,7 +10,9 @@ from ..kandinsky.latents import CHANNELS
 from ..kandinsky.resnet import make_lean
 from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
 from .attention import KeyValue, image_key, select_attention
+from .model_options import OVERRIDE
 from .patched_unet import run_patched
+from .wrapped_unet import Wrapped, run_wrapped
 
 
 class Conditions(NamedTuple):
@@ -109,6 +110,8 @@ class Kandinsky22UNet(UNet2DConditionModel):
         attention: str = "sdpa",
         channels_last: bool = False,
         patches: dict[str, Any] | None = None,
+        override: Any = None,
+        wrapped: Wrapped | None = None,
         transformer_options: dict[str, Any] | None = None,
         **_,
     ) -> torch.Tensor:
@@ -119,28 +122,23 @@ class Kandinsky22UNet(UNet2DConditionModel):
             hint: (B, 3, 8h, 8w) in [0, 1], for the depth variant.
             control: None. A call with a ControlNet is refused before this.
             conditions: of the same context and hint, if they were read before.
-            attention, channels_last, patches: see `unet_arguments`.
+            attention, channels_last, patches, override, wrapped: see `unet_arguments`.
         """
-        options = transformer_options or {}
+        given: dict[str, Any] = {"hint": hint, "conditions": conditions, "attention": attention}
+        given |= {"channels_last": channels_last, "transformer_options": transformer_options}
+        # Values that most calls do not have. A wrapper of other nodes does not see them, either.
+        given |= {} if patches is None else {"patches": patches}
+        given |= {} if override is None else {"override": override}
+        if wrapped is not None:
+            output = run_wrapped(wrapped, x, timesteps, context, **given)
+            return output if with_variance else output[:, :CHANNELS]
         height, width = x.shape[-2:]
         # Mirrored noise is still noise. A repeated edge is not, but tiny sizes allow nothing else.
         mode = "reflect" if min(height, width) >= self.grid else "replicate"
         x = pad_to_grid(x, self.grid, mode)
         if hint is not None:
-            hint = pad_to_grid(hint, self.grid * PIXELS_PER_LATENT)
-        chosen = {} if patches is None else {"patches": patches}
-        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
-        output = WrapperExecutor.new_class_executor(self._run, self, wrappers).execute(
-            x,
-            timesteps,
-            context,
-            hint=hint,
-            conditions=conditions,
-            attention=attention,
-            channels_last=channels_last,
-            transformer_options=transformer_options,
-            **chosen,
-        )[..., :height, :width]
+            given["hint"] = pad_to_grid(hint, self.grid * PIXELS_PER_LATENT)
+        output = self._run(x, timesteps, context, **given)[..., :height, :width]
         return output if with_variance else output[:, :CHANNELS]
 
     def _run(
@@ -153,8 +151,8 @@ class Kandinsky22UNet(UNet2DConditionModel):
         attention: str = "sdpa",
         channels_last: bool = False,
         patches: dict[str, Any] | None = None,
+        override: Any = None,
         transformer_options: dict[str, Any] | None = None,
-        **_: Any,
     ) -> torch.Tensor:
         # A wrapper may have replaced these tensors.
         if conditions is None or conditions.context is not context or conditions.hint is not hint:
@@ -162,11 +160,13 @@ class Kandinsky22UNet(UNet2DConditionModel):
         if channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         chosen: dict[str, Any] = {"attention": attention, "image": conditions.image}
+        options = transformer_options or {}
+        if override is not None:
+            options = options | {OVERRIDE: override}
         if attention == "host":
-            chosen["transformer_options"] = transformer_options or {}
+            chosen["transformer_options"] = options
         given: Any = {"conditions": conditions}
         if patches is not None:
-            options = transformer_options or {}
             return run_patched(self, x, timesteps, given, chosen, patches, options)
         output = super().forward(
             x,
