@@ -51,6 +51,13 @@ PATCHES = {
     "EasyCache": [put(nodes_easycache.EasyCacheNode, least, *CACHED) for least in (0.3, 3.0)],
     "LazyCache": [put(nodes_easycache.LazyCacheNode, least, *CACHED) for least in (0.3, 3.0)],
 }
+# One of each kind: attention, blocks, sizes, a cache. All of them take ten minutes.
+OFTEN = {
+    ("PerturbedAttentionGuidance", "stage"),
+    ("FreeU", "ksampler"),
+    ("PatchModelAddDownscale", "stage"),
+    ("EasyCache", "ksampler"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -89,8 +96,14 @@ def refuse_differences(found, most, what):
     assert not wrong, f"{what}: latents differ by more than {most:.3g}.\n" + "\n".join(lines)
 
 
-@pytest.mark.parametrize("path", ["ksampler", "stage"])
-@pytest.mark.parametrize("node", PATCHES)
+@pytest.mark.parametrize(
+    "node, path",
+    [
+        pytest.param(node, path, marks=() if (node, path) in OFTEN else pytest.mark.slow)
+        for node in PATCHES
+        for path in ("ksampler", "stage")
+    ],
+)
 def test_compiled_is_not_compiled(setting, node, path):
     found = differences(setting, path, PATCHES[node])
     refuse_differences(found, MOST, f"{node} in {path}")
