@@ -22,9 +22,8 @@ from tools.miniature.shapes import PALETTE
 from .checkpoints import PIXELS, checkpoints, load_with_node
 
 SAMPLER = dict(steps=10, cfg=4.0, sampler_name="dpmpp_2m", scheduler="karras")
-LEAST = (
-    0.005  # smaller parts of a picture are no objects; the smallest shape has 0.16 at 128 pixels
-)
+# Smaller parts of a picture are no objects. The smallest shape has 0.16 of it at 128 pixels.
+LEAST = 0.005
 WHOLE = 0.85  # least overlap with a circle, square or triangle of the same area and place
 BATCH = 5
 SALT = 10  # for captions that no other score uses
