@@ -14,10 +14,13 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from helpers.checkout import PACK
+from helpers.checkout import HOST, PACK
 from packaging.requirements import Requirement
 
-pytestmark = pytest.mark.long
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif("+" in HOST["version"], reason="its libraries lie in two folders"),
+]
 
 MOST_MIB = 64  # that can be brought along: the pack and what is packed
 NEED_A_GPU = {
