@@ -40,8 +40,10 @@ def test_opens_and_runs_to_a_picture(page, server, name):
     page.wait_for_timeout(300)
     user.keep_screenshot(page, f"template {name}")
     if name in LEAD:
-        first = user.saved_picture(page)
+        shown, first = page.evaluate(user.SAVED), user.saved_picture(page)
         user.run(page, server)
+        # ComfyUI shows the new picture a moment after the run has ended.
+        page.wait_for_function(f"shown => String(({user.SAVED})()) != shown", arg=str(shown[0]))
         assert user.saved_picture(page) != first  # the template sets its seed to randomize
 
 

@@ -93,11 +93,13 @@ def run(page, server) -> list:
     return page.evaluate(PICTURES)
 
 
+# The addresses of the pictures that the nodes Save Image show.
+SAVED = "() => app.graph._nodes.filter(n => n.type == 'SaveImage').map(n => n.imgs[0].src)"
+
+
 def saved_picture(page) -> bytes:
     """Return the picture that the node Save Image shows."""
-    (image,) = page.evaluate(
-        "() => app.graph._nodes.filter(n => n.type == 'SaveImage').map(n => n.imgs[0].src)"
-    )
+    (image,) = page.evaluate(SAVED)
     return page.request.get(image.split("&preview")[0]).body()
 
 
