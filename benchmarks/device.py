@@ -16,6 +16,7 @@ from typing import Any
 import comfy.memory_management
 import comfy.model_management
 import comfy.model_patcher
+import comfyui_version
 import torch
 
 from scripts.host import Host
@@ -35,8 +36,6 @@ Rows = Iterator[dict[str, Any]]
 
 def machine(folder: Path, size: str) -> Rows:
     """Describe the machine and the versions of its libraries."""
-    import comfyui_version
-
     yield report.describe_machine(comfyui_version.__version__)
 
 
@@ -49,7 +48,6 @@ def weights(folder: Path, size: str) -> Rows:
 
 def tests(folder: Path, size: str) -> Rows:
     """Run tests/gpu, which writes its own tiny models."""
-    import comfyui_version
     import folder_paths
     import pytest
 

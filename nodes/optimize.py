@@ -4,6 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..utils.comfyui.model_options import ATTENTIONS
+
 
 class Optimize(io.ComfyNode):
     @classmethod
@@ -19,7 +21,7 @@ class Optimize(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Combo.Input(
                     "attention",
-                    options=["sdpa", "host", "plain"],
+                    options=list(ATTENTIONS),
                     default="sdpa",
                     tooltip="sdpa: PyTorch's own attention, the default. host: the one that your "
                     "ComfyUI was started with (xformers, sage, flash, split, …). plain: slow, and "

@@ -70,7 +70,7 @@ def write_row(out: Path, row: dict[str, Any]) -> None:
 
 
 def extend_path(packages: Path) -> None:
-    """At its end: what this Python has of its own comes before what was packed."""
+    """Append the packages. What this Python has of its own comes before what was packed."""
     sys.path.append(str(packages))
     from transformers.utils import is_torchvision_available
 
@@ -96,7 +96,7 @@ def run_part(options: argparse.Namespace) -> None:
 
 
 def start_part(name: str, weights: Path, seconds: float, out: Path) -> str:
-    """Run one part in a process of its own. Returns why it failed, or an empty text."""
+    """Run one part in a process of its own. Return why it failed, or an empty text."""
     command = [sys.executable, *sys.argv, "--part", name, "--weights", str(weights)]
     with (out / "log.txt").open("a", encoding="utf-8") as log:
         try:

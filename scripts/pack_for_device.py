@@ -52,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def copy_comfyui(comfyui: Path, folder: Path) -> None:
-    """Its Python files, without what belongs to a server and its user."""
+    """Copy ComfyUI without what belongs to a server and its user."""
 
     def left_out(here: str, names: list[str]) -> set[str]:
         return {*NOT_PACKED, "__pycache__"} if Path(here) == comfyui else {"__pycache__"}
@@ -61,8 +61,7 @@ def copy_comfyui(comfyui: Path, folder: Path) -> None:
 
 
 def install_packages(folder: Path, python: str) -> None:
-    """The versions of this environment, for Linux on x86-64 and that Python, without compiled CUDA
-    kernels."""
+    """Install the versions of this environment, for Linux on x86-64 and that Python."""
     platforms = ("2_17", "2_27", "2_28", "2_34")
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile"]
     command += ["--only-binary=:all:", "--target", str(folder), "--python-version", python]
@@ -72,7 +71,7 @@ def install_packages(folder: Path, python: str) -> None:
 
 
 def write_stand_ins(folder: Path, comfyui: Path) -> None:
-    """A module for each name of a package in NOT_USED that ComfyUI imports."""
+    """Write a module for each name of a package in NOT_USED that ComfyUI imports."""
     packages = "|".join(NOT_USED)
     line = re.compile(rf"^\s*(?:from|import) ((?:{packages})(?:\.\w+)*)\b", re.MULTILINE)
     for file in comfyui.rglob("*.py"):
@@ -91,7 +90,7 @@ def main() -> None:
         copy_comfyui(comfyui, root / "ComfyUI")
         install_packages(root / "packages", options.python)
         for kernels in (root / "packages" / "comfy_kitchen").rglob("*.so"):
-            kernels.unlink()
+            kernels.unlink()  # 160 MB, and ComfyUI works without them
         write_stand_ins(root / "packages" / "stand_ins", root / "ComfyUI")
         archive = shutil.make_archive(str(options.out.with_suffix("")), "zip", root)
     name = Path(archive).name

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
 from diffusers.models.attention_processor import Attention, AttnAddedKVProcessor
 
-ATTENTIONS = ("sdpa", "host", "plain")
 KeyValue = tuple[torch.Tensor, torch.Tensor]  # (B, N, C) each
 
 

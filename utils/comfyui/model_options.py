@@ -9,6 +9,7 @@ from .wrapped_unet import Wrapped
 
 # Keys of a MODEL's `transformer_options` that the Optimize node sets.
 ATTENTION, CHANNELS_LAST = "kandinsky22_attention", "kandinsky22_channels_last"
+ATTENTIONS = ("sdpa", "host", "plain")  # the values of the first
 # ComfyUI's key for a function of other nodes that computes attention.
 OVERRIDE = "optimized_attention_override"
 # A key that a stage sets at each step: the timestep, which may lie between two noise levels.

@@ -4,9 +4,8 @@ import uuid
 from typing import Any
 
 from ..kandinsky.checks import check_choice, check_switch
-from .attention import ATTENTIONS
 from .model import kandinsky_of
-from .model_options import ATTENTION, CHANNELS_LAST
+from .model_options import ATTENTION, ATTENTIONS, CHANNELS_LAST
 
 
 def optimize(model: Any, attention: str, channels_last: bool) -> Any:

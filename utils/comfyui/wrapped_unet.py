@@ -16,22 +16,19 @@ class Wrapped:
     def __init__(self, unet: Any, wrappers: list[Any]):
         self.unet, self.wrappers = unet, wrappers
 
-    def __call__(self, *arguments: torch.Tensor, **given: Any) -> torch.Tensor:
-        """Return the UNet's output with the variance, from within the wrappers."""
-
-        def run(*arguments: torch.Tensor, **given: Any) -> torch.Tensor:
-            return self.unet(*arguments, with_variance=True, **given)
-
-        executor = WrapperExecutor.new_class_executor(run, self.unet, self.wrappers)
-        return executor.execute(*arguments, **given)
-
 
 def call(wrapped: Wrapped, *arguments: torch.Tensor, **given: Any) -> torch.Tensor:
-    """Run the wrappers outside torch.compile, and the UNet within them as it is.
+    """Return the UNet's output with the variance, from within the wrappers.
 
-    torch.compile would keep the state that a cache had in the call that it traced.
+    The wrappers run outside torch.compile, which would keep the state that a cache had in the call
+    that it traced. The UNet within them runs as it is.
     """
-    return wrapped(*arguments, **given)
+
+    def run(*arguments: torch.Tensor, **given: Any) -> torch.Tensor:
+        return wrapped.unet(*arguments, with_variance=True, **given)
+
+    executor = WrapperExecutor.new_class_executor(run, wrapped.unet, wrapped.wrappers)
+    return executor.execute(*arguments, **given)
 
 
 run_wrapped: Any = torch.compiler.disable(call)

@@ -3,7 +3,7 @@
 They compute what diffusers' `DDPMScheduler.step` and `UnCLIPScheduler.step` compute, bit for bit.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,10 +44,11 @@ def ddpm_steps(scheduler: Any) -> dict[int, Step]:
     logarithmic = scheduler.config.variance_type == "fixed_small_log"
     noise = torch.exp(0.5 * torch.log(variance)) if logarithmic else variance**0.5
     finished = alpha_after**0.5 * (1 - current) / rest
-    columns = rest**0.5, alpha**0.5, finished, current**0.5 * rest_after / rest, noise
-    steps = {int(t): Step(*row) for t, *row in zip(timesteps, *columns, strict=True)}
+    times = timesteps.tolist()
     # No noise is added to the finished picture.
-    return {t: step if t else replace(step, noise=None) for t, step in steps.items()}
+    added = [one if t else None for t, one in zip(times, noise, strict=True)]
+    columns = rest**0.5, alpha**0.5, finished, current**0.5 * rest_after / rest, added
+    return {t: Step(*row) for t, *row in zip(times, *columns, strict=True)}
 
 
 def unclip_step(scheduler: Any, t: torch.Tensor, previous: torch.Tensor | None) -> Step:
