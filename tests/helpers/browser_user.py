@@ -58,8 +58,14 @@ def open_template(page, name: str) -> None:
     """Open a template by the name of its API form."""
     clear(page)
     open_templates(page)
-    page.get_by_test_id(f"template-workflow-{TEMPLATES[name].stem}").click()
-    page.wait_for_function("() => app.graph._nodes.length > 0")
+    stem = TEMPLATES[name].stem
+    page.get_by_test_id(f"template-workflow-{stem}").click()
+    # The nodes are there before their workflow is the active one, which has its own app mode.
+    page.wait_for_function(
+        """path => app.graph._nodes.length > 0
+          && app.extensionManager.workflow.activeWorkflow?.path.startsWith(path)""",
+        arg=f"workflows/{stem}",
+    )
     page.get_by_test_id("template-workflows-content").wait_for(state="hidden")
 
 

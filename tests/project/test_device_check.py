@@ -5,9 +5,6 @@ has no GPU, so the parts that need one must say so.
 """
 
 import json
-import os
-import re
-import shutil
 import subprocess
 import sys
 import venv
@@ -28,24 +25,24 @@ NEED_A_GPU = {
 }
 
 
-def files_of(*names: str) -> set[Path]:
-    """Top-level files and folders of these distributions and of all that they require."""
-    found, known, left = set(), set(), list(names)
+def files_of(*names: str) -> dict[str, Path]:
+    """Return path in site-packages → file, of these distributions and of all that they require."""
+    found: dict[str, Path] = {}
+    known, left = set(), [Requirement(name) for name in names]
     while left:
-        name = re.sub(r"[-_.]+", "-", left.pop()).lower()
-        if name in known:
+        wanted = left.pop()
+        if str(wanted) in known:
             continue
-        known.add(name)
+        known.add(str(wanted))
         try:
-            distribution = metadata.distribution(name)
+            distribution = metadata.distribution(wanted.name)
         except metadata.PackageNotFoundError:
             continue  # of another system, or optional
-        for line in distribution.requires or []:
-            requirement = Requirement(line)
-            if not requirement.marker or requirement.marker.evaluate({"extra": ""}):
-                left.append(requirement.name)
-        tops = {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}
-        found |= {Path(str(distribution.locate_file(top))) for top in tops}
+        extras = [{"extra": extra} for extra in ("", *wanted.extras)]
+        requirements = map(Requirement, distribution.requires or [])
+        left += [r for r in requirements if not r.marker or any(map(r.marker.evaluate, extras))]
+        files = [file for file in distribution.files or [] if file.parts[0] != ".."]
+        found |= {str(file): Path(str(file.locate())) for file in files if file.suffix != ".pyc"}
     return found
 
 
@@ -54,12 +51,10 @@ def bare_python(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bare")
     venv.create(folder, with_pip=False, symlinks=True)
     [packages] = folder.glob("lib/python*/site-packages")
-    for file in files_of("torch", "transformers", "accelerate"):
-        if file.is_dir():  # a namespace, such as nvidia, may lie in two folders
-            copy = {"copy_function": os.symlink, "dirs_exist_ok": True}
-            shutil.copytree(file, packages / file.name, **copy)
-        else:
-            os.symlink(file, packages / file.name)
+    for name, file in files_of("torch", "transformers", "accelerate").items():
+        place = packages / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(file)
     return folder / "bin" / "python"
 
 

@@ -76,8 +76,9 @@ def refuse_what_only_samplers_honour(model: Any, options: dict[str, Any]) -> Non
         named.append("hooks")
     if named:
         raise ValueError(
-            f"This MODEL carries what a Kandinsky 2.2 stage cannot honour: {', '.join(named)}. "
-            "Use KSampler for this, or connect the MODEL from before the node that added it."
+            f"Only ComfyUI's own samplers can apply this change to the MODEL: {', '.join(named)}. "
+            "Use KSampler instead of this node, or connect the MODEL from before the node that "
+            "made the change."
         )
 
 
