@@ -90,6 +90,10 @@ def run(dtype: str = "fp16", pixels: int = 0) -> list[dict]:
                 rows.append(case | {"run": stage, **ours, "told": told + kept})
                 theirs = pipeline(variant, from_picture, unet, pixels)
                 rows.append(case | {"run": "diffusers", **measure(gpu, theirs)})
-            case = {"case": f"{next(iter(names))}, {pixels} px, {dtype}", "run": "KSampler, euler"}
+            case = {"case": f"{next(iter(names))}, {pixels} px, {dtype}"}
+            everyday = decoding(variant, False, model, pixels, ("dpmpp_2m", "karras"))
+            row = {"run": f"{next(iter(names))}, dpmpp_2m", **measure(gpu, everyday, 3)}
+            rows.append(case | row | {"told": told + kept})
+            case["run"] = "KSampler, euler"
             rows.append(case | measure(gpu, ksampler(variant, model, pixels)) | {"told": told})
     return rows

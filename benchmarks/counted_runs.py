@@ -16,7 +16,6 @@ from kandinsky22.nodes.conditioning import Conditioning
 from kandinsky22.utils.comfyui import stages
 from kandinsky22.utils.comfyui.conditioning import add_hint, add_picture, mask_latent
 from kandinsky22.utils.comfyui.model import Kandinsky22
-from kandinsky22.utils.comfyui.prior import PriorNetwork
 from kandinsky22.utils.comfyui.stage_plan import Sampling, plan_stage
 from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
 from kandinsky22.utils.files import architectures
@@ -26,6 +25,7 @@ from kandinsky22.utils.kandinsky.image_embeds import ImageEmbeds
 from kandinsky22.utils.kandinsky.lean_steps import LeanUnCLIP
 from kandinsky22.utils.kandinsky.noise import draw_noise, item_generators
 from kandinsky22.utils.kandinsky.prior import TextFeatures
+from kandinsky22.utils.kandinsky.prior_networks import PriorNetwork
 from kandinsky22.utils.kandinsky.prior_runs import Denoising
 
 from .checkpoints import BUNDLED, PROMPT
@@ -48,7 +48,13 @@ def build(dtype: torch.dtype, variant: str) -> tuple[Any, Any]:
     return model, put(theirs, dtype)
 
 
-def decoding(variant: str, from_picture: bool, model: Any, pixels: int) -> Run:
+def decoding(
+    variant: str,
+    from_picture: bool,
+    model: Any,
+    pixels: int,
+    sampler: tuple[str, str] = ("ddpm", "checkpoint"),
+) -> Run:
     """Return a run of a decoding stage on random inputs, with guidance."""
     embeds = tuple(ImageEmbeds(tensor) for tensor in torch.randn(2, 1, 1280))
     latent = {"samples": torch.zeros(1, 4, pixels // 8, pixels // 8)}
@@ -58,7 +64,7 @@ def decoding(variant: str, from_picture: bool, model: Any, pixels: int) -> Run:
     def run(steps: int) -> Any:
         # A stage that begins with a picture runs half of the steps.
         share = 0.5 if from_picture else 1.0
-        sampling = Sampling(0, int(steps / share), 4.0, "ddpm", "checkpoint", share)
+        sampling = Sampling(0, int(steps / share), 4.0, *sampler, share)
         plan = plan_stage(model, variant, embeds, latent, sampling, from_picture, hint, mask)
         return stages.run(model, plan, item_generators(0, plan.noise_indices))
 

@@ -54,7 +54,8 @@ def workflow(folders: dict[str, Path], dtype: str, pixels: int, steps: int) -> d
         inputs = prompt[f"Kandinsky22Load{loader}"]["inputs"]
         inputs |= {"model_name": folders[part].name, "weight_dtype": dtype}
     prompt["EmptyLatentImage"]["inputs"] |= {"width": pixels, "height": pixels}
-    prompt["Kandinsky22Decoder"]["inputs"]["steps"] = steps
+    sampling = {"steps": steps, "sampler_name": "ddpm", "scheduler": "checkpoint"}  # as diffusers'
+    prompt["Kandinsky22Decoder"]["inputs"] |= sampling
     prompt["Kandinsky22Prior"]["inputs"]["prompt"] = PROMPT
     return prompt
 

@@ -16,8 +16,8 @@ class EncodeImage(io.ComfyNode):
             node_id="Kandinsky22EncodeImage",
             display_name="Encode Image (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
-            description="Turns pictures into image embeddings, which hold what is in a picture, "
-            "but not where.",
+            description="Turns pictures into image embeddings, which say what is in a picture, "
+            "and only roughly where.",
             search_aliases=[
                 *("image prompt", "IP-Adapter", "IP adapter", "style", "CLIP vision"),
                 *("image to embeds", "image embedding", "image variation", "unCLIP"),
@@ -39,7 +39,7 @@ class ZeroEmbeds(io.ComfyNode):
             display_name="Zero Embeds (Kandinsky 2.2)",
             category="Kandinsky 2.2/embeds",
             description="Gives the negative embedding to use without a negative prompt: CLIP's "
-            "embedding of an all-zero picture, as in diffusers.",
+            "embedding of a grey picture (all zeros after normalisation), as in diffusers.",
             search_aliases=["empty", "negative prompt", "unconditional", "zero image"],
             inputs=[PRIOR.input("prior")],
             outputs=[EMBEDS.output("image_embeds")],

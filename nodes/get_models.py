@@ -94,8 +94,8 @@ class GetModels(io.ComfyNode):
                     tooltip="What to download. text-to-image: prior and decoder, 16 GB; enough "
                     "for image to image and mixing, too. inpaint and depth-controlnet: the prior "
                     "and their own decoder. “without the image encoder” saves 3.7 GB: choose it "
-                    "only if you always write a negative prompt and never use pictures. Or choose "
-                    f"one repository: {sizes}. If a file in models/clip_vision or "
+                    "only if you always write a negative prompt and never use Encode Image. Or "
+                    f"choose one repository: {sizes}. If a file in models/clip_vision or "
                     "models/text_encoders is identical to a published one, it is linked or copied "
                     "and not downloaded again.",
                 ),
@@ -103,8 +103,8 @@ class GetModels(io.ComfyNode):
                     "precision",
                     options=list(PRECISIONS),
                     default="fp16",
-                    tooltip="fp16: weights are stored in half the size, as most GPUs use them. "
-                    "fp32: weights are stored as published. If you change this during a "
+                    tooltip="fp16: fp32 weights are stored in half the size, as most GPUs use "
+                    "them. fp32: weights are stored as published. If you change this during a "
                     "download, it begins again.",
                 ),
             ],

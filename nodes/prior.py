@@ -21,14 +21,17 @@ def prompt_inputs() -> list[io.Input]:
             default="",
             tooltip="What the picture should not show. Its embedding is the output "
             "negative_image_embeds. If cfg is above 1, it also steers the prior away. If you "
-            "leave it empty, the output is CLIP's embedding of an all-zero picture.",
+            "leave it empty, that output is CLIP's embedding of a grey picture, as in diffusers.",
         ),
     ]
 
 
 def sampling_inputs() -> list[io.Input]:
     return [
-        seed_input(),
+        seed_input(
+            "Embedding i of a batch, counted from 0, uses seed + i: with that seed you can make it "
+            "again alone."
+        ),
         io.Int.Input("steps", default=25, min=2, max=1000, tooltip="Denoising steps. 25 is usual."),
         cfg_input(
             "How closely to follow the prompt. 4 is diffusers' default. 1, used in Hugging Face's "
@@ -110,8 +113,8 @@ class PriorEmb2Emb(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="How far to move towards the prompt. Only the last steps × strength "
-                    "steps are run. 0.85 changes most of the picture.",
+                    tooltip="How far to move towards the prompt. With 25 steps and strength 0.3 "
+                    "only the last 7 steps are run. 0.85 changes most of the picture.",
                 ),
                 *sampling_inputs(),
             ],

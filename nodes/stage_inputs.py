@@ -37,7 +37,11 @@ def condition_inputs(latent_tooltip: str, *more: io.Input) -> list[io.Input]:
 
 def sampling_inputs(*more: io.Input) -> list[io.Input]:
     return [
-        seed_input(),
+        seed_input(
+            "Picture i of the latent's batch, counted from 0, uses seed + i: with that seed you "
+            "can make it again alone. (In KSampler that works only for the first picture.) If the "
+            "latent has batch size 1, all embeddings get the same noise."
+        ),
         io.Int.Input(
             "steps",
             default=50,
@@ -75,8 +79,8 @@ def denoise_input(default: float) -> io.Input:
         max=1.0,
         step=0.01,
         round=0.001,
-        tooltip="How much to change; diffusers calls it strength. Only the last steps × denoise "
-        "steps are run. KSampler differs: it spreads all its steps over that part.",
+        tooltip="How much to change; diffusers calls it strength. With 50 steps and denoise 0.5 "
+        "only the last 25 steps are run. (KSampler would run 50 steps, closer together.)",
     )
 
 

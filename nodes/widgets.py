@@ -13,16 +13,16 @@ from ..utils.comfyui.model_folders import find_model
 NAMES_OF_THE_MODEL = ["K22", "Kandinsky 2", "Кандинский"]
 
 
-def seed_input() -> io.Input:
+def seed_input(batch: str) -> io.Input:
+    """Return the widget `seed`. `batch` says how the items of a batch get their noise from it."""
     return io.Int.Input(
         "seed",
         default=0,
         min=0,
         max=2**64 - 1,
         control_after_generate=True,
-        tooltip="Item i of the batch draws its noise from seed + i, on the CPU. The noise is the "
-        "same on every device, and you can make one picture of a batch again by itself. KSampler "
-        "does this differently.",
+        tooltip="The noise is drawn from this seed on the CPU, so that it is the same on every "
+        f"device. {batch}",
     )
 
 

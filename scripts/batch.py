@@ -22,7 +22,7 @@ sys.path[0] = str(ROOT)  # see scripts/__init__.py
 from scripts.host import HOSTS, NEWEST, SetupError, ensure  # noqa: E402
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         epilog="Without --servers, this starts a ComfyUI for each GPU, or one on the CPU.",
@@ -52,6 +52,12 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="the record of the jobs, .jsonl or .parquet; default: in --output",
+    )
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="use the published weights and their sizes: for the files in workflows/api/, whose "
+        "titles name them",
     )
     parser.add_argument("--retry", action="store_true", help="run failed jobs again")
     parser.add_argument(
@@ -91,7 +97,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="S",
         help="give up a job after this many seconds without progress; default: 3600",
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.servers is not None and not options.servers.strip(", "):
         parser.error("--servers names none: http://one:8188,http://two:8188")
     if options.servers and (options.cpus or options.models_dir):
@@ -125,13 +131,15 @@ def run(options: argparse.Namespace) -> int:
     from scripts.batch_runs.dispatch import NoServer
     from scripts.batch_runs.jobs import Jobs
     from scripts.batch_runs.manifest import Manifest
-    from scripts.batch_runs.workflow import read_workflow
+    from scripts.batch_runs.workflow import for_published_weights, read_workflow
 
     output = options.output or ROOT / "output" / "batch" / options.workflow.stem
     path = options.manifest or output / "manifest.jsonl"
     try:
         with ExitStack() as stack:
-            jobs = Jobs(read_workflow(options.workflow), options.set, options.table)
+            workflow = read_workflow(options.workflow)
+            workflow = for_published_weights(workflow) if options.published else workflow
+            jobs = Jobs(workflow, options.set, options.table)
             total = jobs.count()
             manifest = stack.enter_context(Manifest(path, output, options.retry))
             if manifest.odd:

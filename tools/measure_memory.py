@@ -38,11 +38,11 @@ import torch
 from accelerate import init_empty_weights
 from kandinsky22.utils.comfyui.clip import ImageEncoder, TextEncoder
 from kandinsky22.utils.comfyui.movq import MoVQ
-from kandinsky22.utils.comfyui.prior import PriorNetwork
 from kandinsky22.utils.comfyui.unet import Kandinsky22UNet
 from kandinsky22.utils.files import architectures
 from kandinsky22.utils.files.layers import swap_layers
-from kandinsky22.utils.kandinsky.one_pass_prior import OnePassPrior
+from kandinsky22.utils.kandinsky.prior import TextFeatures
+from kandinsky22.utils.kandinsky.prior_networks import OnePassPrior, PriorNetwork
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -232,13 +232,9 @@ def run_prior(module, network: str, rows: int, dtype: torch.dtype) -> tuple[int,
         module(torch.empty(rows, 3, config.image_size, config.image_size, dtype=dtype))
         return (config.image_size // config.patch_size) ** 2 + 1, config.hidden_size
     states = torch.empty(rows, config.num_embeddings, config.embedding_dim, dtype=dtype)
-    module(
-        states[:, 0],
-        **({"timestep": torch.tensor(1)} if network == "prior" else {}),
-        proj_embedding=states[:, 0],
-        encoder_hidden_states=states,
-        attention_mask=torch.ones(states.shape[:2], dtype=torch.bool),
-    )
+    text = TextFeatures(states[:, 0], states, torch.ones(states.shape[:2], dtype=torch.bool))
+    time = [torch.tensor(1)] if network == "prior" else []
+    module(states[:, 0], *time, module.read(text))
     tokens = config.num_embeddings + config.additional_embeddings
     return tokens, config.num_attention_heads * config.attention_head_dim
 

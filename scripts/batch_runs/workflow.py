@@ -15,6 +15,8 @@ Slot = tuple[str, str]  # the id of a node, the name of one of its inputs
 
 SEEDS = ("seed", "noise_seed")
 LAST_BRACKETS = r" \([^()]*\)$"
+# What a title in workflows/api/ says, as in "Empty Latent Image (published: width=768, height=768)"
+PUBLISHED = re.compile(r" \(published: ([^()]*)\)$")
 
 
 def read_workflow(path: Path) -> dict:
@@ -51,6 +53,25 @@ def read_workflow(path: Path) -> dict:
                     "which is not in it."
                 )
     return workflow
+
+
+def for_published_weights(workflow: dict) -> dict:
+    """Return a workflow with the models and sizes that the titles of its nodes name.
+
+    Raises:
+        ValueError: no title names any.
+    """
+    values = {}
+    for number, node in workflow.items():
+        if said := PUBLISHED.search((node.get("_meta") or {}).get("title") or ""):
+            for name, value in (setting.split("=") for setting in said[1].split(", ")):
+                values[number, name] = int(value) if value.isdigit() else value
+    if not values:
+        raise ValueError(
+            "--published changes what the titles of nodes name, and no title in this workflow has "
+            '"(published: …)". The files in workflows/api/ have it. Use --set for other workflows.'
+        )
+    return fill(workflow, values)
 
 
 def is_node(value) -> bool:

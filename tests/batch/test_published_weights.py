@@ -1,14 +1,14 @@
 """From the miniature to the published weights: the titles in workflows/api/, and the docs."""
 
-import json
 import re
 import shlex
 
 import pytest
 from helpers.checkout import PACK, WORKFLOWS
 
+from scripts.batch import parse_arguments
 from scripts.batch_runs.jobs import Jobs
-from scripts.batch_runs.workflow import is_wire, read_workflow
+from scripts.batch_runs.workflow import for_published_weights, is_wire, read_workflow
 
 API = WORKFLOWS / "api"
 NAMES = sorted(path.stem for path in API.glob("*.json"))
@@ -44,21 +44,32 @@ def test_titles_name_every_model_and_size(name):
                 assert value == old
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/batch.md"])
-def test_the_one_line_of_the_docs(page):
-    text = (PACK / page).read_text("utf-8")
-    (line,) = re.findall("^python scripts/batch.py .*model_name=.*$", text, re.M)
+def test_the_one_line_of_the_docs():
+    text = (PACK / "docs" / "batch.md").read_text("utf-8")
+    (line,) = re.findall("^python scripts/batch.py .*--published.*$", text, re.M)
     words = shlex.split(line)
-    settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-    jobs = Jobs(workflow := read_workflow(PACK / words[2]), settings)
-    assert jobs.count() == 100
+    options = parse_arguments(words[2:])
+    workflow = for_published_weights(read_workflow(PACK / options.workflow))
+    jobs = Jobs(workflow, options.set)
+    assert options.published and jobs.count() == 100
     task = jobs.task(next(iter(jobs)))
-    assert without_titles(task.workflow) == without_titles(with_what_titles_say(workflow))
+    assert without_titles(task.workflow) == without_titles(workflow)
 
 
-def test_the_one_line_of_python():
+@pytest.mark.parametrize("name", NAMES)
+def test_the_option_and_the_lines_of_python_do_what_the_titles_say(name):
     text = (PACK / "README.md").read_text("utf-8")
-    (line,) = re.findall(r"^workflow = (json\.loads.*)$", text, re.M)
+    (lines,) = re.findall(r"^```python\n(for node in workflow.*?)^```", text, re.M | re.S)
+    workflow = read_workflow(API / f"{name}.json")
+    wanted = without_titles(with_what_titles_say(workflow))
+    assert without_titles(for_published_weights(workflow)) == wanted
+    exec(lines, {"re": re, "workflow": workflow})  # noqa: S102
+    assert without_titles(workflow) == wanted
+
+
+def test_a_workflow_without_such_titles_is_refused():
     workflow = read_workflow(API / "text_to_image.json")
-    changed = eval(line, {"json": json, "workflow": workflow})  # noqa: S307
-    assert without_titles(changed) == without_titles(with_what_titles_say(workflow))
+    for node in workflow.values():
+        node["_meta"]["title"] = "Any (title)"
+    with pytest.raises(ValueError, match="no title in this workflow has .*Use --set"):
+        for_published_weights(workflow)

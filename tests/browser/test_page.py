@@ -203,7 +203,7 @@ def test_our_message_is_shown(page, server):
     )
     page.get_by_test_id("queue-button").click()
     page.get_by_role("button", name=re.compile("View details|See errors", re.I)).first.click()
-    page.get_by_text("This stage needs the inpaint decoder").first.wait_for()
+    page.get_by_text("This node needs the inpaint decoder").first.wait_for()
     user.keep_screenshot(page, "error")
     page.keyboard.press("Escape")
 

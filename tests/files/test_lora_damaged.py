@@ -286,7 +286,7 @@ def test_a_million_patterns(models, loras, sidecar):
 def test_without_any_alpha_the_strength_taken_is_said(models, loras, caplog):
     value = apply(loras, pair())
     assert re.search(
-        "the alpha of its training is not in it.*alpha = rank is taken", warnings(caplog)
+        "the alpha of its training is not in it.*alpha = rank is assumed", warnings(caplog)
     )
     plain = network_of(load("prior")).get_submodule(MODULE).weight
     assert torch.allclose(weight(value), plain + RANK)
@@ -309,14 +309,14 @@ def test_settings_of_another_adapter_are_not_used(models, loras, caplog, sidecar
     sidecar.write_text(json.dumps({"peft_type": "LORA", "r": 64, "lora_alpha": 128}))
     apply(loras, pair())
     assert "spoiled_adapter_config.json beside it is another adapter's" in warnings(caplog)
-    assert "alpha = rank is taken" in warnings(caplog)
+    assert "alpha = rank is assumed" in warnings(caplog)
 
 
 @pytest.mark.parametrize("settings", [{"sd version": "x", "notes": ""}, {"peft_type": "OFT"}])
 def test_settings_of_something_else_are_passed_over(models, loras, caplog, sidecar, settings):
     sidecar.write_text(json.dumps(settings))
     apply(loras, pair())
-    assert "alpha = rank is taken" in warnings(caplog)
+    assert "alpha = rank is assumed" in warnings(caplog)
 
 
 @pytest.mark.parametrize("ending", ["lora_B.bias", "diff_b"])

@@ -195,4 +195,4 @@ def test_the_settings_of_a_neighbour(load_decoder, style, caplog):
     with caplog.at_level(logging.WARNING):
         beside, _ = apply_to_decoder(model, style, 1.0)
     assert torch.equal(weights_of(beside), weights_of(alone))
-    assert "alpha = rank is taken" in caplog.text
+    assert "alpha = rank is assumed" in caplog.text

@@ -56,7 +56,7 @@ def lora(server):
 
 def test_a_note_comes_and_goes(server, lora):
     ((where, text),) = texts_of(server, GRAPH)
-    assert where == "lora" and "noted.safetensors" in text and "alpha = rank is taken" in text
+    assert where == "lora" and "noted.safetensors" in text and "alpha = rank is assumed" in text
     assert texts_of(server, GRAPH) == []  # nothing has to run again
     lora.write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
     assert texts_of(server, GRAPH) == [("lora", "")]  # the settings are read, and the note goes

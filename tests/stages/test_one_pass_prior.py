@@ -15,7 +15,7 @@ from kandinsky22.utils.comfyui import prior as priors
 from kandinsky22.utils.comfyui.lora import apply_to_prior
 from kandinsky22.utils.files.weights import build_empty
 from kandinsky22.utils.kandinsky.noise import draw_noise, item_generators
-from kandinsky22.utils.kandinsky.one_pass_prior import OnePassPrior
+from kandinsky22.utils.kandinsky.prior_networks import OnePassPrior
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.long

@@ -10,11 +10,11 @@ from ..files.configs import naming, read_config
 from ..files.headers import tensor_names, weight_files
 from ..files.model_kinds import prior_part
 from ..files.weights import build_module
-from ..kandinsky.one_pass_prior import OnePassPrior
+from ..kandinsky.prior_networks import OnePassPrior, PriorNetwork
 from .clip import TextEncoder
 from .dtypes import pick_dtypes, pick_ops
 from .lazy_image_encoder import LazyImageEncoder
-from .prior import LoadedPrior, PriorNetwork
+from .prior import LoadedPrior
 from .residents import Resident
 
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from diffusers import PriorTransformer
 
 from ..kandinsky import prior
 from ..kandinsky.checks import check_counts, check_numbers, check_texts, check_whole_numbers
@@ -11,7 +10,7 @@ from ..kandinsky.image_embeds import ImageEmbeds
 from ..kandinsky.images import images_to_model
 from ..kandinsky.lean_steps import LeanUnCLIP
 from ..kandinsky.noise import draw_noise, item_generators
-from ..kandinsky.one_pass_prior import OnePassPrior
+from ..kandinsky.prior_networks import OnePassPrior
 from ..kandinsky.prior_runs import Denoising, OnePass
 from ..kandinsky.schedulers import set_strength
 from .clip import ImageEncoder, TextEncoder
@@ -32,18 +31,6 @@ ONE_PASS = (
     "This prior makes embeddings from noise in one pass, and {} needs one of many steps. Connect a "
     "published prior."
 )
-
-
-class PriorNetwork(PriorTransformer):
-    """diffusers' prior transformer with a fast `dtype`, as diffusers reads it at every step."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Return the dtype of the layer whose input is cast to it, the features of the timestep.
-
-        diffusers' own property looks through all modules for hooks, and there are none.
-        """
-        return self.time_embedding.linear_1.weight.dtype
 
 
 class LoadedPrior(Owner):

@@ -12,12 +12,13 @@ from ..files import architectures
 from ..files.configs import read_config
 from ..files.model_kinds import transformer_folder
 from ..files.weights import fill_module, recognise
+from ..kandinsky.prior_networks import PriorNetwork
 from . import model_folders
 from .clip_text import ComfyTextEncoder
 from .clip_vision import ComfyImageEncoder
 from .dtypes import pick_dtypes, pick_ops
 from .load_prior import is_one_pass, load_network
-from .prior import LoadedPrior, PriorNetwork
+from .prior import LoadedPrior
 from .prior_names import KIND
 from .residents import Resident
 

@@ -126,7 +126,7 @@ def unet_of(model: Any, variant: str) -> Kandinsky22UNet:
     unet: Any = kandinsky_of(model).diffusion_model
     if unet.variant != variant:
         raise ValueError(
-            f"In Load Decoder, choose {DECODERS[variant].folder} (or one made from it). This stage "
+            f"In Load Decoder, choose {DECODERS[variant].folder} (or one made from it). This node "
             f"needs the {variant} decoder, and got the {unet.variant} one."
         )
     return unet

@@ -28,7 +28,7 @@ def give_alphas(file: LoraFile) -> list[str]:
         if not config:
             notes.append(
                 f"{file.path.name}: the alpha of its training is not in it, and no adapter_config"
-                ".json beside it says it: alpha = rank is taken. Put that file of its training "
+                ".json beside it says it: alpha = rank is assumed. Put that file of its training "
                 "beside it; or give strength the value of alpha divided by the rank."
             )
     if config:

@@ -32,7 +32,7 @@ class ImageEmbeds:
         tensor = tensor.detach().to("cpu", torch.float32)
         if not torch.isfinite(tensor).all():
             raise ValueError(
-                "The image embeddings contain NaN or infinity. If a stage has just made them, load "
+                "The image embeddings contain NaN or infinity. If a node has just made them, load "
                 "its model with weight_dtype fp32 or bf16; if they were loaded, make them again."
             )
         object.__setattr__(self, "tensor", tensor)

@@ -135,16 +135,11 @@ def denoise(
     """
     rows = latents.shape[0] * latents.shape[1]
     guided = text.embeds.shape[0] == 2 * rows
+    prompts = transformer.read(text)
     there = timesteps.to(latents.device)  # one copy for all steps, so that no step waits
     for i, t in enumerate(timesteps):
         x = latents.flatten(0, 1).to(text.embeds.dtype)  # (B·R, D)
-        predicted = transformer(
-            torch.cat([x, x]) if guided else x,
-            timestep=there[i],
-            proj_embedding=text.embeds,
-            encoder_hidden_states=text.states,
-            attention_mask=text.mask,
-        ).predicted_image_embedding
+        predicted = transformer(torch.cat([x, x]) if guided else x, there[i], prompts)
         if guided:
             unconditional, conditional = predicted.chunk(2)
             predicted = unconditional + cfg * (conditional - unconditional)

@@ -66,6 +66,6 @@ class OnePass:
         As in ECLIPSE's pipeline, a negative prompt is one more row with its own noise.
         """
         rows = noise.flatten(0, 1).to(text.embeds.dtype)
-        predicted = transformer(rows, text.embeds, text.states, text.mask)
+        predicted = transformer(rows, transformer.read(text))
         on_step(0, 1)
-        return predicted.predicted_image_embedding.float().view(noise.shape)
+        return predicted.float().view(noise.shape)
