@@ -8,6 +8,7 @@ from helpers.decoding_stages import decode
 from helpers.tiny_models import PRIOR, TEXT_TO_IMAGE
 from kandinsky22.nodes.loaders import LoadDecoder, LoadPrior
 from kandinsky22.nodes.lora import LoadDecoderLora, LoadPriorLora
+from kandinsky22.utils.kandinsky.prior import TextFeatures
 from safetensors.torch import save_file
 
 RANK = 4
@@ -45,8 +46,10 @@ def call(value) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
     if hasattr(value, "transformer"):
-        text = dict(proj_embedding=noise(2, 24), encoder_hidden_states=noise(2, 77, 24))
-        return network_of(value)(noise(2, 24), 500, **text).predicted_image_embedding
+        noisy, embeds, states = noise(2, 24), noise(2, 24), noise(2, 77, 24)
+        text = TextFeatures(embeds, states, torch.ones(2, 77, dtype=torch.bool))
+        network = network_of(value)
+        return network(noisy, torch.tensor(500), network.read(text))
     return network_of(value)(noise(2, 4, 8, 8), torch.tensor([500, 20]), context=noise(2, 1, 24))
 
 

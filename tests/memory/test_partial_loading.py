@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.tiny_models import DEPTH, PRIOR
 from kandinsky22.nodes.loaders import LoadDecoder, LoadDepthEstimator, LoadPrior
+from kandinsky22.utils.kandinsky.prior import TextFeatures
 
 pytestmark = [pytest.mark.usefixtures("nothing_shared"), pytest.mark.long]
 # The places of tensors can be tested without hardware: tensors are on one of two devices.
@@ -45,9 +46,9 @@ def load_movq() -> Part:
 
 def load_transformer() -> Part:
     patcher = LoadPrior.execute(PRIOR, "default").args[0].transformer.patcher
-    inputs = (random(2, 24), 5, random(2, 24), random(2, 77, 24), torch.ones(2, 77).bool())
-    module = patcher.model.module
-    return Part(patcher, lambda: module(*inputs).predicted_image_embedding)
+    text = TextFeatures(random(2, 24), random(2, 77, 24), torch.ones(2, 77).bool())
+    noisy, module = random(2, 24), patcher.model.module
+    return Part(patcher, lambda: module(noisy, torch.tensor(5), module.read(text)))
 
 
 def load_text_encoder() -> Part:

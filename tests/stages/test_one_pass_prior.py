@@ -125,7 +125,7 @@ def test_comfyui_is_told_what_it_needs_and_a_large_batch_is_cut(eclipse, monkeyp
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", note)
     monkeypatch.setattr(priors, "AT_ONCE", 2)
     parts = SamplePrior.execute(eclipse, "a red cat", "a dog", 7, 25, 4.0, 5).args
-    assert told[eclipse.transformer.patcher] == 2 * 2 * 80 * 24 * 17 * 4
+    assert told[eclipse.transformer.patcher] == 2 * 2 * 80 * 24 * 18 * 4
     for one, other in zip(whole, parts, strict=True):
         assert oracle.max_diff(one.tensor, other.tensor) <= 2e-6
 

@@ -5,7 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import PriorTransformer, UNet2DConditionModel, VQModel
+from diffusers import UNet2DConditionModel, VQModel
+
+from ..kandinsky.prior import TextFeatures
+from ..kandinsky.prior_networks import PriorNetwork
 
 
 def run_unet(unet: Any) -> None:
@@ -32,15 +35,11 @@ def run_movq(movq: Any) -> None:
 def run_prior(transformer: Any) -> None:
     config = transformer.config
     width, tokens = config.embedding_dim, config.num_embeddings
+    embeds, states = torch.empty(2, width), torch.empty(2, tokens, width)
+    text = TextFeatures(embeds, states, torch.ones(2, tokens, dtype=torch.bool))
     # A prior of one pass has no timesteps.
-    time = {"timestep": 1} if hasattr(transformer, "time_embedding") else {}
-    transformer(
-        torch.empty(2, width),
-        **time,
-        proj_embedding=torch.empty(2, width),
-        encoder_hidden_states=torch.empty(2, tokens, width),
-        attention_mask=torch.ones(2, tokens, dtype=torch.bool),
-    )
+    time = [torch.tensor(1)] if hasattr(transformer, "time_embedding") else []
+    transformer(embeds, *time, transformer.read(text))
 
 
 def run_clip(encoder: Any) -> None:
@@ -54,7 +53,7 @@ def run_clip(encoder: Any) -> None:
 TRIALS: tuple[tuple[type, Callable[[Any], None]], ...] = (
     (UNet2DConditionModel, run_unet),
     (VQModel, run_movq),
-    (PriorTransformer, run_prior),
+    (PriorNetwork, run_prior),
     (torch.nn.Module, run_clip),
 )
 
