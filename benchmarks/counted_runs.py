@@ -134,7 +134,7 @@ def prior_runs(dtype: torch.dtype) -> dict[str, Run]:
         BUNDLED / "kandinsky-2-2-mini-prior" / "tokenizer", model_max_length=77
     )
     with init_empty_weights():
-        ours = PriorNetwork.from_config(configs["prior"])
+        ours = PriorNetwork.build(configs["prior"])
         theirs = diffusers.PriorTransformer.from_config(configs["prior"])
         text = transformers.CLIPTextModelWithProjection(
             transformers.CLIPTextConfig(**configs["text_encoder"], eos_token_id=2)

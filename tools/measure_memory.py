@@ -56,7 +56,7 @@ from transformers import (
 )
 
 PRIOR = {
-    "prior": PriorNetwork.from_config,
+    "prior": PriorNetwork.build,
     "one_pass_prior": OnePassPrior.build,
     "text_encoder": TextEncoder.build,
     "image_encoder": ImageEncoder.build,

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
-from diffusers.models.attention_processor import Attention, AttnAddedKVProcessor
+from diffusers.models.attention_processor import AttnAddedKVProcessor
+
+from ..kandinsky.lean_layers import attention_layers
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]  # (B, N, C) each
 
@@ -83,7 +85,7 @@ class SelectableAttention:
 
 def select_attention(unet: Any) -> list[Any]:
     """Have all attention layers of a UNet run what a call asks for. Return those layers."""
-    layers: list[Any] = [layer for layer in unet.modules() if isinstance(layer, Attention)]
+    layers = attention_layers(unet)
     for index, layer in enumerate(layers):
         layer.set_processor(SelectableAttention(index))
     return layers

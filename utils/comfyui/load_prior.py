@@ -48,7 +48,7 @@ def load_network(folder: Path, weight_dtype: str) -> Resident:
             transformer.
     """
     weights, compute = pick_dtypes(weight_dtype)
-    build: Any = PriorNetwork.from_config
+    build: Any = PriorNetwork.build
     if is_one_pass(weight_files(folder)):
         build = OnePassPrior.build
     network = build_module(build, PriorTransformer, folder, weights, pick_ops(weights, compute))

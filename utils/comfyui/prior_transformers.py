@@ -43,7 +43,7 @@ def load_file(file: Path, weight_dtype: str) -> Resident:
             "Put it with its config.json into a folder of its own under models/diffusers."
         )
     weights, compute = pick_dtypes(weight_dtype)
-    build = PriorNetwork.from_config
+    build = PriorNetwork.build
     config = recognise(file, known_configs(), build)
     return Resident(
         fill_module(build, config, [file], weights, pick_ops(weights, compute)), compute

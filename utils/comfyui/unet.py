@@ -7,7 +7,7 @@ from diffusers import UNet2DConditionModel
 
 from ..files.architectures import variant_of
 from ..kandinsky.latents import CHANNELS
-from ..kandinsky.resnet import make_lean
+from ..kandinsky.lean_layers import make_lean
 from ..kandinsky.sizes import PIXELS_PER_LATENT, pad_to_grid
 from .attention import KeyValue, image_key, select_attention
 from .model_options import OVERRIDE

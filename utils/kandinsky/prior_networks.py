@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import PriorTransformer
 
+from .lean_layers import attention_layers
 from .prior import TextFeatures
 
 MASKED = -10000.0  # added to the scores of tokens that attention must ignore
@@ -35,6 +36,12 @@ class Prompts:
 
 class PriorNetwork(PriorTransformer):
     """The published prior: (noisy embedding, timestep, prompt) → image embedding."""
+
+    @classmethod
+    def build(cls, config: dict[str, Any]) -> Any:
+        module: Any = cls.from_config(config)
+        attention_layers(module)
+        return module
 
     def read(self, text: TextFeatures) -> Prompts:
         """Return the tokens and the mask of N prompts, for all steps."""
@@ -82,7 +89,7 @@ class OnePassPrior(PriorNetwork):
 
     @classmethod
     def build(cls, config: dict[str, Any]) -> Any:
-        module: Any = cls.from_config(config)
+        module = super().build(config)
         del module.time_proj, module.time_embedding
         return module
 
