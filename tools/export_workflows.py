@@ -59,7 +59,7 @@ def export(page: Page, path: Path) -> tuple[dict, dict]:
     # As ComfyUI saves it, because JSON leaves out undefined fields, which Playwright turns into
     # nulls.
     saved = json.loads(page.evaluate("JSON.stringify(app.graph.serialize())"))
-    leave_out_nulls(saved)
+    tidy(saved)
     name_pack(saved)
     saved["id"] = source.get("id", saved["id"])
     saved["extra"] = {k: v for k, v in saved["extra"].items() if k in KEPT_EXTRA and v}
@@ -85,6 +85,8 @@ def name_published(api: dict) -> None:
     Example: "Load Decoder (Kandinsky 2.2) (published: model_name=kandinsky-2-2-decoder)".
     """
     for node in api.values():
+        # Newer versions of ComfyUI's web interface also write which pack a node is of.
+        node["_meta"] = {"title": node["_meta"]["title"]}
         changes = {}
         for name, value in node["inputs"].items():
             if name in SIZES and type(value) is int and value:
@@ -106,13 +108,21 @@ def widget_values(graph: dict) -> dict[tuple, list]:
     return {ids: node.get("widgets_values") or [] for ids, node in nodes_of(graph).items()}
 
 
-def leave_out_nulls(graph: dict) -> None:
-    """Leave out nulls in slots, except for an absent wire.
+def tidy(graph: dict) -> None:
+    """Give a graph the same form, whichever version of ComfyUI's web interface saved it.
 
-    ComfyUI's schema has other types there.
+    Newer versions write values by name besides, leave out an empty list of values and a label that
+    is the name, and save wires in another order. Nulls in slots are left out, except for an absent
+    wire: ComfyUI's schema has other types there.
     """
+    graph["links"].sort()
     for node in nodes_of(graph).values():
+        node.pop("widgets_values_named", None)
+        if not node.get("widgets_values"):
+            node.pop("widgets_values", None)
         for slot in [*node.get("inputs", []), *node.get("outputs", [])]:
+            if slot.get("label") == slot.get("localized_name"):
+                slot.pop("label", None)
             empty = {key for key, value in slot.items() if value is None} - {"link", "links"}
             for key in empty:
                 del slot[key]

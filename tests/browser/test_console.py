@@ -25,15 +25,17 @@ def page(server):
 def complaints(page, before: int = 0) -> list[str]:
     """Return the messages of the console from message `before` on, and those in the corner."""
     said = [m for m in page.console_messages()[before:] if m.type in ("warning", "error")]
-    # ComfyUI asks there about the models of its own first workflow.
-    console = [m.text for m in said if "huggingface.co" not in m.text]
-    return console + page.page_errors() + page.get_by_role("alert").all_inner_texts()
+    # ComfyUI asks there about the models of its own first workflow. And when another workflow
+    # follows an app, it looks for the app's inputs in the new graph first.
+    own = ("huggingface.co", "[appModeStore] dropping legacy selectedInput")
+    console = [m.text for m in said if not any(text in m.text for text in own)]
+    return console + page.page_errors() + user.alerts(page).all_inner_texts()
 
 
 def open_file(page, name: str, content: bytes) -> int:
     """Drop a file on ComfyUI. Return how many console messages there were before."""
-    before = len(page.console_messages())
     user.clear(page)
+    before = len(page.console_messages())
     user.drop_file(page, name, content, "application/json")
     page.wait_for_function(OPENED, arg=name)
     page.wait_for_timeout(300)

@@ -64,7 +64,7 @@ def marks(page, phrase: str = ABSENT) -> list[str]:
 
 def messages(page) -> list[str]:
     """Return the messages in ComfyUI's corner, and close them."""
-    alerts = page.get_by_role("alert")
+    alerts = user.alerts(page)
     texts = [text for text in alerts.all_inner_texts() if "this computer" in text]
     for button in alerts.get_by_role("button").all():
         button.click()

@@ -151,7 +151,9 @@ def test_only_wires_of_the_same_kind_connect(page):
     names = page.evaluate("id => app.graph.getNodeById(id).inputs.map(i => i.name)", decoder)
     slot = names.index("image_embeds")
     user.drag_wire(page, canvas, 0, decoder, slot)
-    assert not any(page.evaluate(wired, decoder))
+    # Newer versions of ComfyUI's web interface connect it to the input of its own kind instead.
+    others = [name for name, has in zip(names, page.evaluate(wired, decoder), strict=True) if has]
+    assert others in ([], ["latent"])
     user.drag_wire(page, black, 0, decoder, slot)
     assert page.evaluate(wired, decoder)[slot]
     user.keep_screenshot(page, "wires")

@@ -38,6 +38,11 @@ def keep_moving_picture(frames: list[Image.Image], name: str) -> None:
     first.save(path, save_all=True, append_images=rest, duration=times, loop=0, optimize=True)
 
 
+def alerts(page):
+    """Return the messages in ComfyUI's corner. They can be closed; others are for screen readers."""
+    return page.get_by_role("alert").filter(has=page.get_by_role("button"))
+
+
 def free_memory(server) -> None:
     server.post("/free", {"unload_models": True, "free_memory": True})
 
