@@ -39,7 +39,7 @@ def keep_moving_picture(frames: list[Image.Image], name: str) -> None:
 
 
 def alerts(page):
-    """Return the messages in ComfyUI's corner. They can be closed; others are for screen readers."""
+    """Return the messages in ComfyUI's corner, which can be closed. Others are not shown."""
     return page.get_by_role("alert").filter(has=page.get_by_role("button"))
 
 
