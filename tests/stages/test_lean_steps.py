@@ -7,6 +7,9 @@ from helpers import tiny_models
 from helpers.oracle import generators
 from kandinsky22.utils.files import architectures
 from kandinsky22.utils.kandinsky.lean_steps import LeanDDPM, LeanUnCLIP
+from kandinsky22.utils.kandinsky.noise import add_noise
+from kandinsky22.utils.kandinsky.samplers import SAMPLERS
+from kandinsky22.utils.kandinsky.schedulers import build_scheduler
 
 DECODER = tiny_models.DECODER_SCHEDULER
 CONFIGS = {
@@ -65,10 +68,29 @@ def test_unclip(prediction, steps):
     assert all(map(torch.equal, ours, theirs)) and len(ours) == 4 * steps
 
 
-@pytest.mark.parametrize("kind", [LeanDDPM, LeanUnCLIP])
-def test_added_noise(kind):
+KARRAS = ("euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "uni_pc", "deis", "lms")
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing"),
+    [*((name, "checkpoint") for name in SAMPLERS), *((name, "karras") for name in KARRAS)],
+)
+def test_added_noise(name, spacing):
+    """The first level and the one after a step, as inpainting asks for them."""
     picture, noise = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
-    plain = kind.__mro__[2].from_config({})
-    for timesteps in (torch.tensor([500]), torch.tensor([3, 999, 0])):
-        wanted = plain.add_noise(picture, noise, timesteps)
-        assert torch.equal(kind.from_config({}).add_noise(picture, noise, timesteps), wanted)
+    ours, theirs = (build_scheduler(CONFIGS["published"], name, spacing) for _ in range(2))
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(7)
+    for i in range(3):
+        t = ours.timesteps[i][None]
+        wanted = theirs.add_noise(picture, noise, t)
+        assert torch.equal(add_noise(ours, picture, noise, t), wanted)
+        for scheduler in (ours, theirs):
+            scheduler.step(noise, scheduler.timesteps[i], picture)
+
+
+def test_added_noise_of_the_prior():
+    start, noise = torch.randn(2, 3, 2, 5, generator=torch.Generator().manual_seed(0))
+    plain = diffusers.UnCLIPScheduler.from_config(architectures.PRIOR["scheduler"])
+    for t in (torch.tensor([500]), torch.tensor([0])):
+        assert torch.equal(add_noise(plain, start, noise, t), plain.add_noise(start, noise, t))

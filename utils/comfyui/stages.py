@@ -14,7 +14,7 @@ import torch
 from ..kandinsky import decoder
 from ..kandinsky.batches import broadcast
 from ..kandinsky.image_embeds import ImageEmbeds
-from ..kandinsky.noise import draw_noise, item_generators
+from ..kandinsky.noise import add_noise, draw_noise, item_generators
 from .guidance import Loop, run_guided
 from .model import forward_memory
 from .prediction import kept_memory, prediction
@@ -71,7 +71,7 @@ def run(model: Any, plan: StagePlan, generators: list[torch.Generator]) -> torch
     ) -> torch.Tensor:
         start = noise * plan.scheduler.init_noise_sigma
         if plan.from_picture:
-            start = plan.scheduler.add_noise(picture, noise, plan.timesteps[:1])
+            start = add_noise(plan.scheduler, picture, noise, plan.timesteps[:1])
         return decoder.denoise(
             predict,
             plan.scheduler,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .latents import CHANNELS
+from .noise import add_noise
 
 # (x (N, C, h, w), t (), embeds (N, D)) → (N, 8, h, w): epsilon, then variance
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -40,7 +41,7 @@ class Preserve:
     ) -> torch.Tensor:
         original = self.latents
         if next_t is not None:
-            original = scheduler.add_noise(original, self.noise, next_t[None])
+            original = add_noise(scheduler, original, self.noise, next_t[None])
         return self.keep * original + self.repaint * latents
 
 

@@ -92,19 +92,7 @@ def is_lean(scheduler: Any, generators: Any) -> bool:
     return config.variance_type in FIXED and not getattr(config, "thresholding", False)
 
 
-class Lean:
-    """What both lean schedulers share. All other methods are those of diffusers."""
-
-    def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> torch.Tensor:
-        """Add noise of one level, without sending anything to the samples' device."""
-        scheduler: Any = self
-        if timesteps.numel() > 1:
-            return super().add_noise(original_samples, noise, timesteps)  # type: ignore[misc]
-        alpha = scheduler.alphas_cumprod[int(timesteps)]
-        return alpha**0.5 * original_samples + (1 - alpha) ** 0.5 * noise
-
-
-class LeanDDPM(Lean, DDPMScheduler):
+class LeanDDPM(DDPMScheduler):
     table: dict[int, Step] | None = None  # of this run
 
     def set_timesteps(self, *args: Any, **options: Any) -> None:
@@ -125,7 +113,7 @@ class LeanDDPM(Lean, DDPMScheduler):
         return take_step(self, self.table[int(timestep)], model_output, sample, generator)
 
 
-class LeanUnCLIP(Lean, UnCLIPScheduler):
+class LeanUnCLIP(UnCLIPScheduler):
     def step(
         self,
         model_output: Any,

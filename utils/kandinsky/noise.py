@@ -3,6 +3,8 @@
 So its noise is the same on every device, and the item can be made again alone.
 """
 
+from typing import Any
+
 import torch
 
 
@@ -21,3 +23,19 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda":  # on other devices, a copy may be read before it is complete
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def add_noise(
+    scheduler: Any, samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+) -> torch.Tensor:
+    """Return samples with noise of one level, as the scheduler's own `add_noise` does.
+
+    That method is a weighted sum, and sends its tables to the device of the samples, which waits.
+    So it is asked for its two weights on the CPU. The bits are the same.
+
+    Args:
+        timesteps: one timestep, (1,).
+    """
+    one, zero = torch.ones(1), torch.zeros(1)
+    kept, added = (scheduler.add_noise(*pair, timesteps)[0] for pair in ((one, zero), (zero, one)))
+    return kept * samples + added * noise

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from .noise import add_noise
 from .prior import OnPriorStep, TextFeatures, denoise
 
 
@@ -40,7 +41,7 @@ class Denoising:
         """Denoise the noise (B, R, D) of the given `items` of the batch; see `prior.denoise`."""
         if self.start is not None:
             blocks = self.start[list(items), None].expand(noise.shape).to(noise.device)
-            noise = self.scheduler.add_noise(blocks, noise, self.timesteps[:1])
+            noise = add_noise(self.scheduler, blocks, noise, self.timesteps[:1])
         plan = (self.scheduler, self.timesteps, noise, text, self.cfg, generators)
         return denoise(transformer, *plan, on_step=on_step)
 
