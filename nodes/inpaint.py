@@ -13,8 +13,8 @@ class Inpaint(io.ComfyNode):
         mask = io.Mask.Input(
             "mask",
             tooltip="1 (white) is repainted, 0 (black) stays. Any size works. If your mask is "
-            "black where it should repaint (diffusers before 0.19), put Invert Mask before this "
-            "input.",
+            "black where it should repaint (diffusers before 0.19), put Invert Mask directly "
+            "after the node that gives the mask.",
         )
         return io.Schema(
             node_id="Kandinsky22Inpaint",

@@ -43,6 +43,7 @@ KEPT_EXTRA = ("reroutes", "linkExtensions", "linearData")
 # How much larger the pictures of the published weights are, and the inputs with these sizes.
 LARGER = 6
 SIZES = ("width", "height", "x", "y", "largest_size", "left", "top", "right", "bottom")
+TILES = {"tile_size": 512, "overlap": 64}
 PUBLISHED = {"mini-depth-estimator": "Depth-Anything-V2-Small-hf"}
 
 
@@ -91,6 +92,8 @@ def name_published(api: dict) -> None:
         for name, value in node["inputs"].items():
             if name in SIZES and type(value) is int and value:
                 changes[name] = LARGER * value
+            elif name in TILES:
+                changes[name] = TILES[name]
             elif name == "model_name":
                 changes[name] = PUBLISHED.get(value, value.replace("-mini", ""))
         if changes:

@@ -59,13 +59,18 @@ def for_published_weights(workflow: dict) -> dict:
     """Return a workflow with the models and sizes that the titles of its nodes name.
 
     Raises:
-        ValueError: no title names any.
+        ValueError: no title names any, or one names what its node does not have.
     """
     values = {}
     for number, node in workflow.items():
-        if said := PUBLISHED.search((node.get("_meta") or {}).get("title") or ""):
-            for name, value in (setting.split("=") for setting in said[1].split(", ")):
-                values[number, name] = int(value) if value.isdigit() else value
+        said = PUBLISHED.search((node.get("_meta") or {}).get("title") or "")
+        for name, value in re.findall(r"(\w+)=([\w.-]+)", said[1] if said else ""):
+            if name not in node["inputs"] or is_wire(node["inputs"][name]):
+                raise ValueError(
+                    f"--published: the title of {label(workflow, number)} sets {name}, which that "
+                    "node does not have as a value. Correct the title, or use --set."
+                )
+            values[number, name] = int(value) if value.isdecimal() else value
     if not values:
         raise ValueError(
             "--published changes what the titles of nodes name, and no title in this workflow has "

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from helpers import browser_user as user
+from helpers.checkout import WORKFLOWS
 from helpers.templates import TEMPLATES
 
 APPS = {
@@ -20,6 +21,8 @@ def test_runs_as_an_app(page, server, name):
     graph = json.loads(TEMPLATES[name].read_text())
     shown = graph["extra"]["linearData"]
     assert [widget for _, widget, *_ in shown["inputs"]] == APPS[name]
+    api = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text())
+    assert all(widget in api[str(node)]["inputs"] for node, widget, *_ in shown["inputs"])
     types = {node["id"]: node["type"] for node in graph["nodes"]}
     assert [types[number] for number in shown["outputs"]] == ["SaveImage"]
 
@@ -30,7 +33,8 @@ def test_runs_as_an_app(page, server, name):
     # Newer versions of ComfyUI's web interface offer a tutorial first.
     skip = page.get_by_role("button", name="Skip", exact=True)
     page.add_locator_handler(skip, lambda button: button.click())
-    page.get_by_role("button", name="Run", exact=True).last.click()
+    run = page.get_by_test_id("linear-run-button")
+    run.or_(run.get_by_role("button")).get_by_text("Run", exact=True).last.click()
     page.remove_locator_handler(skip)
     for _ in range(300):
         page.wait_for_timeout(200)

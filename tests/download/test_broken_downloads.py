@@ -7,6 +7,7 @@ import pytest
 from helpers.hub_server import half_of, wait_for
 from helpers.published_models import DECODER, UNET, files_in, listed
 from kandinsky22.utils.download.hub import PIECE
+from kandinsky22.utils.download.repositories import PRIOR
 
 pytestmark = pytest.mark.long  # each starts the command
 
@@ -102,6 +103,12 @@ def test_too_little_room_is_said_before_anything_is_fetched(get, refuse, hub, mo
     assert hub.bytes_served == 0
     hub.claims.clear()
     get(DECODER.name)
+
+
+def test_the_image_encoder_needs_no_room_to_be_converted(refuse, hub):
+    """It is published in fp16."""
+    hub.claims |= {"image_encoder/model.safetensors": {"size": 10**15}}
+    assert "1000000.00 GB more is needed" in refuse(PRIOR.name)
 
 
 def test_a_disk_that_takes_no_more(get, refuse, hub, published, models_dir):

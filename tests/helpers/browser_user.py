@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 
 from helpers.checkout import PACK
 from helpers.templates import TEMPLATES
@@ -67,9 +68,9 @@ def open_template(page, name: str) -> None:
     page.get_by_test_id(f"template-workflow-{stem}").click()
     # The nodes are there before their workflow is the active one, which has its own app mode.
     page.wait_for_function(
-        """path => app.graph._nodes.length > 0
-          && app.extensionManager.workflow.activeWorkflow?.path.startsWith(path)""",
-        arg=f"workflows/{stem}",
+        """path => app.graph._nodes.length > 0 && RegExp(path).test(
+          app.extensionManager.workflow.activeWorkflow?.path)""",
+        arg=rf"^workflows/{re.escape(stem)}( \(\d+\))?\.json$",
     )
     page.get_by_test_id("template-workflows-content").wait_for(state="hidden")
 

@@ -183,6 +183,14 @@ def assert_each_once(output: Path, alone: dict) -> None:
         assert np.array_equal(np.asarray(Image.open(output / file["name"])), alone[job])
 
 
+def test_the_published_weights_are_asked_for(batch, tmp_path):
+    """They are not on this computer, so the server refuses the job by their names."""
+    process = batch(tmp_path, "--published", workflow=WORKFLOWS / "api" / "text_to_image.json")
+    assert process.wait() == 1
+    (record,) = records(tmp_path)
+    assert "No model named 'kandinsky-2-2-prior'" in record["error"]
+
+
 def test_every_job_once_and_as_a_single_server_makes_it(finished, alone, servers):
     output, _ = finished
     assert_each_once(output, alone)

@@ -9,7 +9,7 @@ from kandinsky22.utils.files import architectures
 from kandinsky22.utils.kandinsky.lean_steps import LeanDDPM, LeanUnCLIP
 from kandinsky22.utils.kandinsky.noise import add_noise
 from kandinsky22.utils.kandinsky.samplers import SAMPLERS
-from kandinsky22.utils.kandinsky.schedulers import build_scheduler
+from kandinsky22.utils.kandinsky.schedulers import build_scheduler, set_strength
 
 DECODER = tiny_models.DECODER_SCHEDULER
 CONFIGS = {
@@ -76,17 +76,20 @@ KARRAS = ("euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "uni_pc", "deis", "lms")
     [*((name, "checkpoint") for name in SAMPLERS), *((name, "karras") for name in KARRAS)],
 )
 def test_added_noise(name, spacing):
-    """The first level and the one after a step, as inpainting asks for them."""
+    """The first level and those after a step, as image to image and inpainting ask for them."""
     picture, noise = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     ours, theirs = (build_scheduler(CONFIGS["published"], name, spacing) for _ in range(2))
     for scheduler in (ours, theirs):
-        scheduler.set_timesteps(7)
-    for i in range(3):
-        t = ours.timesteps[i][None]
-        wanted = theirs.add_noise(picture, noise, t)
-        assert torch.equal(add_noise(ours, picture, noise, t), wanted)
-        for scheduler in (ours, theirs):
-            scheduler.step(noise, scheduler.timesteps[i], picture)
+        scheduler.set_timesteps(8)
+        timesteps = set_strength(scheduler, 8, 0.5)
+    order = getattr(ours, "order", 1)
+    for i in range(4):
+        level = timesteps[i * order][None]
+        wanted = theirs.add_noise(picture, noise, level)
+        assert torch.equal(add_noise(ours, picture, noise, level), wanted)
+        for t in timesteps[i * order : (i + 1) * order]:
+            for scheduler in (ours, theirs):
+                scheduler.step(noise, t, picture)
 
 
 def test_added_noise_of_the_prior():

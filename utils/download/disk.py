@@ -67,13 +67,13 @@ def check_disk_space(
         target = partial / file.path
         if target.exists():
             continue
-        half = precision == "fp16" and target.suffix == ".safetensors"
-        # The image encoder is published in fp16, and all others in fp32.
-        kept = 2 if half and not file.path.startswith("image_encoder/") else 1
+        # The image encoder is published in fp16 already, and all others in fp32.
+        wide = target.suffix == ".safetensors" and not file.path.startswith("image_encoder/")
+        half = precision == "fp16" and wide
         begun = length(part_of(target)) + length(half_of(target))
         whole = file.size * (3 if half and file.path not in same else 2) // 2
         needed = max(needed, stored + whole - begun)
-        stored += file.size // kept - begun
+        stored += file.size // (2 if half else 1) - begun
     free = shutil.disk_usage(partial).free
     if needed > free:
         raise OSError(

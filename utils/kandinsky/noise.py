@@ -36,6 +36,6 @@ def add_noise(
     Args:
         timesteps: one timestep, (1,).
     """
-    one, zero = torch.ones(1), torch.zeros(1)
+    one, zero = torch.tensor([[1.0], [0.0]], dtype=torch.float32, device="cpu")
     kept, added = (scheduler.add_noise(*pair, timesteps)[0] for pair in ((one, zero), (zero, one)))
     return kept * samples + added * noise

@@ -24,7 +24,7 @@ class Prompts:
     Attributes:
         first: the tokens of the text and its embedding, (N, T + 1, W).
         last: the token at which the result is read, (N, 1, W), or (N, 0, W) if the config has none.
-        places: the positions of the tokens between them, (1, L - T - 2, W).
+        places: the positions of the tokens between them, (1, number of these tokens, W).
         mask: what is added to the scores of attention, (N · heads, L, L).
     """
 
@@ -72,8 +72,17 @@ class PriorNetwork(PriorTransformer):
         return self.run([self.time_embedding(time), self.proj_in(noisy)], prompts)
 
     def run(self, inputs: list[torch.Tensor], prompts: Prompts) -> torch.Tensor:
-        """Return the predicted embeddings (N, D). The inputs (N, W) are tokens of this step."""
-        tokens = torch.stack(inputs, dim=1) + prompts.places
+        """Return the predicted embeddings (N, D). The inputs (N, W) are tokens of this step.
+
+        Raises:
+            ValueError: the config has positions for another number of tokens.
+        """
+        tokens = torch.stack(inputs, dim=1)
+        if tokens.shape[1] != prompts.places.shape[1]:
+            wrong = self.config["additional_embeddings"]
+            needed = wrong + tokens.shape[1] - prompts.places.shape[1]
+            raise ValueError(f"additional_embeddings is {wrong}, and this prior needs {needed}.")
+        tokens = tokens + prompts.places
         tokens = torch.cat([prompts.first, tokens, prompts.last], dim=1)
         tokens = self.norm_in(tokens) if self.norm_in else tokens
         for block in self.transformer_blocks:
