@@ -22,7 +22,7 @@ sys.path[0] = str(ROOT)  # see scripts/__init__.py
 from scripts.host import HOSTS, NEWEST, SetupError, ensure  # noqa: E402
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         epilog="Without --servers, this starts a ComfyUI for each GPU, or one on the CPU.",
@@ -97,7 +97,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="S",
         help="give up a job after this many seconds without progress; default: 3600",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     if options.servers is not None and not options.servers.strip(", "):
         parser.error("--servers names none: http://one:8188,http://two:8188")
     if options.servers and (options.cpus or options.models_dir):

@@ -10,6 +10,7 @@ from kandinsky22.nodes import NODES
 
 PAGES = [PACK / "docs" / name for name in ("from_diffusers.md", "from_comfyui_kandinsky22.md")]
 BLUEPRINTS = {path.stem.removesuffix(" (Kandinsky 2.2)") for path in (PACK / "subgraphs").iterdir()}
+TITLES = {re.sub(r"^.* - (\d )?", "", path.stem) for path in TEMPLATES.values()}
 HOSTS = {  # nodes of ComfyUI that the guides name
     "CFG Override",
     "Empty Latent Image",
@@ -53,8 +54,8 @@ def inputs(models) -> dict[str, set[str]]:
 def test_nodes_and_their_inputs(inputs, page):
     named = NAMED.findall(prose(page))
     # A name with an arrow is a place in the menu.
-    nodes = {name for name, _ in named if " → " not in name}
-    assert nodes <= set(inputs) | HOSTS | BLUEPRINTS
+    nodes = {name for name, _ in named if "→" not in name}
+    assert nodes <= set(inputs) | HOSTS | BLUEPRINTS | TITLES
     assert len(nodes & set(inputs)) > 10
     for name, items in named:
         assert set(re.findall(r"`(\w+)`", items)) <= inputs.get(name, set()), name
@@ -62,7 +63,7 @@ def test_nodes_and_their_inputs(inputs, page):
 
 @each_page
 def test_workflows_and_links(page):
-    shown = set(re.findall(r"[Ww]orkflow `(\w+)`", prose(page)))
+    shown = set(re.findall(r"[Tt]emplate `(\w+)`", prose(page)))
     assert shown <= set(TEMPLATES)
     for link in re.findall(r"\]\((?!https://|#)([^)#]+)\)", prose(page)):
         assert (page.parent / unquote(link)).exists(), link
@@ -79,7 +80,7 @@ def test_the_guide_is_there_whole():
         "mix_pictures_and_words",
     )
     for name in (*workflows, "depth_controlnet", "depth_controlnet_image_to_image"):
-        assert f"orkflow `{name}`" in text or f"`{name}` for" in text
+        assert f"emplate `{name}`" in text or f"`{name}` for" in text
     blueprints = ("Text to Image", "Image to Image", "Inpaint a Picture", "Depth to Image")
     for name in (*blueprints, "Mix Images and Prompts"):
         assert re.search(rf"lueprint\s\*{name}\*", text)
