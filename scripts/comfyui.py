@@ -40,6 +40,8 @@ xpu = getattr(torch, "xpu", None)
 print(torch.cuda.is_available() or torch.backends.mps.is_available()
       or bool(xpu and xpu.is_available()))
 """
+PORTS = 3  # how many are tried
+TAKEN = "is already in use"  # ComfyUI says so of a port
 
 
 class Server(Client):
@@ -88,7 +90,19 @@ class Server(Client):
             (self.base / name).mkdir(parents=True, exist_ok=True)
         self.output.mkdir(parents=True, exist_ok=True)
         link = link_pack(self.pack, self.base / "custom_nodes")
-        port = free_port()
+        for left in reversed(range(PORTS)):
+            self._launch(free_port())
+            try:
+                self._wait_until_it_answers()
+                break
+            except ServerError:
+                # Another program may take the free port before ComfyUI does.
+                if not left or TAKEN not in self.log_tail():
+                    raise
+                self.stop()
+        self._check_pack_was_imported(link)
+
+    def _launch(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         cpu = not has_gpu(self.host.python) if self.cpu is None else self.cpu
         # The database is in memory, because it would be locked for a second server on the same
@@ -105,8 +119,6 @@ class Server(Client):
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "NO_COLOR": "1"},
             )
-        self._wait_until_it_answers()
-        self._check_pack_was_imported(link)
 
     def stop(self) -> None:
         process, self.process = self.process, None

@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from helpers.checkout import HOST
 from helpers.server_prompts import forget_outputs, node
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from scripts import comfyui, host
 from scripts.client import Client
 from scripts.comfyui import ServerError, WorkflowError
 
@@ -170,3 +173,13 @@ def test_killed_and_started_again(server, probed_server, text_to_image):
     other.start()
     again = pixels(other, other.run(prompt).images)
     assert np.array_equal(again, pixels(server, server.run(prompt).images))
+
+
+def test_a_port_that_another_program_takes_first(tmp_path, monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        ports = iter([other.getsockname()[1], comfyui.free_port()])
+        monkeypatch.setattr(comfyui, "free_port", lambda: next(ports))
+        with comfyui.Server(host.ensure(HOST["version"]), tmp_path, cpu=True) as server:
+            assert server.get("/system_stats")
+    assert next(ports, None) is None
