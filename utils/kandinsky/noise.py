@@ -36,6 +36,6 @@ def add_noise(
     Args:
         timesteps: one timestep, (1,).
     """
-    one, zero = torch.tensor([[1.0], [0.0]], dtype=torch.float32, device="cpu")
-    kept, added = (scheduler.add_noise(*pair, timesteps)[0] for pair in ((one, zero), (zero, one)))
+    ones = torch.tensor([1.0, 0.0], dtype=torch.float32, device="cpu")
+    kept, added = scheduler.add_noise(ones, 1 - ones, timesteps)
     return kept * samples + added * noise
